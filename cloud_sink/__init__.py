@@ -1,0 +1,1 @@
+"""The other end: trains models from recordings and publishes them."""

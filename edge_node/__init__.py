@@ -1,0 +1,1 @@
+"""The gateway: sensor streams in, alerts and summaries out."""

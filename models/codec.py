@@ -1,0 +1,52 @@
+"""JSON of our structs: msgspec, plus exact rates as ``"n/d"`` strings. One codec for manifests, state and logs."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+def encode(value: object) -> bytes:
+    """Compact JSON of ``value``; struct fields in their order, so equal values are equal bytes."""
+    return msgspec.json.encode(value, enc_hook=_to_builtin)
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """``data`` as ``kind``. Raises msgspec.DecodeError / msgspec.ValidationError, which name the path."""
+    return msgspec.json.decode(data, type=kind, dec_hook=_from_builtin)
+
+
+def convert(value: object, kind: type[T]) -> T:
+    """Builtins (from TOML) as ``kind``; raises msgspec.ValidationError, which names the path."""
+    return msgspec.convert(value, type=kind, dec_hook=_from_builtin)
+
+
+def parse_rate(value: object) -> Fraction:
+    """A positive rate from ``"12800"``, ``"1/300"``, an int or a float (the nearest fraction below 1e6)."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Fraction)):
+        raise ValueError(f"a rate is a number or a string like '1/300', not {value!r}")
+    try:
+        rate = Fraction(value)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise ValueError(f"{value!r} is not a rate: use a number or a fraction such as '1/300'") from None
+    if isinstance(value, float):
+        rate = rate.limit_denominator(1_000_000)
+    if rate <= 0:
+        raise ValueError(f"a rate must be positive, not {value!r}")
+    return rate
+
+
+def _to_builtin(value: object) -> object:
+    if isinstance(value, Fraction):
+        return str(value)
+    raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def _from_builtin(kind: type, value: object) -> object:
+    if kind is Fraction:
+        return parse_rate(value)
+    raise TypeError(f"no way to build {kind.__name__}")

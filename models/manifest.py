@@ -1,0 +1,177 @@
+"""The model manifest: what a model is, what it was trained on, how its scores are read, and who vouches for it.
+
+Invariants: a manifest is self-contained (a gateway needs it and the artifacts' bytes, nothing else); its canonical bytes
+are the JSON of the struct with ``signature`` and ``key_id`` null, so signing and verifying see the same bytes; versions of a
+``model_id`` only grow.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Literal
+
+import msgspec
+import numpy as np
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from numpy.typing import NDArray
+
+from models import codec
+from models.calibration import Calibration
+from models.features import FeatureSpec
+from models.messages import unpack_floats
+from models.recentring import RecentringSpec
+from models.scoring import OutputKind
+from models.sensor_checks import ChannelBaseline
+from models.signal import ArtifactTarget, WindowSpec
+
+FORMAT = 1
+
+# What a family is called on the command line and in the manifest.
+Family = Literal["mahalanobis", "linear-ae", "ae"]
+
+
+class TrainedChannel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A channel as the model saw it. A gateway whose channel has another unit or origin is refused the model."""
+
+    name: str
+    unit: str
+    origin: float
+    baseline: ChannelBaseline
+
+
+class Normalisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Per feature, float64[k]: ``(x - centre) / scale`` is the graph's input. ``start_centre`` is where re-centring
+    stood at the end of training; it starts there and is bounded around ``centre``."""
+
+    centre: tuple[float, ...]
+    scale: tuple[float, ...]
+    start_centre: tuple[float, ...]
+
+
+class GoldenVector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One worked example: raw window -> features -> output -> score, each within ``tolerance`` (relative to the
+    largest magnitude of what is compared, plus one quantisation step for int8)."""
+
+    window: str  # base64 float32[n, c]
+    features: str  # base64 float32[k], before re-centring
+    output: str  # base64 float32[k]
+    score: float
+    tolerance: float
+
+    def arrays(self, n: int, c: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """(window float32[n, c], features float32[k], output float32[k]); ValueError when sizes do not fit."""
+        return (
+            unpack_floats(self.window, (n, c)),
+            unpack_floats(self.features, (-1,)),
+            unpack_floats(self.output, (-1,)),
+        )
+
+
+class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One .tflite of the model. ``batch`` None: dynamic. Its calibration is of *its* scores: int8's are not float's."""
+
+    target: ArtifactTarget
+    file: str
+    dtype: Literal["float32", "int8"]
+    batch: int | None
+    sha256: str
+    n_bytes: int
+    residual_scale: tuple[float, ...]
+    calibration: Calibration
+    golden: tuple[GoldenVector, ...]
+
+
+class TrainingReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the model was fitted on, and what that can vouch for."""
+
+    start_ns: int
+    end_ns: int
+    n_windows: int
+    set_aside: dict[str, int]
+    n_effective: float
+    cross_fit_far: float  # share of out-of-fold healthy windows above the level of `far_level`
+    far_level: float
+    notes: tuple[str, ...] = ()  # e.g. why no int8 artifact was published
+
+
+class ModelManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """See the fields; ``schema_id`` binds features, parameters, channels and re-centring."""
+
+    format: Literal[1] = FORMAT
+    model_id: str
+    version: int
+    family: Family
+    class_: str = msgspec.field(name="class", default="")
+    created_ns: int
+    schema_id: str
+    features: FeatureSpec
+    channels: tuple[TrainedChannel, ...]
+    window: WindowSpec
+    recentring: RecentringSpec | None
+    normalisation: Normalisation
+    output_kind: OutputKind
+    artifacts: tuple[Artifact, ...]
+    training: TrainingReport
+    metrics: dict[str, float] = {}
+    signature: str | None = None
+    key_id: str | None = None
+
+    def artifact(self, target: ArtifactTarget) -> Artifact | None:
+        """The artifact for ``target``, or None where the family's was not published."""
+        return next((a for a in self.artifacts if a.target == target), None)
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.channels)
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be read or is not signed by a trusted key; the text says which and why."""
+
+
+def encode(manifest: ModelManifest) -> bytes:
+    """Readable JSON of ``manifest``: two-space indent, newline at the end."""
+    return msgspec.json.format(codec.encode(manifest), indent=2) + b"\n"
+
+
+def decode(data: bytes) -> ModelManifest:
+    """The manifest in ``data``; ManifestError names the field that does not fit."""
+    try:
+        return codec.decode(data, ModelManifest)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ManifestError(f"not a model manifest: {error}") from error
+
+
+def signed_bytes(manifest: ModelManifest) -> bytes:
+    """The bytes that are signed: compact JSON without signature and key id."""
+    return codec.encode(msgspec.structs.replace(manifest, signature=None, key_id=None))
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """First 16 hex digits of SHA-256 of the raw public key."""
+    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
+
+
+def sign(manifest: ModelManifest, key: Ed25519PrivateKey) -> ModelManifest:
+    """``manifest`` with an Ed25519 signature (RFC 8032) over :func:`signed_bytes`."""
+    signature = base64.b64encode(key.sign(signed_bytes(manifest))).decode("ascii")
+    return msgspec.structs.replace(manifest, signature=signature, key_id=key_id(key.public_key()))
+
+
+def verify(manifest: ModelManifest, trusted: tuple[Ed25519PublicKey, ...]) -> None:
+    """Raises ManifestError unless one of the ``trusted`` keys signed ``manifest``."""
+    if manifest.signature is None:
+        raise ManifestError(f"model {manifest.model_id} version {manifest.version} is not signed")
+    key = next((k for k in trusted if key_id(k) == manifest.key_id), None)
+    if key is None:
+        raise ManifestError(
+            f"model {manifest.model_id} is signed by key {manifest.key_id}, which is not trusted here"
+        )
+    try:
+        key.verify(base64.b64decode(manifest.signature, validate=True), signed_bytes(manifest))
+    except (InvalidSignature, ValueError):
+        raise ManifestError(
+            f"the signature of model {manifest.model_id} version {manifest.version} does not hold"
+        ) from None

@@ -1,0 +1,187 @@
+"""The messages a gateway publishes, as JSON by msgspec. A name here is the name on the wire and in the docs.
+
+Invariants: a message is a function of the signal and the configuration alone, except ``Alert.delivery`` and
+``Status``, which hold all that depends on the run; integer nanoseconds have an RFC 3339 twin (``…_at``), because
+JavaScript rounds integers above 2**53; binary arrays are base64 of little-endian float32.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.signal import NS_PER_S, DeviceCondition
+
+AlertState = Literal["raised", "updated", "cleared"]
+AlertKind = Literal["machine", "sensor", "limit", "stale", "drift", "system"]
+Severity = Literal["info", "warning", "critical"]
+
+
+class Contribution(msgspec.Struct, frozen=True, kw_only=True):
+    """One channel's part in an alert: ``share`` of the score (0..1), and what was seen against what was expected."""
+
+    channel: str
+    feature: str
+    share: float
+    observed: float
+    expected_low: float
+    expected_high: float
+    unit: str
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """All of an alert that depends on the run: left out of every byte-for-byte comparison."""
+
+    emitted_ns: int
+    emitted_at: str
+    latency_ms: float  # from the arrival of the last sample needed to emission
+    backend: str
+    delayed: bool = False
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """A change of an episode. ``message_id`` is the deduplication key; ``alert_id`` names the episode."""
+
+    type: Literal["alert"] = "alert"
+    alert_id: str
+    seq: int
+    message_id: str
+    site: str
+    gateway: str
+    machine: str
+    class_: str = msgspec.field(name="class")
+    device: str
+    state: AlertState
+    kind: AlertKind
+    severity: Severity
+    message: str
+    start_ns: int
+    end_ns: int
+    start_at: str
+    end_at: str
+    score: float | None
+    p_value: float | None
+    threshold: float | None
+    contributions: tuple[Contribution, ...]
+    features: str | None  # base64 float32[<=8, k] where privacy allows
+    model_id: str | None
+    model_version: int | None
+    clock: str
+    evidence: str | None  # digest of the raw window kept on the gateway
+    delivery: Delivery | None
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """Statistics of one device over [start_ns, end_ns): what a fleet's model can be trained from.
+
+    ``mean`` float64[k] and ``comoment`` float64[k(k+1)/2] (upper triangle, row by row: the sum of products of deviations)
+    are of the features after re-centring over the ``n`` healthy windows; ``minimum``/``maximum`` of all windows.
+    """
+
+    type: Literal["summary"] = "summary"
+    message_id: str
+    site: str
+    gateway: str
+    machine: str
+    class_: str = msgspec.field(name="class")
+    device: str
+    start_ns: int
+    end_ns: int
+    start_at: str
+    end_at: str
+    n: int
+    mean: list[float]
+    comoment: list[float]
+    centre: list[float]
+    minimum: list[float]
+    maximum: list[float]
+    excluded: dict[str, int]
+    score_quantiles: dict[str, float]
+    reservoir: str | None  # base64 float32[<=r, k]
+    feature_names: tuple[str, ...]
+    schema_id: str
+    model_id: str | None
+    model_version: int | None
+
+
+class DeviceStateMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """Retained: what a device is now."""
+
+    type: Literal["device_state"] = "device_state"
+    message_id: str
+    site: str
+    gateway: str
+    machine: str
+    class_: str = msgspec.field(name="class")
+    device: str
+    state: DeviceCondition
+    since_ns: int
+    since_at: str
+    open_alerts: tuple[str, ...]
+
+
+class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as loaded on this gateway."""
+
+    model_id: str
+    version: int
+    backend: str
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """Retained: the gateway itself. ``offline`` is the last will."""
+
+    type: Literal["status"] = "status"
+    site: str
+    gateway: str
+    state: Literal["online", "stopped", "offline"]
+    version: str
+    boot_id: str
+    config_hash: str
+    updated_at: str
+    started_at: str
+    models: tuple[ModelStatus, ...] = ()
+    backend: str = ""
+    counters: dict[str, int] = {}
+    conflicts: tuple[str, ...] = ()  # foreign boot ids seen on this gateway's own topic
+
+
+Event = Alert | Summary | DeviceStateMessage
+
+
+def rfc3339(time_ns: int) -> str:
+    """``time_ns`` as RFC 3339 UTC with all nine digits of the second: equal strings mean equal times."""
+    seconds, ns = divmod(time_ns, NS_PER_S)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ns:09d}Z"
+
+
+def episode_id(gateway: str, device: str, kind: str, start_ns: int, subject: str = "") -> str:
+    """Id of an episode: 16 hex digits of SHA-256 over who, what and when it began. ``subject`` tells apart episodes of
+    one kind on one device (the channel of a sensor fault, the name of a limit)."""
+    text = "\x1f".join((gateway, device, kind, subject, str(start_ns)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def pack_floats(values: NDArray[np.floating]) -> str:
+    """Base64 of ``values`` as little-endian float32, row by row."""
+    return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode("ascii")
+
+
+def unpack_floats(text: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The inverse of :func:`pack_floats`; ValueError when the length does not fit ``shape`` (one may be -1)."""
+    flat = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
+    return flat.reshape(shape).astype(np.float32)
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode(message: Event | Status) -> bytes:
+    """JSON of ``message``: keys in the order of the struct, so equal messages are equal bytes."""
+    return _encoder.encode(message)
