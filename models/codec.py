@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import TypeVar
 
 import msgspec
+import numpy as np
 
 T = TypeVar("T")
 
@@ -50,3 +51,30 @@ def _from_builtin(kind: type, value: object) -> object:
     if kind is Fraction:
         return parse_rate(value)
     raise TypeError(f"no way to build {kind.__name__}")
+
+
+def pack_state(value: object) -> bytes:
+    """MessagePack of a state struct; numpy arrays keep dtype and shape, bit for bit."""
+    return msgspec.msgpack.encode(value, enc_hook=_state_to_builtin)
+
+
+def unpack_state(data: bytes, kind: type[T]) -> T:
+    """The inverse of :func:`pack_state`. Raises msgspec.DecodeError / ValidationError when ``data`` is not of ``kind``."""
+    return msgspec.msgpack.decode(data, type=kind, dec_hook=_state_from_builtin)
+
+
+def _state_to_builtin(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        contiguous = np.ascontiguousarray(value)
+        return [contiguous.dtype.str, list(value.shape), contiguous.tobytes()]
+    return _to_builtin(value)
+
+
+def _state_from_builtin(kind: type, value: object) -> object:
+    # A parametrised NDArray reaches the hook as its origin, numpy.ndarray.
+    if getattr(kind, "__origin__", kind) is np.ndarray:
+        if not (isinstance(value, list) and len(value) == 3):
+            raise ValueError("an array is [dtype, shape, bytes]")
+        dtype, shape, raw = value
+        return np.frombuffer(raw, dtype=np.dtype(dtype)).reshape(shape).copy()
+    return _from_builtin(kind, value)
