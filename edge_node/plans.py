@@ -1,0 +1,76 @@
+"""What the pipeline is told about each device: everything resolved, nothing read from a file. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_node.gating import GateSpec
+from models.alerting import AlertPolicy
+from models.calibration import AlertLevel, Calibration
+from models.features import FeatureInfo, describe
+from models.manifest import ModelManifest
+from models.sensor_checks import LimitSpec
+from models.signal import ArtifactTarget, Device, WindowSpec
+from models.windowing import TimePolicy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedModel:
+    """A manifest's numbers as arrays: what is needed to turn features into inputs and outputs into p-values."""
+
+    manifest: ModelManifest
+    infos: tuple[FeatureInfo, ...]
+    recentred: NDArray[np.bool_]
+    centre: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    start_centre: NDArray[np.float64]
+    residual_scale: Mapping[ArtifactTarget, NDArray[np.float64]]
+    calibration: Mapping[ArtifactTarget, Calibration]
+
+    @classmethod
+    def build(cls, manifest: ModelManifest, device: Device) -> ServedModel:
+        """The model as served to ``device``, whose channels (in the manifest's order) name units and wear."""
+        channels = {c.name: c for c in device.channels}
+        ordered = tuple(channels[name] for name in manifest.channel_names)
+        infos = describe(manifest.features, ordered, manifest.window.rate_hz, manifest.window.n)
+        normalisation = manifest.normalisation
+        return cls(
+            manifest=manifest,
+            infos=infos,
+            recentred=np.array([i.recentred for i in infos], dtype=np.bool_),
+            centre=np.array(normalisation.centre),
+            scale=np.array(normalisation.scale),
+            start_centre=np.array(normalisation.start_centre),
+            residual_scale={a.target: np.array(a.residual_scale) for a in manifest.artifacts},
+            calibration={a.target: a.calibration for a in manifest.artifacts},
+        )
+
+    @property
+    def model_id(self) -> str:
+        return self.manifest.model_id
+
+    @property
+    def version(self) -> int:
+        return self.manifest.version
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DevicePlan:
+    """One device: its signal, its windows, its model (None: limits and sensor checks only) and how it alerts."""
+
+    device: Device
+    window: WindowSpec
+    time: TimePolicy
+    alert: AlertPolicy = field(default_factory=AlertPolicy)
+    model: ServedModel | None = None
+    levels: Mapping[ArtifactTarget, AlertLevel] = field(default_factory=dict)
+    limits: tuple[LimitSpec, ...] = ()
+    gate: GateSpec | None = None
+    privacy: Literal["statistics", "features"] = "features"
+    summary_s: float = 300.0
+    n_reservoir: int = 16
