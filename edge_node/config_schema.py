@@ -1,0 +1,214 @@
+"""What may stand in gateway.toml: one struct a table, its fields the keys, its defaults the defaults.
+
+``examples/gateway.toml`` documents each of them. Paths are relative to the configuration file and absolute
+once loaded; passwords are never fields, only where to read them. Ranges are the ``Meta`` of a field; in
+addition no number may be infinite or NaN, and no ``…_s`` may be negative.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from models.alerting import AlertPolicy
+from models.sensor_checks import LimitSpec
+from models.signal import Channel, Clock, Mode
+from models.topics import DEFAULT_PREFIX
+
+MqttVersion = Literal["3.1.1", "5"]
+Payload = Literal["json", "json_batch", "number", "csv", "influx", "packed"]
+TimeUnit = Literal["s", "ms", "us", "ns", "rfc3339"]
+PeriodUnit = Literal["s", "ms", "us", "ns"]
+Backend = Literal["cpu", "edgetpu", "auto"]
+Precision = Literal["float32", "int8"]
+Privacy = Literal["features", "statistics"]
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+PortOrOff = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[gateway]``: this computer."""
+
+    name: Name
+    site: Name = "default"
+    state_dir: Path = Path("/var/lib/linewatch")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "human", "json"] = "auto"
+    metrics_host: Name = "127.0.0.1"
+    metrics_port: PortOrOff = 9464
+    status_s: Positive = 30.0
+    max_alerts_per_week: Positive | None = None
+    queue_samples: Count = 4_000_000
+    n_threads: Count = 1
+    edgetpu_library: Name = "libedgetpu.so.1"
+
+
+class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``tls = {…}`` of a broker; an empty table is TLS with the system's certificate authorities."""
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    verify_host: bool = True
+
+
+class Broker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to reach an MQTT broker. The password itself is read by ``config.password`` when it is needed."""
+
+    host: Name
+    port: Port | None = None
+    client_id: Name | None = None
+    username: Name | None = None
+    password_file: Path | None = None
+    password_env: Name | None = None
+    tls: Tls | None = None
+    keepalive_s: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 30
+    reconnect_min_s: Positive = 1.0
+    reconnect_max_s: Positive = 60.0
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port; the port is 1883, or 8883 with TLS, unless given."""
+        return self.host, self.port or (8883 if self.tls is not None else 1883)
+
+
+class Uplink(Broker, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[uplink]``: the broker that alerts, summaries, states and status are published to."""
+
+    version: MqttVersion = "5"
+    prefix: Name = DEFAULT_PREFIX
+    queue_messages: Count = 10_000
+
+
+class MqttSubscription(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[source.subscribe]]``: one topic filter and how its payloads become samples.
+
+    ``topic`` is an MQTT filter in which ``{device}`` and ``{channel}`` may each stand for one whole level.
+    The device is ``device``, else the level at ``{device}``, else the value at ``device_key``; ``devices``
+    renames what was found. Keys are names, or paths with dots (``sensor.temp``). ``values`` maps channel ->
+    key (or CSV column, line protocol field, ``{channel}`` level); without it the channels' own names are
+    the keys.
+    """
+
+    topic: Name
+    qos: Literal[0, 1, 2] = 0
+    payload: Payload = "json"
+    device: Name | None = None
+    device_key: Name | None = None
+    devices: dict[str, str] = {}  # name in the topic or payload -> device id
+    channel: Name | None = None  # the one channel of a "number"
+    values: dict[str, str] = {}
+    columns: tuple[Name, ...] = ()  # of csv; of packed and of json_batch rows: the channels in order
+    rows: Name | None = None  # json_batch: key of a list of rows, in place of a list per channel
+    time: Name | None = None  # None: no time in the payload, stamped on arrival
+    time_unit: TimeUnit | None = None
+    rate: Name | None = None  # key of the rate in Hz
+    period: Name | None = None  # key of the time between samples
+    period_unit: PeriodUnit = "s"
+    separator: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ","
+    clock: Clock = Clock.DEVICE
+
+    @property
+    def filter(self) -> str:
+        """The MQTT subscription filter: ``topic`` with the placeholders as ``+``."""
+        levels = self.topic.split("/")
+        return "/".join("+" if level in ("{device}", "{channel}") else level for level in levels)
+
+
+class MqttSource(Broker, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="mqtt"):
+    """``[[source]]`` with ``type = "mqtt"``: a broker that sensors publish to."""
+
+    name: Name = "mqtt"
+    version: MqttVersion = "3.1.1"
+    max_payload_bytes: Count = 1_048_576
+    subscribe: tuple[MqttSubscription, ...] = ()
+
+
+class ReplaySource(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="replay"
+):
+    """``[[source]]`` with ``type = "replay"``: recorded logs, played as if they were live."""
+
+    name: Name = "replay"
+    paths: tuple[Path, ...]  # files or globs
+    speed: Positive | Literal["max"] = 1.0
+    device: Name | None = None  # for logs that name no device
+    time_column: Name | None = None
+    timezone: Name | None = None
+    separator: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] | None = None
+    rate_hz: Fraction | None = None
+
+
+Source = MqttSource | ReplaySource
+
+
+class TimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``time = {…}`` of a device: fields of ``models.windowing.TimePolicy``; None: derived from mode and
+    rate."""
+
+    lateness_s: NotNegative | None = None
+    max_future_s: NotNegative | None = None
+    max_age_s: Positive | None = None
+    stale_after_s: Positive | None = None
+    jitter_s: NotNegative | None = None
+    hold_s: NotNegative | None = None
+    min_valid: Share | None = None
+    reset_after_s: Positive | None = None
+
+
+class DeviceOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[defaults]``, and what each ``[[device]]`` may set for itself. A device's key replaces the
+    default's; in the tables ``alert`` and ``time`` each key does."""
+
+    machine: Name | None = None
+    class_: str = msgspec.field(name="class", default="")
+    mode: Mode | None = None
+    rate_hz: Fraction | None = None
+    interval_s: Positive | None = None
+    channels: tuple[Name | Channel, ...] = ()
+    unit: str = ""
+    window: Annotated[int, msgspec.Meta(ge=2)] | None = None
+    window_s: Positive | None = None
+    hop: Count | None = None
+    hop_s: Positive | None = None
+    features: Literal["slow", "vibration"] | None = None
+    model: Name | None = None
+    backend: Backend = "cpu"
+    precision: Precision = "float32"
+    alerts_per_week: Positive | None = None
+    p_threshold: Probability | None = None
+    alert: AlertPolicy = AlertPolicy()
+    limit: tuple[LimitSpec, ...] = ()
+    active_when: str = ""
+    active_settle_s: NotNegative = 0.0
+    time: TimeOptions = TimeOptions()
+    privacy: Privacy = "features"
+    summary_s: Positive = 300.0
+    n_reservoir: CountOrZero = 16
+
+
+class DeviceSection(DeviceOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[device]]``, merged with ``[defaults]``."""
+
+    id: Name
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    gateway: Gateway
+    uplink: Uplink | None = None
+    defaults: DeviceOptions = DeviceOptions()
+    source: tuple[Source, ...] = ()
+    device: tuple[DeviceSection, ...] = ()
