@@ -13,18 +13,19 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from edge_node.sources.payloads import PayloadSpec
 from models.alerting import AlertPolicy
 from models.sensor_checks import LimitSpec
-from models.signal import Channel, Clock, Mode
+from models.signal import Channel, Mode
 from models.topics import DEFAULT_PREFIX
 
 MqttVersion = Literal["3.1.1", "5"]
-Payload = Literal["json", "json_batch", "number", "csv", "influx", "packed"]
-TimeUnit = Literal["s", "ms", "us", "ns", "rfc3339"]
-PeriodUnit = Literal["s", "ms", "us", "ns"]
 Backend = Literal["cpu", "edgetpu", "auto"]
 Precision = Literal["float32", "int8"]
 Privacy = Literal["features", "statistics"]
+
+DEVICE_LEVEL = "{device}"
+CHANNEL_LEVEL = "{channel}"
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 PortOrOff = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -91,39 +92,27 @@ class Uplink(Broker, frozen=True, kw_only=True, forbid_unknown_fields=True):
     queue_messages: Count = 10_000
 
 
-class MqttSubscription(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[[source.subscribe]]``: one topic filter and how its payloads become samples.
+class MqttSubscription(PayloadSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[source.subscribe]]``: one topic filter, how its payloads are written (:class:`PayloadSpec`) and
+    whose samples they are.
 
     ``topic`` is an MQTT filter in which ``{device}`` and ``{channel}`` may each stand for one whole level.
-    The device is ``device``, else the level at ``{device}``, else the value at ``device_key``; ``devices``
-    renames what was found. Keys are names, or paths with dots (``sensor.temp``). ``values`` maps channel ->
-    key (or CSV column, line protocol field, ``{channel}`` level); without it the channels' own names are
-    the keys.
+    The device is ``device``, else the level at ``{device}``; ``devices`` renames what was found there. The
+    channel of a number is ``channel``, else the level at ``{channel}``; ``channels`` maps channel -> what
+    it is called in the topic or the payload.
     """
 
     topic: Name
     qos: Literal[0, 1, 2] = 0
-    payload: Payload = "json"
     device: Name | None = None
-    device_key: Name | None = None
-    devices: dict[str, str] = {}  # name in the topic or payload -> device id
-    channel: Name | None = None  # the one channel of a "number"
-    values: dict[str, str] = {}
-    columns: tuple[Name, ...] = ()  # of csv; of packed and of json_batch rows: the channels in order
-    rows: Name | None = None  # json_batch: key of a list of rows, in place of a list per channel
-    time: Name | None = None  # None: no time in the payload, stamped on arrival
-    time_unit: TimeUnit | None = None
-    rate: Name | None = None  # key of the rate in Hz
-    period: Name | None = None  # key of the time between samples
-    period_unit: PeriodUnit = "s"
-    separator: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ","
-    clock: Clock = Clock.DEVICE
+    devices: dict[str, str] = {}  # level at {device} -> device id
+    channel: Name | None = None
 
     @property
     def filter(self) -> str:
         """The MQTT subscription filter: ``topic`` with the placeholders as ``+``."""
         levels = self.topic.split("/")
-        return "/".join("+" if level in ("{device}", "{channel}") else level for level in levels)
+        return "/".join("+" if level in (DEVICE_LEVEL, CHANNEL_LEVEL) else level for level in levels)
 
 
 class MqttSource(Broker, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="mqtt"):
@@ -131,7 +120,6 @@ class MqttSource(Broker, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
     name: Name = "mqtt"
     version: MqttVersion = "3.1.1"
-    max_payload_bytes: Count = 1_048_576
     subscribe: tuple[MqttSubscription, ...] = ()
 
 
