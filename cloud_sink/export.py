@@ -24,6 +24,7 @@ Range = tuple[float, float]
 CARD_NAME = "linewatch"  # the metadata entry that holds a model card
 _ALIGNMENT = 16  # the schema's force_align of a buffer's data
 _BIAS_LIMIT = 2**30  # int32 with room for the accumulator
+_LEAST_RESCALE = 2.0**-24  # input scale * weight scale / output scale
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +92,7 @@ def int8_model(
     graph = _Graph(batch=batch, dtype=schema.TensorType.INT8)
     x = graph.activation("input", layers[0].weights.shape[1], quantisations[0])
     for i, layer in enumerate(layers):
-        q_weights, q_bias, scale = _quantised(layer, quantisations[i].scale)
+        q_weights, q_bias, scale = _quantised(layer, quantisations[i].scale, quantisations[i + 1].scale)
         weights = graph.constant(f"dense_{i}/weights", q_weights, Quantisation(scale, 0))
         bias_scale = float(np.float32(quantisations[i].scale * scale))
         bias = graph.constant(f"dense_{i}/bias", q_bias, Quantisation(bias_scale, 0))
@@ -101,12 +102,17 @@ def int8_model(
     return graph.pack(version=4, metadata=metadata)
 
 
-def _quantised(layer: Dense, input_scale: float) -> tuple[NDArray[np.int8], NDArray[np.int32], float]:
-    # Symmetric weights; the scale is widened where a bias would otherwise not fit its int32.
-    largest = float(np.max(np.abs(layer.weights), initial=0.0))
+def _quantised(
+    layer: Dense, input_scale: float, output_scale: float
+) -> tuple[NDArray[np.int8], NDArray[np.int32], float]:
+    # Symmetric weights. The scale is widened where a bias would not fit its int32, and where the weights are
+    # so small that no kernel could express the rescaling: there they are nothing beside one step of the
+    # output.
+    largest = float(np.max(np.abs(layer.weights)))
     bias = layer.bias.astype(np.float64)
-    for_bias = float(np.max(np.abs(bias), initial=0.0)) / (input_scale * _BIAS_LIMIT)
-    scale = float(np.float32(max(largest / 127, for_bias) or 1.0))
+    for_bias = float(np.max(np.abs(bias))) / (input_scale * _BIAS_LIMIT)
+    for_kernel = _LEAST_RESCALE * output_scale / input_scale
+    scale = float(np.float32(max(largest / 127, for_bias, for_kernel)))
     weights = np.clip(np.rint(layer.weights.astype(np.float64) / scale), -127, 127).astype(np.int8)
     return weights, np.rint(bias / (input_scale * scale)).astype("<i4"), scale
 

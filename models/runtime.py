@@ -16,8 +16,12 @@ import enum
 import functools
 import importlib
 import importlib.metadata
+import json
 import logging
 import platform
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +38,8 @@ _CANDIDATES = (
 )
 _INSTALL = "pip install 'linewatch[edge]' (or, on armv7l with Python 3.11, 'linewatch[tflite-runtime]')"
 
+
+_PROBE_FAILED = 3
 
 # One dense layer of width 1, as cloud_sink.export writes it: what a working interpreter must be able to run.
 _PROBE = base64.b64decode(
@@ -179,6 +185,47 @@ class Graph:
         return output
 
 
+def probe_delegate(
+    library: str, options: Mapping[str, str], model: bytes, *, timeout_s: float = 30.0
+) -> None:
+    """Loads ``library``, gives it ``model`` and invokes once, all in a process of its own.
+
+    Delegates can end the process that loads them (a libedgetpu built for another TFLite does), and this is
+    how to find out first. Raises DelegateFailed (any kind but INVOKE_FAILED mid-run), RuntimeUnavailable.
+    """
+    _check_library(library)
+    runtime_name()
+    command = [sys.executable, "-m", "models.runtime", library, json.dumps(dict(options))]
+    try:
+        done = subprocess.run(command, input=model, capture_output=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise DelegateFailed(DelegateFailure.HUNG, f"no answer within {timeout_s:g} s") from error
+    if done.returncode == 0:
+        return
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    answer = lines[-1].partition(" ") if lines else ("", "", "")
+    if done.returncode == _PROBE_FAILED and answer[0] in tuple(DelegateFailure):
+        raise DelegateFailed(DelegateFailure(answer[0]), answer[2])
+    last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+    if done.returncode < 0:
+        how = f"killed by {signal.Signals(-done.returncode).name}"
+    else:
+        how = f"exit status {done.returncode}"
+    raise DelegateFailed(
+        DelegateFailure.CRASHED, " ".join([f"the process that tried it ended ({how})", *last])
+    )
+
+
+def _probe_main(library: str, options: str) -> int:
+    try:
+        graph = Graph(sys.stdin.buffer.read(), delegate=Delegate(library, json.loads(options)))
+        graph.run(np.zeros((graph.batch or 1, graph.input.shape[1]), graph.input.dtype))
+    except DelegateFailed as error:
+        print(error.kind, error.detail)
+        return _PROBE_FAILED
+    return 0
+
+
 @functools.cache
 def _runtime() -> _Runtime:
     problems: list[str] = []
@@ -241,3 +288,7 @@ def _only(details: list[dict[str, Any]], what: str) -> TensorInfo:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(_probe_main(*sys.argv[1:]))
