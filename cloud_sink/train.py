@@ -1,0 +1,219 @@
+"""From a feature matrix to a fitted model: pure, one table of families, one contract for all of them.
+
+Invariants: a family maps normalised features float32[w, k] (healthy spread about 1 per column) to dense
+layers that the exporter can write, and nothing else; column j of the graph's output belongs to feature j, so
+one residual per feature follows from it (``models.scoring``); high score = anomalous; the same rows, family
+and seed give the same model. Rows must be in time order: what is held back to stop a network's training is
+the end of the recording, never a random draw, because neighbouring windows overlap.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.covariance import ledoit_wolf
+from sklearn.neural_network import MLPRegressor
+
+from cloud_sink.export import Dense
+from models.manifest import Family
+from models.scoring import OutputKind, residuals, scores
+
+MIN_ROWS = 8  # below this no covariance, however shrunk, says anything
+MAX_NETWORK_ROWS = 20_000  # a network is fitted on at most this many rows, evenly spaced over the recording
+EXPLAINED_VARIANCE = 0.95  # kept by the linear autoencoder
+MAX_WHITENING_GAIN = 10.0  # collinear features would else be amplified without bound, past float32 and int8
+MIN_RESIDUAL_SCALE = 0.1  # a feature that is reconstructed almost exactly must not outweigh all others
+
+
+class FitError(ValueError):
+    """A model cannot be fitted on these rows; the text says why and what would help."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """A fitted model: ``layers`` are the graph, ``residual_scale`` float64[k] is what its residuals are
+    divided by."""
+
+    family: Family
+    output_kind: OutputKind
+    layers: tuple[Dense, ...]
+    residual_scale: NDArray[np.float64]
+
+    @property
+    def n_features(self) -> int:
+        return int(self.layers[0].weights.shape[1])
+
+    def activations(self, inputs: NDArray[np.float32]) -> list[NDArray[np.float64]]:
+        """Every tensor of the graph for ``inputs`` float32[w, k], the input first and the output last: the
+        reference that ranges are chosen by and tests compare the runtime with. Not for scoring: it calls
+        BLAS."""
+        tensors = [np.asarray(inputs, dtype=np.float64)]
+        for layer in self.layers:
+            value = tensors[-1] @ layer.weights.astype(np.float64).T + layer.bias
+            tensors.append(np.maximum(value, 0.0) if layer.activation == "relu" else value)
+        return tensors
+
+    def scores(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32[w] of the reference forward pass."""
+        output = self.activations(inputs)[-1].astype(np.float32)
+        return scores(residuals(inputs, output, self.output_kind, self.residual_scale))
+
+
+Fit = Callable[[NDArray[np.float64], int], tuple[Dense, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class FamilySpec:
+    """A family of models: ``fit(inputs float64[w, k], seed) -> layers``, what its output means, and a line
+    for people."""
+
+    fit: Fit
+    output_kind: OutputKind
+    summary: str
+
+
+def fit_model(family: Family, inputs: NDArray[np.float32], *, seed: int = 0) -> Fitted:
+    """A model of ``family`` fitted on normalised features float32[w, k] in time order.
+
+    Raises FitError when there are fewer than MIN_ROWS rows or a value is not finite.
+    """
+    rows = np.ascontiguousarray(inputs, dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[1] == 0:
+        raise FitError(f"features have shape {rows.shape}, expected (windows, features)")
+    if rows.shape[0] < MIN_ROWS:
+        raise FitError(
+            f"{rows.shape[0]} windows are too few to fit a model on: at least {MIN_ROWS} are needed"
+        )
+    if not np.isfinite(rows).all():
+        raise FitError("features are not all finite")
+    spec = FAMILIES[family]
+    layers = spec.fit(rows, seed)
+    unscaled = Fitted(family, spec.output_kind, layers, np.ones(rows.shape[1]))
+    output = unscaled.activations(inputs)[-1].astype(np.float32)
+    return Fitted(family, spec.output_kind, layers, residual_scale(inputs, output, spec.output_kind))
+
+
+def residual_scale(
+    inputs: NDArray[np.float32], output: NDArray[np.float32], kind: OutputKind
+) -> NDArray[np.float64]:
+    """What a residual is divided by, float64[k]: 1 for a whitened vector (its spread is 1 by construction),
+    else the root mean square of the training residual, at least MIN_RESIDUAL_SCALE."""
+    n_features = inputs.shape[1]
+    if kind == "whitened":
+        return np.ones(n_features)
+    raw = inputs.astype(np.float64) - output
+    rms: NDArray[np.float64] = np.sqrt(np.mean(raw * raw, axis=0))
+    return np.maximum(rms, MIN_RESIDUAL_SCALE)
+
+
+def fit_normalisation(
+    features: NDArray[np.float32], min_scale: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(centre, scale) float64[k] of ``features`` float32[w, k]: mean and standard deviation, the latter at
+    least ``min_scale`` float64[k] (``models.features.min_scales``)."""
+    wide = features.astype(np.float64)
+    return wide.mean(axis=0), np.maximum(wide.std(axis=0), min_scale)
+
+
+def _fit_mahalanobis(rows: NDArray[np.float64], seed: int) -> tuple[Dense, ...]:
+    # Ledoit & Wolf (2004), "A well-conditioned estimator for large-dimensional covariance matrices"; the
+    # symmetric square root (ZCA: Kessy, Lewin & Strimmer 2018) is the whitening whose output stays closest to
+    # its input, feature by feature.
+    mean = rows.mean(axis=0)
+    covariance, _ = ledoit_wolf(rows)
+    variance, axes = np.linalg.eigh(covariance)
+    floor = max(float(variance.mean()) / MAX_WHITENING_GAIN**2, np.finfo(np.float64).tiny)
+    whitening = (axes / np.sqrt(np.maximum(variance, floor))) @ axes.T
+    whitening = (whitening + whitening.T) / 2
+    return (_dense(whitening, -whitening @ mean, "none"),)
+
+
+def _fit_linear_ae(rows: NDArray[np.float64], seed: int) -> tuple[Dense, ...]:
+    # PCA as two dense layers: codes are the leading components, the decoder is the transpose of the encoder.
+    mean = rows.mean(axis=0)
+    _, singular, axes = np.linalg.svd(rows - mean, full_matrices=False)
+    power = singular**2
+    total = float(power.sum())
+    if total <= 0.0:
+        n_codes = 1
+    else:
+        n_codes = int(np.searchsorted(np.cumsum(power) / total, EXPLAINED_VARIANCE) + 1)
+    n_codes = max(1, min(n_codes, rows.shape[1] - 1, axes.shape[0]))
+    encoder = axes[:n_codes]
+    return (_dense(encoder, -encoder @ mean, "none"), _dense(encoder.T, mean, "none"))
+
+
+MAX_EPOCHS = 400
+PATIENCE = 20
+HELD_BACK = 0.15  # the share of rows, at the end of the recording, that decides when to stop
+
+
+def network_shape(n_features: int) -> tuple[int, int, int]:
+    """Hidden sizes (h, b, h) of the autoencoder k-h-b-h-k: 42 features give 24-8-24."""
+    hidden = max(4, math.ceil(n_features * 4 / 7))
+    return hidden, max(2, math.ceil(n_features / 5.25)), hidden
+
+
+def _fit_ae(rows: NDArray[np.float64], seed: int) -> tuple[Dense, ...]:
+    # The epoch count is found on the end of the recording, then all rows are fitted for that many epochs: a
+    # short recording cannot spare its last part.
+    stride = max(1, math.ceil(rows.shape[0] / MAX_NETWORK_ROWS))
+    rows = rows[::stride]
+    n_held = max(1, int(rows.shape[0] * HELD_BACK))
+    early, late = rows[:-n_held], rows[-n_held:]
+    network = _network(early, seed)
+    best, best_epoch = math.inf, 1
+    for epoch in range(1, MAX_EPOCHS + 1):
+        _train_one_epoch(network, early)
+        error = float(np.mean((network.predict(late) - late) ** 2))
+        if error < best * 0.999:
+            best, best_epoch = error, epoch
+        elif epoch - best_epoch >= PATIENCE:
+            break
+    network = _network(rows, seed)
+    for _ in range(best_epoch):
+        _train_one_epoch(network, rows)
+    last = len(network.coefs_) - 1
+    return tuple(
+        _dense(weights.T, bias, "none" if i == last else "relu")
+        for i, (weights, bias) in enumerate(zip(network.coefs_, network.intercepts_, strict=True))
+    )
+
+
+def _network(rows: NDArray[np.float64], seed: int) -> MLPRegressor:
+    return MLPRegressor(
+        hidden_layer_sizes=network_shape(rows.shape[1]),
+        activation="relu",
+        solver="adam",
+        learning_rate_init=2e-3,
+        batch_size=min(64, rows.shape[0]),
+        random_state=seed,
+    )
+
+
+def _train_one_epoch(network: MLPRegressor, rows: NDArray[np.float64]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # a network of one output warns about its target's shape at every epoch
+        network.partial_fit(rows, rows)
+
+
+def _dense(weights: NDArray[np.float64], bias: NDArray[np.float64], activation: str) -> Dense:
+    return Dense(
+        np.ascontiguousarray(weights, dtype=np.float32),
+        np.ascontiguousarray(bias, dtype=np.float32),
+        "relu" if activation == "relu" else "none",
+    )
+
+
+FAMILIES: Mapping[Family, FamilySpec] = {
+    "mahalanobis": FamilySpec(_fit_mahalanobis, "whitened", "Ledoit-Wolf covariance; one dense layer"),
+    "linear-ae": FamilySpec(_fit_linear_ae, "reconstruction", "PCA reconstruction, two dense layers"),
+    "ae": FamilySpec(_fit_ae, "reconstruction", "autoencoder k-h-b-h-k with ReLU, four dense layers"),
+}
