@@ -1,46 +1,57 @@
-"""gateway.toml as frozen values: every problem at once, each with file, line, key, value and what would be right."""
+"""gateway.toml as frozen values: every problem at once, each with file, line, key, value and what would be
+right.
+
+Strategy: parse (tomllib), find lines (tree-sitter), check against the structs of ``config_schema``, merge
+``[defaults]`` into each device, check what no type can say, resolve names. A part with a problem is left
+out of the later steps, so that one mistake is reported once and hides no other.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge_node.config_schema import Backend, Gateway, Precision, Privacy, Source, Uplink
-from edge_node.gating import GateSpec
+import msgspec
+from models.windowing import TimePolicy
+
+from edge_node.config_device_checks import check_device
+from edge_node.config_devices import SPELLINGS, DeviceConfig, differences, resolve_device
+from edge_node.config_schema import Broker, DeviceSection, Document, Gateway, Source, Uplink
+from edge_node.config_sources import Channels, check_sources, check_uplink, read_password
+from edge_node.config_text import ConfigError, name_tables, parse, place, report
+from edge_node.config_validation import Problem, convert, find_problems
 from edge_node.toml_positions import KeyPath, Positions
-from models.alerting import AlertPolicy
-from models.sensor_checks import LimitSpec
-from models.signal import Device
+from models.signal import Device, WindowSpec
+from models.topics import check_level
+
+if TYPE_CHECKING:
+    from models.manifest import ModelManifest
+
+# Options of which a device's own one replaces the other one in [defaults].
+_EITHER = (
+    ("alerts_per_week", "p_threshold"),
+    ("window", "window_s"),
+    ("hop", "hop_s"),
+    ("rate_hz", "interval_s"),
+)
+_MERGED = ("alert", "time")
 
 
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the text has one line a problem, in the order of the file."""
+class Settled(NamedTuple):
+    """A device together with its model, or with its lack of one: what the windowing needs."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceConfig:
-    """One device, defaults merged in, all names resolved."""
-
-    device: Device
-    n: int | None  # window in samples; None: the model's
-    hop: int | None
-    features: str | None
-    model: Path | None
-    backend: Backend
-    precision: Precision
-    alerts_per_week: float | None  # exactly one of this and p_threshold; the gateway's cap is already shared out
-    p_threshold: float | None
-    alert: AlertPolicy
-    limits: tuple[LimitSpec, ...]
-    gate: GateSpec | None
-    privacy: Privacy
-    summary_s: float
-    n_reservoir: int
+    device: Device  # channels in the model's order
+    window: WindowSpec
+    time: TimePolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """A valid configuration. ``config_hash`` is 64 hex digits of SHA-256 over all of it but secrets."""
+    """A valid configuration. ``config_hash`` is 64 hex digits of SHA-256 over all of it but secrets: the
+    same for the same settings, however they are written down."""
 
     path: Path
     gateway: Gateway
@@ -48,12 +59,195 @@ class Config:
     sources: tuple[Source, ...]
     devices: tuple[DeviceConfig, ...]
     config_hash: str
-    positions: Positions = field(repr=False, compare=False)
+    lines: Positions = field(repr=False, compare=False)
+
+    def device(self, device_id: str) -> DeviceConfig:
+        """The device of that id; KeyError when there is none."""
+        for device in self.devices:
+            if device.device.device_id == device_id:
+                return device
+        raise KeyError(device_id)
+
+    def error(self, device_id: str, key: str, value: object, text: str) -> ConfigError:
+        """What is wrong with ``key`` of a device, as found out after loading, with file and line. ``value``
+        None is not shown."""
+        ids = [d.device.device_id for d in self.devices]
+        path: KeyPath = ("device", ids.index(device_id), *([key] if key else []))
+        names: dict[KeyPath, str] = {("device", i): name for i, name in enumerate(ids)}
+        return ConfigError(
+            report(self.path, [Problem(path, text, value, value is not None)], self.lines, names)
+        )
+
+    def settle(self, device: DeviceConfig, manifest: ModelManifest | None) -> Settled:
+        """``device`` as it runs with the model of ``manifest``, which decides on windows the config is
+        silent about.
+
+        Raises ConfigError, with the line, where the model was made for another rate, window, feature set,
+        mode, or for other channels, units or origins.
+        """
+        if manifest is None:
+            return Settled(device.device, device.window_without_model(), device.time_policy())
+        difference = next(differences(device, manifest), None)
+        if difference is not None:
+            key, value, text = difference
+            used = next((k for k in SPELLINGS.get(key, ()) if self._has(device, k)), key)
+            if used != key:
+                text = f"is {value}: {text}"
+            raise self.error(device.device.device_id, used, value if used == key else None, text)
+        channels = {c.name: c for c in device.device.channels}
+        ordered = tuple(channels[name] for name in manifest.channel_names)
+        own = msgspec.structs.replace(device.device, channels=ordered)
+        return Settled(own, manifest.window, device.time_policy())
+
+    def _has(self, device: DeviceConfig, key: str) -> bool:
+        path: KeyPath = ("device", self.devices.index(device), key)
+        return place(path, self.lines) in self.lines
 
 
 def load_config(path: Path, *, need_models: bool = True) -> Config:
     """The configuration in the TOML file ``path``; ConfigError lists everything that is wrong with it.
 
-    ``need_models`` False accepts models that are not there yet (for ``edge-node record``, which makes them possible).
+    ``need_models`` False accepts models that are not there yet and ``model = "learn"`` (for ``edge-node
+    record``, which makes models possible).
     """
-    raise NotImplementedError
+    raw, lines = parse(path)
+    base = path.absolute().parent
+    problems = find_problems(raw, Document)
+    gateway = _section(raw, "gateway", Gateway, problems, base)
+    uplink = _section(raw, "uplink", Uplink, problems, base)
+    sources: list[tuple[int, Source]] = [
+        (i, convert(item, Source, base)) for i, item in _sound_items(raw, "source", problems)
+    ]
+    sections: dict[int, DeviceSection] = {}
+    if _sound(("defaults",), problems):
+        for i, item in _sound_items(raw, "device", problems):
+            sections[i] = convert(_merge(raw.get("defaults", {}), item), DeviceSection, base)
+    known = _known_channels(raw)
+
+    if gateway is not None:
+        problems += _check_gateway(gateway)
+    if uplink is not None:
+        problems += check_uplink(uplink)
+    problems += check_sources(sources, uplink, known)
+    problems += _check_duplicates(raw, lines)
+    if not raw.get("device"):
+        problems.append(Problem((), "[[device]] is missing: expected at least one"))
+    for i, section in sections.items():
+        for problem in check_device(section, known, base, need_models):
+            problems.append(replace(problem, path=("device", i, *problem.path)))
+    if problems:
+        raise ConfigError(report(path, problems, lines, name_tables(raw)))
+    assert gateway is not None
+    devices = [resolve_device(section, known, base) for section in sections.values()]
+    return Config(
+        path=path,
+        gateway=gateway,
+        uplink=uplink,
+        sources=tuple(source for _, source in sources),
+        devices=tuple(_share_budget(devices, gateway.max_alerts_per_week)),
+        config_hash=_hash(base, (gateway, uplink, sources, list(sections.values()))),
+        lines=lines,
+    )
+
+
+def password(broker: Broker) -> str | None:
+    """The broker's password, read now; None where it has none. ConfigError, without it, when it cannot be
+    read."""
+    try:
+        return read_password(broker)
+    except ValueError as error:
+        raise ConfigError(f"password of {broker.host}: {error}") from None
+
+
+def _sound(path: KeyPath, problems: Iterable[Problem]) -> bool:
+    """Whether no problem was found at ``path`` or within it."""
+    return all(p.path[: len(path)] != path for p in problems)
+
+
+def _section(raw: Mapping[str, Any], key: str, kind: Any, problems: list[Problem], base: Path) -> Any:
+    if key not in raw or not _sound((key,), problems):
+        return None
+    return convert(raw[key], kind, base)
+
+
+def _sound_items(raw: Mapping[str, Any], key: str, problems: list[Problem]) -> list[tuple[int, Any]]:
+    items = raw.get(key, [])
+    if not isinstance(items, list):
+        return []
+    return [(i, item) for i, item in enumerate(items) if _sound((key, i), problems)]
+
+
+def _merge(defaults: Mapping[str, Any], device: Mapping[str, Any]) -> dict[str, Any]:
+    inherited = dict(defaults)
+    burst = device.get("mode", defaults.get("mode")) == "burst"
+    for pair in _EITHER:
+        if any(key in device for key in pair) and not (burst and "rate_hz" in pair):
+            for key in pair:
+                inherited.pop(key, None)
+    merged = {**inherited, **device}
+    for key in _MERGED:
+        if key in inherited and key in device:
+            merged[key] = {**inherited[key], **device[key]}
+    return merged
+
+
+def _known_channels(raw: Mapping[str, Any]) -> Channels:
+    """Channel names by device id, of every device that has both, whatever else is wrong with it."""
+    known: dict[str, tuple[str, ...]] = {}
+    tables = raw.get("device")
+    defaults = raw.get("defaults")
+    inherited = defaults.get("channels") if isinstance(defaults, dict) else None
+    for table in tables if isinstance(tables, list) else []:
+        if not isinstance(table, dict) or not isinstance(table.get("id"), str):
+            continue
+        channels = table.get("channels", inherited)
+        names = (
+            [c.get("name") if isinstance(c, dict) else c for c in channels or []]
+            if isinstance(channels, list)
+            else []
+        )
+        known.setdefault(table["id"], tuple(n for n in names if isinstance(n, str)))
+    return known
+
+
+def _check_gateway(gateway: Gateway) -> Iterator[Problem]:
+    for key in ("name", "site"):
+        value = getattr(gateway, key)
+        try:
+            check_level(value, key)
+        except ValueError as error:
+            yield Problem(("gateway", key), str(error), value, True)
+
+
+def _check_duplicates(raw: Mapping[str, Any], lines: Positions) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for path, name in name_tables(raw).items():
+        i = path[1]
+        if path[0] != "device" or not isinstance(i, int):
+            continue
+        other = first.setdefault(name, i)
+        if other != i:
+            text = f"another device has this id (line {lines.line(('device', other, 'id'))})"
+            yield Problem(("device", i, "id"), text, name, True)
+
+
+def _share_budget(devices: list[DeviceConfig], cap: float | None) -> Iterator[DeviceConfig]:
+    """``devices`` with their budgets scaled down together, so that those with a model keep within ``cap``."""
+    total = sum(d.alerts_per_week or 0.0 for d in devices if d.model is not None)
+    share = 1.0 if cap is None or total <= cap else cap / total
+    for device in devices:
+        budget = device.alerts_per_week
+        yield device if budget is None else replace(device, alerts_per_week=budget * share)
+
+
+def _hash(base: Path, parts: object) -> str:
+    """SHA-256 of ``parts`` as JSON with sorted keys; paths below ``base`` count as relative to it, so that
+    a folder can move. Passwords are not in the structs and so not in the hash."""
+
+    def to_builtin(value: object) -> str:
+        if isinstance(value, Path):
+            return str(value.relative_to(base)) if value.is_relative_to(base) else str(value)
+        return str(value)  # a Fraction
+
+    encoder = msgspec.json.Encoder(enc_hook=to_builtin, order="deterministic")
+    return hashlib.sha256(encoder.encode(parts)).hexdigest()

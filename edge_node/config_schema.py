@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-
-from edge_node.sources.payloads import PayloadSpec
 from models.alerting import AlertPolicy
+
+from edge_node.sources.payload_spec import PayloadSpec
+from models.logs import LogOptions
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Mode
 from models.topics import DEFAULT_PREFIX
@@ -97,15 +98,15 @@ class MqttSubscription(PayloadSpec, frozen=True, kw_only=True, forbid_unknown_fi
     whose samples they are.
 
     ``topic`` is an MQTT filter in which ``{device}`` and ``{channel}`` may each stand for one whole level.
-    The device is ``device``, else the level at ``{device}``; ``devices`` renames what was found there. The
-    channel of a number is ``channel``, else the level at ``{channel}``; ``channels`` maps channel -> what
-    it is called in the topic or the payload.
+    The device is ``device``, else the level at ``{device}``, else the value of ``device_key``; ``devices``
+    renames what was found. A payload of one channel belongs to ``channel``, else to the level at
+    ``{channel}``; ``channels`` maps channel -> what it is called in the topic or the payload.
     """
 
     topic: Name
     qos: Literal[0, 1, 2] = 0
     device: Name | None = None
-    devices: dict[str, str] = {}  # level at {device} -> device id
+    devices: dict[str, str] = msgspec.field(default_factory=dict)  # what was found -> device id
     channel: Name | None = None
 
     @property
@@ -124,18 +125,13 @@ class MqttSource(Broker, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
 
 class ReplaySource(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="replay"
+    LogOptions, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="replay"
 ):
     """``[[source]]`` with ``type = "replay"``: recorded logs, played as if they were live."""
 
     name: Name = "replay"
     paths: tuple[Path, ...]  # files or globs
     speed: Positive | Literal["max"] = 1.0
-    device: Name | None = None  # for logs that name no device
-    time_column: Name | None = None
-    timezone: Name | None = None
-    separator: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] | None = None
-    rate_hz: Fraction | None = None
 
 
 Source = MqttSource | ReplaySource

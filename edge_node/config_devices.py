@@ -1,0 +1,221 @@
+"""One ``[[device]]``, defaults merged in, as the values that the rest of the gateway is built from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from models.alerting import AlertPolicy
+from models.windowing import TimePolicy
+
+from edge_node.config_schema import Backend, DeviceSection, Precision, Privacy, TimeOptions
+from edge_node.config_validation import nearest, show
+from edge_node.gating import Comparison, GateSpec
+from models.sensor_checks import LimitSpec
+from models.signal import Channel, Device, Mode, WindowSpec
+
+if TYPE_CHECKING:
+    from models.manifest import ModelManifest
+
+DEFAULT_ALERTS_PER_WEEK = 1.0
+DEFAULT_WINDOW_S = 10.0  # of a device without a model
+NO_MODEL = "none"
+LEARN = "learn"
+
+# Ways to write what a model also decides on.
+SPELLINGS = {"window": ("window", "window_s"), "hop": ("hop", "hop_s"), "rate_hz": ("rate_hz", "interval_s")}
+
+Rest = tuple[str | int, ...]  # path of a key from its device on
+
+_CONDITION = re.compile(r"^\s*(?P<name>.+?)\s*(?P<comparison>>=|<=|==|!=|>|<)\s*(?P<value>\S+)\s*$")
+_COMPARISONS: dict[str, Comparison] = {c: c for c in (">", ">=", "<", "<=", "==", "!=")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceConfig:
+    """One device, all names resolved. ``n`` and ``hop`` (samples) are None where its model decides.
+
+    Exactly one of ``alerts_per_week`` (after the gateway's cap) and ``p_threshold`` is given.
+    """
+
+    device: Device
+    n: int | None
+    hop: int | None
+    interval_s: float | None
+    features: str | None
+    model: Path | None
+    backend: Backend
+    precision: Precision
+    alerts_per_week: float | None
+    p_threshold: float | None
+    alert: AlertPolicy
+    limits: tuple[LimitSpec, ...]
+    gate: GateSpec | None
+    time: TimeOptions
+    privacy: Privacy
+    summary_s: float
+    n_reservoir: int
+
+    def window_without_model(self) -> WindowSpec:
+        """The window of a device that has limits and sensor checks only."""
+        assert self.n is not None
+        assert self.hop is not None
+        return WindowSpec(n=self.n, hop=self.hop, rate_hz=self.device.rate_hz, mode=self.device.mode)
+
+    def time_policy(self) -> TimePolicy:
+        """How late, how far ahead and how irregular samples may be: as configured, else derived from the
+        rate."""
+        period_s = float(1 / self.device.rate_hz)
+        spacing_s = self.interval_s or period_s
+        irregular = self.device.mode is Mode.IRREGULAR
+        derived = {
+            "lateness_s": max(2.0, period_s) if irregular else 2.0,
+            "max_future_s": 60.0,
+            "max_age_s": 7 * 86_400.0,
+            "stale_after_s": max(30.0, 5 * spacing_s),
+            "jitter_s": max(0.05, 1.5 * period_s),
+            "hold_s": 3 * period_s,
+            "min_valid": 0.9,
+            "reset_after_s": max(60.0, 5 * spacing_s),
+        }
+        given = {name: getattr(self.time, name) for name in derived}
+        return TimePolicy(**{name: derived[name] if given[name] is None else given[name] for name in derived})
+
+
+def channels_of(section: DeviceSection) -> tuple[Channel, ...]:
+    """The section's channels; one given by its name alone has the section's ``unit``."""
+    return tuple(Channel(name=c, unit=section.unit) if isinstance(c, str) else c for c in section.channels)
+
+
+def rate_of(section: DeviceSection) -> Fraction | None:
+    """Sampling rate, or one over the grid interval; None where neither is given."""
+    if section.rate_hz is not None:
+        return section.rate_hz
+    if section.interval_s is None or section.mode is Mode.BURST:
+        return None
+    return 1 / Fraction(section.interval_s).limit_denominator(1_000_000)
+
+
+def mode_of(section: DeviceSection) -> Mode:
+    """``mode``; where it is not given, a device with an interval and no rate is irregular, any other
+    continuous."""
+    if section.mode is not None:
+        return section.mode
+    return Mode.IRREGULAR if section.interval_s is not None and section.rate_hz is None else Mode.CONTINUOUS
+
+
+def in_samples(n: int | None, seconds: float | None, rate_hz: Fraction) -> int | None:
+    """``n``, else ``seconds`` in samples; ValueError when that is no whole number."""
+    if n is not None or seconds is None:
+        return n
+    exact = seconds * float(rate_hz)
+    if round(exact) < 1 or abs(exact - round(exact)) > 1e-6 * exact:
+        raise ValueError(f"is {exact:g} samples at {rate_hz} Hz: expected a whole number of samples")
+    return round(exact)
+
+
+def parse_condition(text: str, known: Mapping[str, tuple[str, ...]]) -> GateSpec:
+    """``device.channel > value`` as a :class:`GateSpec`; ValueError says what is wrong with it.
+
+    Both names may hold dots: of all ways to split them, the one that names a device is taken.
+    """
+    found = _CONDITION.match(text)
+    if found is None:
+        raise ValueError('expected a condition such as "press-4-power.current > 2.0"')
+    try:
+        value = float(found["value"])
+    except ValueError:
+        raise ValueError(f"{found['value']!r} is not a number") from None
+    parts = found["name"].split(".")
+    splits = [(".".join(parts[:i]), ".".join(parts[i:])) for i in range(1, len(parts))]
+    if not splits:
+        raise ValueError(f'"{found["name"]}" is no channel: expected device.channel')
+    device, channel = next((s for s in reversed(splits) if s[0] in known), splits[-1])
+    if device not in known:
+        raise ValueError(f'there is no device "{device}"{nearest(device, known)}')
+    if channel not in known[device]:
+        raise ValueError(f'device "{device}" has no channel "{channel}"{nearest(channel, known[device])}')
+    return GateSpec(
+        device_id=device, channel=channel, comparison=_COMPARISONS[found["comparison"]], value=value
+    )
+
+
+def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]], base: Path) -> DeviceConfig:
+    """``section``, which :func:`check_device` found nothing wrong with."""
+    rate_hz = rate_of(section)
+    assert rate_hz is not None
+    model = None if section.model in (None, NO_MODEL, LEARN) else base / str(section.model)
+    n = in_samples(section.window, section.window_s, rate_hz)
+    hop = in_samples(section.hop, section.hop_s, rate_hz)
+    if model is None:
+        n = n or max(2, round(DEFAULT_WINDOW_S * float(rate_hz)))
+        hop = hop or max(1, n // 2)
+    gate = None
+    if section.active_when.strip():
+        condition = parse_condition(section.active_when, known)
+        gate = GateSpec(
+            device_id=condition.device_id,
+            channel=condition.channel,
+            comparison=condition.comparison,
+            value=condition.value,
+            settle_s=section.active_settle_s,
+        )
+    budget = section.alerts_per_week
+    return DeviceConfig(
+        device=Device(
+            device_id=section.id,
+            machine=section.machine or section.id,
+            class_=section.class_,
+            mode=mode_of(section),
+            rate_hz=rate_hz,
+            channels=channels_of(section),
+        ),
+        n=n,
+        hop=hop,
+        interval_s=section.interval_s,
+        features=section.features,
+        model=model,
+        backend=section.backend,
+        precision=section.precision,
+        alerts_per_week=DEFAULT_ALERTS_PER_WEEK if budget is None and section.p_threshold is None else budget,
+        p_threshold=section.p_threshold,
+        alert=section.alert,
+        limits=section.limit,
+        gate=gate,
+        time=section.time,
+        privacy=section.privacy,
+        summary_s=section.summary_s,
+        n_reservoir=section.n_reservoir,
+    )
+
+
+def differences(device: DeviceConfig, manifest: ModelManifest) -> Iterator[tuple[str, object, str]]:
+    """(key, value, text) of all in which ``device`` is not what the model was trained for."""
+    name = f"model {manifest.model_id} version {manifest.version}"
+    own, window = device.device, manifest.window
+    if own.rate_hz != window.rate_hz:
+        yield "rate_hz", own.rate_hz, f"{name} was trained at {window.rate_hz} Hz"
+    if own.mode is not window.mode:
+        yield "mode", own.mode.value, f"{name} was trained on {window.mode} signals"
+    if device.n not in (None, window.n):
+        yield "window", device.n, f"{name} has windows of {window.n} samples"
+    if device.hop not in (None, window.hop):
+        yield "hop", device.hop, f"{name} has a hop of {window.hop} samples"
+    if device.features not in (None, manifest.features.set):
+        yield "features", device.features, f'{name} has the feature set "{manifest.features.set}"'
+    channels = {c.name: c for c in own.channels}
+    if set(channels) != set(manifest.channel_names):
+        yield "channels", list(channels), f"{name} has {show(list(manifest.channel_names))}"
+        return
+    for trained in manifest.channels:
+        channel = channels[trained.name]
+        if channel.unit != trained.unit:
+            text = f"has the unit {show(channel.unit)}: {name} was trained with {show(trained.unit)}"
+            yield "channels", None, f'channel "{channel.name}" {text}'
+        if channel.origin != trained.origin:
+            text = f"has the origin {channel.origin:g}: {name} was trained with {trained.origin:g}"
+            yield "channels", None, f'channel "{channel.name}" {text}'

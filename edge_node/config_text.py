@@ -1,0 +1,92 @@
+"""The text of gateway.toml: read with lines, and every problem with it written as ``file:line: table: key =
+value: what``."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edge_node.config_validation import Problem, show
+from edge_node.toml_positions import KeyPath, Positions
+
+_AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the text has one line a problem, in the order of the file."""
+
+
+def parse(path: Path) -> tuple[dict[str, Any], Positions]:
+    """The document in the file ``path``, and where its keys stand; ConfigError when it is no TOML, or
+    empty."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 text") from None
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = _AT.search(str(error))
+        what = str(error)[: found.start()] if found else str(error)
+        if found and found[1]:
+            raise ConfigError(f"{path}:{found[1]}: not valid TOML: {what} (column {found[2]})") from None
+        raise ConfigError(f"{path}:{text.count(chr(10)) + 1}: not valid TOML: {what} (end of file)") from None
+    if not raw:
+        raise ConfigError(f"{path}: the file is empty: expected [gateway] and at least one [[device]]")
+    return raw, Positions(data)
+
+
+def place(path: KeyPath, lines: Positions) -> KeyPath:
+    """``path``, or where the device has it from: the same key of ``[defaults]``."""
+    inherited: KeyPath = ("defaults", *path[2:])
+    from_defaults = path[:1] == ("device",) and len(path) > 2 and path not in lines and inherited in lines
+    return inherited if from_defaults else path
+
+
+def report(path: Path, problems: Iterable[Problem], lines: Positions, names: Mapping[KeyPath, str]) -> str:
+    """One line a problem, in the order of the file; ``names``: what tables of an array are called, by their
+    path."""
+    found: dict[str, int] = {}
+    for problem in problems:
+        at = place(problem.path, lines)
+        number = lines.line(at)
+        where = f"{path}:{number}" if number is not None else str(path)
+        table, key = _label(at, names)
+        if problem.shows_value:
+            key = f"{key} = {show(problem.value)}"
+        found.setdefault(": ".join(part for part in (where, table, key, problem.text) if part), number or 0)
+    return "\n".join(sorted(found, key=lambda text: found[text]))
+
+
+def name_tables(raw: Mapping[str, Any]) -> dict[KeyPath, str]:
+    """The id of each ``[[device]]`` and the name of each ``[[source]]``, where they have one."""
+    names: dict[KeyPath, str] = {}
+    for array, key in (("device", "id"), ("source", "name")):
+        tables = raw.get(array)
+        for i, table in enumerate(tables if isinstance(tables, list) else []):
+            if isinstance(table, dict) and isinstance(table.get(key), str):
+                names[(array, i)] = table[key]
+    return names
+
+
+def _label(path: KeyPath, names: Mapping[KeyPath, str]) -> tuple[str, str]:
+    """The table that ``path`` is in, as written in the file, and the key in it."""
+    if len(path) < 2 and path[:1] not in (("gateway",), ("uplink",), ("defaults",)):
+        return "", "".join(str(part) for part in path)
+    n = 2 if len(path) > 1 and isinstance(path[1], int) else 1
+    name = names.get(path[:n])
+    label = f"[[{path[0]}]]" if n == 2 else f"[{path[0]}]"
+    if path[2:3] in (("subscribe",), ("limit",)) and len(path) > 3:
+        label, n = f"[[{path[0]}.{path[2]}]]", 4
+    if name is not None:
+        label += f' of "{name}"' if n == 4 else f' "{name}"'
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path[n:])
+    return label, key.removeprefix(".")
