@@ -63,8 +63,8 @@ _REMEDIES = {
     ),
     EdgeTpuFailure.NOT_A_DELEGATE: "name the Edge TPU runtime's library, usually libedgetpu.so.1",
     EdgeTpuFailure.REFUSED: (
-        "plug the device in and look for USB id 1a6e:089a (18d1:9302 once initialised) in lsusb; give it a port "
-        "with 900 mA, let this user open it (udev rule, group plugdev), and stop other programs that use it"
+        "plug the device in and look for USB id 1a6e:089a (18d1:9302 once initialised) in lsusb; give it a "
+        "port with 900 mA, let this user open it (udev rule, group plugdev), and stop other users of it"
     ),
     EdgeTpuFailure.PREPARE_FAILED: (
         "compile the model again for the installed Edge TPU runtime, or update that runtime: they do not fit"
@@ -183,7 +183,7 @@ class Engine:
         width = graph.input.shape[1]
         if inputs.ndim != 2 or inputs.shape[1] != width:
             raise ValueError(f"inputs have shape {inputs.shape}, the model takes (w, {width})")
-        finite: NDArray[np.bool_] = np.isfinite(inputs).all(axis=1)
+        finite = np.asarray(np.isfinite(inputs).all(axis=1))
         given = inputs if finite.all() else np.where(finite[:, None], inputs, np.float32(0))
         if graph.input.dtype == np.int8:
             raw, clipped = quantise(given, graph.input)

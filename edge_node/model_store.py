@@ -1,0 +1,295 @@
+"""Loading a model bundle: a directory with ``manifest.json`` and its .tflite files. Nothing in it is
+believed.
+
+In order: the manifest parses (and is signed, where that is asked for); each file has the size and SHA-256
+that the manifest states; each graph passes the static check before a runtime sees it; features, window,
+widths and schema agree; and the golden vectors come out again on this gateway's own numpy and TFLite runtime.
+The first thing that does not hold refuses the bundle with a reason and a text that names the file and what to
+do.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from numpy.typing import NDArray
+
+from edge_node.inference import Engine
+from models import manifest as manifests
+from models import scoring
+from models.features import describe, extract, schema_id
+from models.manifest import Artifact, GoldenVector, ManifestError, ModelManifest
+from models.runtime import GraphUnusable, RuntimeUnavailable
+from models.signal import ArtifactTarget, Channel, Device, WindowSpec
+from models.tflite_check import MAX_BYTES as MAX_MODEL_BYTES
+from models.tflite_check import GraphFacts, ModelRejected, check
+
+MANIFEST_NAME = "manifest.json"
+MAX_MANIFEST_BYTES = 16 << 20
+INT8_STEPS = 4  # by how many quantisation steps two runtimes may differ
+
+
+class RefusalReason(enum.StrEnum):
+    """Why a bundle was refused."""
+
+    UNREADABLE = "unreadable"
+    BAD_MANIFEST = "bad_manifest"
+    NOT_TRUSTED = "not_trusted"
+    CORRUPT = "corrupt"
+    BAD_GRAPH = "bad_graph"
+    WRONG_SCHEMA = "wrong_schema"
+    NO_RUNTIME = "no_runtime"
+    GOLDEN_MISMATCH = "golden_mismatch"
+
+
+class BundleRefused(ValueError):
+    """The bundle may not be used: ``reason``, the file that shows it, and a text with what to do."""
+
+    def __init__(self, reason: RefusalReason, file: Path, detail: str) -> None:
+        super().__init__(f"{file}: {detail}")
+        self.reason = reason
+        self.file = file
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model that may be used. ``artifacts`` and ``facts`` by target; ``signed``: by one of the trusted
+    keys.
+    """
+
+    manifest: ModelManifest
+    artifacts: Mapping[ArtifactTarget, bytes]
+    facts: Mapping[ArtifactTarget, GraphFacts]
+    path: Path
+    signed: bool
+
+
+def load_bundle(
+    path: Path, trusted: tuple[Ed25519PublicKey, ...] = (), *, require_signature: bool = False
+) -> Bundle:
+    """The bundle in directory ``path``, verified; raises BundleRefused.
+
+    A signature that is there must be of a ``trusted`` key where any are given. The golden vectors of CPU
+    artifacts are checked here, those of the Edge TPU by :func:`check_golden` once its engine is built.
+    """
+    file = path / MANIFEST_NAME
+    data = _read(file, MAX_MANIFEST_BYTES)
+    try:
+        manifest = manifests.decode(data)
+    except ManifestError as error:
+        raise BundleRefused(
+            RefusalReason.BAD_MANIFEST, file, f"{error}. Train the model again, or update this gateway"
+        ) from error
+    signed = _verify(manifest, trusted, require_signature, file)
+    _check_schema(manifest, file)
+    artifacts: dict[ArtifactTarget, bytes] = {}
+    facts: dict[ArtifactTarget, GraphFacts] = {}
+    for artifact in manifest.artifacts:
+        if artifact.target in artifacts:
+            raise BundleRefused(RefusalReason.BAD_MANIFEST, file, f"two artifacts for {artifact.target}")
+        model = _read_artifact(path, artifact, file)
+        facts[artifact.target] = _check_graph(manifest, artifact, model, path / artifact.file)
+        artifacts[artifact.target] = model
+    bundle = Bundle(manifest, artifacts, facts, path, signed)
+    for artifact in manifest.artifacts:
+        if artifact.target == "edgetpu-int8":
+            continue
+        try:
+            engine = Engine(manifest, artifacts, precision="int8" if artifact.dtype == "int8" else "float32")
+            check_golden(bundle, engine)
+        except RuntimeUnavailable as error:
+            raise BundleRefused(RefusalReason.NO_RUNTIME, path, str(error)) from error
+        except GraphUnusable as error:
+            text = f"the TFLite runtime here refuses it ({error}). Update the runtime, or train again"
+            raise BundleRefused(RefusalReason.BAD_GRAPH, path / artifact.file, text) from error
+    return bundle
+
+
+def check_device(bundle: Bundle, device: Device, window: WindowSpec) -> None:
+    """Raises BundleRefused unless ``device``, windowed by ``window``, is what the model was trained on.
+
+    Channels must agree in name, order, unit and origin, and windows in length, hop, rate and mode.
+    """
+    manifest, file = bundle.manifest, bundle.path / MANIFEST_NAME
+    have = [(c.name, c.unit, c.origin) for c in device.channels]
+    wanted = [(c.name, c.unit, c.origin) for c in manifest.channels]
+    trained = manifest.window
+    pairs: list[tuple[str, object, object]] = [
+        ("window", window.n, trained.n),
+        ("hop", window.hop, trained.hop),
+        ("rate_hz", window.rate_hz, trained.rate_hz),
+        ("mode", window.mode, trained.mode),
+        ("channels", [c[0] for c in have], [c[0] for c in wanted]),
+        *(("unit and origin of " + w[0], h[1:], w[1:]) for h, w in zip(have, wanted, strict=False)),
+    ]
+    for name, got, expected in pairs:
+        if got != expected:
+            text = (
+                f"model {manifest.model_id} was trained with {name} {expected}, "
+                f"device {device.device_id} has {got}. Change the configuration, or train a model for it"
+            )
+            raise BundleRefused(RefusalReason.WRONG_SCHEMA, file, text)
+
+
+def check_golden(bundle: Bundle, engine: Engine) -> None:
+    """Runs the golden vectors of the engine's artifact through features, graph and score; raises
+    BundleRefused.
+
+    Each number may differ by the vector's ``tolerance`` times the largest magnitude of what is compared; an
+    int8 output by a further 4 steps, which is what runtimes differ by, and its score by what such steps
+    amount to.
+    """
+    manifest, artifact = bundle.manifest, engine.artifact
+    for i, golden in enumerate(artifact.golden):
+        try:
+            _check_vector(manifest, artifact, golden, engine)
+        except _Mismatch as error:
+            text = (
+                f"golden vector {i} does not come out on {engine.backend}, numpy {np.__version__}: {error}. "
+                "Install the versions it was trained with, or train it again"
+            )
+            raise BundleRefused(RefusalReason.GOLDEN_MISMATCH, bundle.path / artifact.file, text) from error
+
+
+class _Mismatch(ValueError):
+    pass
+
+
+def _check_vector(manifest: ModelManifest, artifact: Artifact, golden: GoldenVector, engine: Engine) -> None:
+    window, features, output = golden.arrays(manifest.window.n, len(manifest.channels))
+    valid = np.ones((1, *window.shape), dtype=np.bool_)
+    got = extract(manifest.features, window[None], valid, manifest.window.rate_hz)
+    _close("features", got[0], features, golden.tolerance, 0.0)
+    # From the stated features on: an input on the edge of a quantisation step must not fall to either side.
+    centre = np.array(manifest.normalisation.centre)
+    inputs = scoring.normalise(features[None], centre, np.array(manifest.normalisation.scale))
+    scored = engine.run(inputs)
+    slack = INT8_STEPS * engine.step
+    _close("output", scored.output[0], output, golden.tolerance, slack)
+    scale = np.array(artifact.residual_scale)
+    score = scoring.scores(scoring.residuals(inputs, scored.output, manifest.output_kind, scale))
+    # |rms(a) - rms(b)| <= rms(a - b)
+    score_slack = float(np.sqrt(np.mean((slack / scale) ** 2)))
+    _close("score", score, np.array([golden.score], np.float32), golden.tolerance, score_slack)
+
+
+def _close(
+    what: str, got: NDArray[np.float32], wanted: NDArray[np.float32], tolerance: float, slack: float
+) -> None:
+    if got.shape != wanted.shape:
+        raise _Mismatch(f"{what} has {got.size} values, not {wanted.size}")
+    if not (np.isfinite(got).all() and np.isfinite(wanted).all()):
+        raise _Mismatch(f"{what} is not finite")
+    allowed = tolerance * float(np.max(np.abs(wanted), initial=0.0)) + slack
+    error = float(np.max(np.abs(got.astype(np.float64) - wanted), initial=0.0))
+    if not error <= allowed:
+        raise _Mismatch(f"{what} differs by {error:.3g}, at most {allowed:.3g} is allowed")
+
+
+def _verify(
+    manifest: ModelManifest, trusted: tuple[Ed25519PublicKey, ...], require_signature: bool, file: Path
+) -> bool:
+    if not require_signature and (manifest.signature is None or not trusted):
+        return False
+    try:
+        manifests.verify(manifest, trusted)
+    except ManifestError as error:
+        text = f"{error}. Sign it with a key that this gateway trusts, or add its key"
+        raise BundleRefused(RefusalReason.NOT_TRUSTED, file, text) from error
+    return True
+
+
+def _check_schema(manifest: ModelManifest, file: Path) -> None:
+    # The golden windows first: they bound the window's length by bytes that are really there.
+    for artifact in manifest.artifacts:
+        if not artifact.golden:
+            text = f"holds no golden vector for {artifact.target}. Train it again"
+            raise BundleRefused(RefusalReason.BAD_MANIFEST, file, text)
+        for golden in artifact.golden:
+            try:
+                golden.arrays(manifest.window.n, len(manifest.channels))
+            except ValueError as error:
+                text = f"a golden vector of {artifact.target} does not fit window and channels: {error}"
+                raise BundleRefused(RefusalReason.WRONG_SCHEMA, file, text) from error
+    channels = tuple(Channel(name=c.name, unit=c.unit, origin=c.origin) for c in manifest.channels)
+    try:
+        infos = describe(manifest.features, channels, manifest.window.rate_hz, manifest.window.n)
+        schema = schema_id(manifest.features, manifest.channel_names, manifest.window, manifest.recentring)
+    except ValueError as error:
+        text = f"its features cannot be computed here: {error}. Update this gateway, or train again"
+        raise BundleRefused(RefusalReason.WRONG_SCHEMA, file, text) from error
+    if schema != manifest.schema_id:
+        text = (
+            f"states schema {manifest.schema_id}, but its features, channels and window make {schema}: "
+            "it was edited, or written by another version. Train it again"
+        )
+        raise BundleRefused(RefusalReason.WRONG_SCHEMA, file, text)
+    normalisation = manifest.normalisation
+    lengths = {
+        "normalisation.centre": normalisation.centre,
+        "normalisation.scale": normalisation.scale,
+        "normalisation.start_centre": normalisation.start_centre,
+        **{f"residual_scale of {a.target}": a.residual_scale for a in manifest.artifacts},
+    }
+    for name, values in lengths.items():
+        if len(values) != len(infos) or not np.isfinite(values).all():
+            text = f"{name} must be {len(infos)} finite numbers, one per feature"
+            raise BundleRefused(RefusalReason.BAD_MANIFEST, file, text)
+        if "scale" in name and min(values) <= 0:
+            raise BundleRefused(RefusalReason.BAD_MANIFEST, file, f"{name} must be positive")
+    if not manifest.artifacts:
+        raise BundleRefused(RefusalReason.BAD_MANIFEST, file, "names no artifact")
+
+
+def _read_artifact(path: Path, artifact: Artifact, manifest_file: Path) -> bytes:
+    if not artifact.file or Path(artifact.file).name != artifact.file:
+        text = f"artifact file {artifact.file!r} is not a plain file name"
+        raise BundleRefused(RefusalReason.BAD_MANIFEST, manifest_file, text)
+    if not 0 < artifact.n_bytes <= MAX_MODEL_BYTES:
+        text = f"artifact {artifact.file!r} has {artifact.n_bytes} bytes, not 1 to {MAX_MODEL_BYTES}"
+        raise BundleRefused(RefusalReason.BAD_MANIFEST, manifest_file, text)
+    file = path / artifact.file
+    model = _read(file, artifact.n_bytes)
+    if len(model) != artifact.n_bytes or hashlib.sha256(model).hexdigest() != artifact.sha256:
+        text = (
+            f"is not the file that the manifest describes ({len(model)} bytes for {artifact.n_bytes}, or "
+            "its SHA-256 differs). Copy the bundle again"
+        )
+        raise BundleRefused(RefusalReason.CORRUPT, file, text)
+    return model
+
+
+def _check_graph(manifest: ModelManifest, artifact: Artifact, model: bytes, file: Path) -> GraphFacts:
+    edge_tpu = artifact.target == "edgetpu-int8"
+    try:
+        facts = check(model, allow_edge_tpu=edge_tpu)
+    except ModelRejected as error:
+        text = f"is not a graph that may be run: {error}. Train it again"
+        raise BundleRefused(RefusalReason.BAD_GRAPH, file, text) from error
+    k = len(manifest.normalisation.centre)
+    rows = -1 if artifact.batch is None else artifact.batch
+    dtype = "float32" if artifact.target == "cpu-float32" else "int8"
+    ends = (facts.input, facts.output)
+    if artifact.dtype != dtype or any(e.shape != (rows, k) or e.dtype != dtype for e in ends):
+        got = " to ".join(f"{e.dtype} {e.shape}" for e in ends)
+        text = f"maps {got}; the manifest's {artifact.target} has {k} features and batch {artifact.batch}"
+        raise BundleRefused(RefusalReason.WRONG_SCHEMA, file, text)
+    return facts
+
+
+def _read(file: Path, max_bytes: int) -> bytes:
+    """The bytes of ``file``, at most one more than ``max_bytes`` of them."""
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(max_bytes + 1)
+    except OSError as error:
+        text = f"{error.strerror or error}. Give the directory that cloud-sink train wrote"
+        raise BundleRefused(RefusalReason.UNREADABLE, file, text) from error
+    return data
