@@ -1,0 +1,383 @@
+"""One MQTT connection that is kept up for ever: what the source and the uplink share.
+
+Strategy: a connection has a thread of its own that builds a fresh paho client for every attempt, so that
+nothing of a lost session survives in it and renewed certificates and passwords are read; all of paho is
+used from that one thread. The owner is a :class:`Session`, whose methods are called on that thread; other
+threads only call :meth:`Connection.wake`.
+
+Invariants: ``connected`` is true only between an accepted CONNACK and the loss of the connection; every
+wait is bounded (TCP, TLS and CONNACK by ``CONNECT_TIMEOUT_S``, a silent broker by the keepalive); every
+failure is one line of text.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+from paho.mqtt import MQTTException
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+
+from edge_node.config_schema import MqttSource, Tls, Uplink
+from edge_node.log_limit import LogLimit
+
+CONNECT_TIMEOUT_S = 10.0
+STABLE_S = 5.0  # a connection that lived this long was a good one: the next attempt follows soon
+SAME_ERROR_LOG_S = 300.0
+
+# What paho raises when the network fails or the other end does not speak MQTT.
+_FAILURES = (OSError, ValueError, struct.error, IndexError, KeyError, MQTTException)
+
+log = structlog.get_logger("linewatch.mqtt")
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """The retained message that the broker publishes when this connection is lost."""
+
+    topic: str
+    payload: bytes
+
+
+class Session(Protocol):
+    """What the owner of a connection does; all of it on the connection's thread."""
+
+    def on_connected(self, link: Link) -> None:
+        """The broker accepted: subscribe, publish."""
+
+    def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
+        """A message came; ``topic`` is "" where it was not UTF-8."""
+
+    def on_acked(self, mid: int, refusal: str | None) -> None:
+        """The broker acknowledged publication ``mid``, or refused it with a reason."""
+
+    def on_lost(self, silent: bool) -> None:
+        """The connection is gone; ``silent`` when the broker just stopped answering."""
+
+    def on_turn(self, link: Link) -> None:
+        """Once a turn of the network loop, at least every second and after every wake()."""
+
+
+class Link:
+    """One accepted connection: what a session may do with it."""
+
+    def __init__(self, client: paho.Client, max_packet_bytes: int | None, receive_maximum: int) -> None:
+        self._client = client
+        self.max_packet_bytes = max_packet_bytes  # the broker's limit, where it told one (MQTT 5)
+        self.receive_maximum = receive_maximum  # unacknowledged publications that the broker takes
+        self.filters: dict[int, list[str]] = {}
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool) -> int:
+        """Publishes at QoS 1 and returns the message id that on_acked will name."""
+        return self._client.publish(topic, payload, qos=1, retain=retain).mid
+
+    def subscribe(self, filters: list[tuple[str, int]]) -> None:
+        """Subscribes to (filter, QoS) pairs; a refusal is logged by the connection."""
+        _, mid = self._client.subscribe(filters)
+        if mid is not None:
+            self.filters[mid] = [f for f, _ in filters]
+
+
+class Connection:
+    """Keeps one connection to ``broker`` up. ``label`` names it in the log ("uplink", "source plant").
+
+    ``finished`` completes when the thread ends: normally after :meth:`stop`, with the exception if it failed.
+    """
+
+    def __init__(
+        self,
+        broker: MqttSource | Uplink,
+        session: Session,
+        *,
+        label: str,
+        client_id: str,
+        will: Will | None = None,
+        jitter: Callable[[], float] = random.random,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> None:
+        self._broker = broker
+        self._session = session
+        self._client_id = client_id
+        self._will = will
+        self._jitter = jitter
+        self._connect_timeout_s = connect_timeout_s
+        self._log = log.bind(connection=label)
+        self._log_limit = LogLimit(SAME_ERROR_LOG_S)
+        self._stopping = threading.Event()
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._thread = threading.Thread(target=self._main, name=f"mqtt {label}", daemon=True)
+        self._link: Link | None = None
+        self._why = ""  # why the present connection ended or was refused, as paho tells it
+        self._silent = False
+        self.finished: Future[None] = Future()
+        self.last_error: str | None = None
+        self.n_connects = 0
+        self.n_failures = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has accepted us and the connection stands."""
+        return self._link is not None
+
+    @property
+    def where(self) -> str:
+        """host:port of the broker."""
+        host, port = self._broker.address
+        return f"{host}:{port}"
+
+    def start(self) -> None:
+        """Starts the thread; returns at once."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Makes the network loop take a turn now. From any thread."""
+        try:
+            self._wake_write.send(b"\0")
+        except BlockingIOError:
+            pass  # it is about to wake up already
+        except OSError:
+            pass  # stopped
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """Disconnects cleanly (no last will) and ends the thread, waiting at most ``timeout_s``."""
+        self._stopping.set()
+        self.wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _main(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:
+            self.finished.set_exception(error)
+            raise
+        else:
+            self.finished.set_result(None)
+        finally:
+            self._wake_read.close()
+            self._wake_write.close()
+
+    def _run(self) -> None:
+        n_retries = 0
+        while not self._stopping.is_set():
+            accepted_at = self._attempt()
+            if self._stopping.is_set():
+                return
+            if accepted_at is not None and time.monotonic() - accepted_at >= STABLE_S:
+                n_retries = 0
+            self.n_failures += 1
+            delay = self._delay_s(n_retries)
+            n_retries += 1
+            n_held = self._log_limit.due(self.last_error, time.monotonic())
+            if n_held is not None:
+                more = f" ({n_held} more times since it was last logged)" if n_held else ""
+                self._log.warning(f"{self.where}: {self.last_error}{more}; trying again in {delay:.1f} s")
+            self._stopping.wait(delay)
+
+    def _delay_s(self, n_retries: int) -> float:
+        return backoff_s(
+            self._broker.reconnect_min_s, self._broker.reconnect_max_s, n_retries, self._jitter()
+        )
+
+    def _attempt(self) -> float | None:
+        """One connection, from TCP to its end; the monotonic time at which it was accepted, or None. Sets
+        ``last_error``."""
+        self._why, self._silent = "", False
+        accepted_at: float | None = None
+        client: paho.Client | None = None
+        try:
+            client = self._client()
+            host, port = self._broker.address
+            client.connect(host, port, keepalive=self._broker.keepalive_s, **self._clean_start())
+            deadline = time.monotonic() + self._connect_timeout_s
+            poll = select.poll()
+            poll.register(self._wake_read, select.POLLIN)
+            while (sock := client.socket()) is not None:
+                if self._stopping.is_set():
+                    client.disconnect()
+                    break
+                rc = self._turn(client, sock, poll)
+                if self._link is not None and accepted_at is None:
+                    accepted_at = time.monotonic()
+                if rc == MQTTErrorCode.MQTT_ERR_PROTOCOL and not self._why:
+                    self._why = f"it does not speak MQTT {self._broker.version}"
+                if accepted_at is None and time.monotonic() > deadline:
+                    self._why = f"it took the connection but did not answer in {self._connect_timeout_s:g} s"
+                    break
+            if accepted_at is None and not self._why:
+                tls = "" if self._broker.tls else ", and does it want TLS"
+                self._why = f"it closed the connection before accepting it: is this an MQTT port{tls}?"
+            self.last_error = self._why or "the connection was lost"
+        except _FAILURES as error:
+            self.last_error = explain(error, self._broker.tls)
+        finally:
+            self._drop(client)
+        return accepted_at
+
+    def _turn(self, client: paho.Client, sock: Any, poll: select.poll) -> MQTTErrorCode:
+        mask = select.POLLIN | (select.POLLOUT if client.want_write() else 0)
+        poll.register(sock, mask)
+        pending = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+        ready = dict(poll.poll(0 if pending else 1_000))
+        poll.unregister(sock)
+        if self._wake_read.fileno() in ready:
+            self._wake_read.recv(4_096)
+        rc = MQTTErrorCode.MQTT_ERR_SUCCESS
+        mask = ready.get(sock.fileno(), 0)
+        if pending or mask & ~select.POLLOUT:
+            rc = client.loop_read()
+        if client.socket() is not None and client.want_write():
+            client.loop_write()
+        client.loop_misc()
+        if self._link is not None and client.socket() is not None:
+            self._session.on_turn(self._link)
+        return rc
+
+    def _drop(self, client: paho.Client | None) -> None:
+        link, self._link = self._link, None
+        if client is not None and (sock := client.socket()) is not None:
+            sock.close()
+        if link is not None:
+            self._session.on_lost(self._silent)
+
+    def _client(self) -> paho.Client:
+        broker = self._broker
+        five = broker.version == "5"
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            clean_session=None if five else True,
+            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = self._connect_timeout_s
+        client.max_inflight_messages_set(0)  # the uplink keeps its own window
+        if broker.username is not None:
+            client.username_pw_set(broker.username, read_password(broker))
+        if broker.tls is not None:
+            client.tls_set_context(tls_context(broker.tls))
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
+        client.on_socket_open = _no_delay
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        return client
+
+    def _clean_start(self) -> dict[str, Any]:
+        return {"clean_start": True} if self._broker.version == "5" else {}
+
+    def _on_connect(self, client: paho.Client, _user: Any, _flags: Any, reason: Any, properties: Any) -> None:
+        if reason.is_failure:
+            hint = ": check username and password" if reason.getName() in _CREDENTIALS else ""
+            self._why = f"the broker refused the connection: {reason.getName()}{hint}"
+            return
+        self._link = Link(
+            client,
+            getattr(properties, "MaximumPacketSize", None),
+            getattr(properties, "ReceiveMaximum", 65_535),
+        )
+        self.n_connects += 1
+        self.last_error = None
+        self._log.info(f"connected to {self.where} with MQTT {self._broker.version}")
+        self._session.on_connected(self._link)
+
+    def _on_disconnect(self, _client: Any, _user: Any, flags: Any, reason: Any, _properties: Any) -> None:
+        name = reason.getName()
+        if self._why or self._stopping.is_set():
+            return
+        if flags.is_disconnect_packet_from_server:
+            self._why = f"the broker closed the connection: {name}"
+        elif name == "Keep alive timeout":
+            self._silent = True
+            self._why = f"the broker did not answer for {self._broker.keepalive_s} s"
+
+    def _on_message(self, _client: Any, _user: Any, message: paho.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = ""
+        self._session.on_message(topic, bytes(message.payload), message.retain)
+
+    def _on_publish(self, _client: Any, _user: Any, mid: int, reason: Any, _properties: Any) -> None:
+        self._session.on_acked(mid, reason.getName() if reason.is_failure else None)
+
+    def _on_subscribe(self, _client: Any, _user: Any, mid: int, reasons: list[Any], _properties: Any) -> None:
+        filters = self._link.filters.pop(mid, []) if self._link is not None else []
+        for wanted, reason in zip(filters, reasons, strict=False):
+            if reason.is_failure:
+                why = f"the broker refused the subscription to {wanted!r}: {reason.getName()}"
+                self._log.error(f"{self.where}: {why}")
+
+
+_CREDENTIALS = ("Bad user name or password", "Not authorized")
+
+
+def backoff_s(minimum_s: float, maximum_s: float, n_retries: int, jitter: float) -> float:
+    """Seconds before the next attempt: doubling up to ``maximum_s``, of which ``jitter`` in [0, 1) takes up
+    to half off, so that gateways that lost one broker do not come back all at once."""
+    longest = min(maximum_s, minimum_s * 2.0 ** min(n_retries, 32))
+    return longest * (1.0 - jitter / 2)
+
+
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """The client's side of ``tls``. Raises OSError (ssl.SSLError included) naming the file that cannot be
+    used."""
+    for key in ("ca_file", "cert_file", "key_file"):
+        path = getattr(tls, key)
+        if path is not None and not os.access(path, os.R_OK):
+            raise OSError(f"tls.{key} {path} cannot be read")
+    context = ssl.create_default_context(cafile=None if tls.ca_file is None else str(tls.ca_file))
+    context.check_hostname = tls.verify_host
+    if tls.cert_file is not None:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    return context
+
+
+def read_password(broker: MqttSource | Uplink) -> str | None:
+    """The broker's password, read when it is needed. Raises OSError naming what cannot be read."""
+    if broker.password_file is not None:
+        return broker.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+    if broker.password_env is not None:
+        if broker.password_env not in os.environ:
+            raise OSError(f"password_env: the environment has no {broker.password_env}")
+        return os.environ[broker.password_env]
+    return None
+
+
+def explain(error: BaseException, tls: Tls | None) -> str:
+    """One line for a person: why a connection could not be made."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the broker's certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or error}: does the broker speak TLS on this port?"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused: no broker listens there"
+    if isinstance(error, socket.gaierror):
+        return f"the host name cannot be resolved: {error.strerror}"
+    if isinstance(error, TimeoutError):
+        return "no answer: the connection timed out" + (" (during the TLS handshake?)" if tls else "")
+    if isinstance(error, OSError):
+        named = f"{error.filename}: " if error.filename else ""
+        return f"{named}{error.strerror or error}"
+    return f"it does not speak MQTT: {type(error).__name__}: {error}"
+
+
+def _no_delay(_client: Any, _user: Any, sock: Any) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
