@@ -1,0 +1,67 @@
+"""Where samples come from: one file a source, and the map from the configuration's ``type`` to what builds
+it.
+
+A new source is a file here and a line in :data:`SOURCES`; its driver is imported only when it is
+configured.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from models.signal import Device, DropReason, SampleBlock
+
+if TYPE_CHECKING:
+    from edge_node.config_schema import MqttSource
+
+Emit = Callable[[SampleBlock], bool]
+"""Takes a block, from any thread, without waiting; False when the queue is full and the block was not
+taken."""
+
+
+@dataclass(slots=True)
+class SourceCounters:
+    """What came in. A message may be refused whole or line by line: ``message_drops`` counts either;
+    ``sample_drops`` counts values of blocks that the queue did not take."""
+
+    n_messages: int = 0
+    n_bytes: int = 0
+    n_blocks: int = 0
+    n_samples: int = 0  # emitted and taken
+    message_drops: Counter[DropReason] = field(default_factory=Counter)
+    sample_drops: Counter[DropReason] = field(default_factory=Counter)
+
+
+class Source(Protocol):
+    """One configured source."""
+
+    @property
+    def name(self) -> str:
+        """The configuration's name for it."""
+
+    @property
+    def counters(self) -> SourceCounters:
+        """What came in so far."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether samples can come in now."""
+
+    @property
+    def last_error(self) -> str | None:
+        """Why not, in one line."""
+
+    async def run(self, emit: Emit) -> None:
+        """Reads until it is cancelled or, where a source has an end, until that; bad input never raises."""
+
+
+def _mqtt(config: MqttSource, devices: Mapping[str, Device]) -> Source:
+    from edge_node.sources.mqtt import MqttSubscriber
+
+    return MqttSubscriber(config, devices)
+
+
+SOURCES = {"mqtt": _mqtt}
