@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from cloud_sink.export import Quantisation, Range, int8_model
+from cloud_sink.export import Range, int8_model
 from cloud_sink.train import Fitted, residual_scale
-from models.runtime import Graph
+from models.runtime import Graph, TensorInfo
 from models.scoring import residuals, scores
 
 INPUT_SIGMAS = (6.0, 10.0, 15.0, 20.0, 30.0, 50.0)
@@ -29,6 +30,7 @@ MIN_CORRELATION = 0.9  # rank correlation with the float scores below which an i
 MARGIN = 1.25  # a probe counts as above all training windows when the float model puts it this much above
 MAX_SWEEP_ROWS = 2_000
 MAX_PROBES = 4_000
+MAX_ROWS = 4_096  # of one invoke
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,32 +63,51 @@ class Sweep:
     why_not: str | None
 
 
+class FloatGraph:
+    """A float32 model: inputs in, (output, saturated: never) out."""
+
+    step = 0.0
+
+    def __init__(self, model: bytes) -> None:
+        self._graph = Graph(model)
+
+    def run(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """(output float32[w, k], saturated bool[w])."""
+        output = _in_parts(self._graph, np.ascontiguousarray(inputs))
+        return output, np.zeros(inputs.shape[0], np.bool_)
+
+
 class Int8Graph:
     """A full-int8 model run on float inputs, as the gateway runs it: quantise, invoke, dequantise."""
 
     def __init__(self, model: bytes) -> None:
         self._graph = Graph(model)
-        self._input = Quantisation(self._graph.input.scale, self._graph.input.zero_point)
-        self._output = Quantisation(self._graph.output.scale, self._graph.output.zero_point)
-
-    @property
-    def output_step(self) -> float:
-        """One quantisation step of the output, in real values."""
-        return self._output.scale
-
-    def quantise(self, inputs: NDArray[np.float32]) -> NDArray[np.int8]:
-        """int8[w, k] of float32[w, k]: rounded half to even, cut off at the ends of the range."""
-        steps = np.rint(inputs.astype(np.float64) / self._input.scale) + self._input.zero_point
-        quantised: NDArray[np.int8] = np.clip(steps, -128, 127).astype(np.int8)
-        return quantised
+        self.step = self._graph.output.scale  # of the output, in real values
 
     def run(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """(output float32[w, k], saturated bool[w]: whether a value of the row met an end of a range)."""
-        quantised = self.quantise(inputs)
-        raw = self._graph.run(quantised)
-        output = (raw.astype(np.float64) - self._output.zero_point) * self._output.scale
-        saturated = _at_ends(quantised) | _at_ends(raw)
-        return output.astype(np.float32), saturated
+        quantised, clipped = quantise(inputs, self._graph.input)
+        raw = _in_parts(self._graph, quantised)
+        at_end = (raw == -128) | (raw == 127)
+        return dequantise(raw, self._graph.output), clipped.any(axis=1) | at_end.any(axis=1)
+
+
+def quantise(values: NDArray[np.float32], tensor: TensorInfo) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+    """int8 of finite real ``values``, and where they were clipped to the ends of the range."""
+    steps = np.rint(values.astype(np.float64) / tensor.scale) + tensor.zero_point
+    clipped: NDArray[np.bool_] = (steps < -128) | (steps > 127)
+    return np.clip(steps, -128, 127).astype(np.int8), clipped
+
+
+def dequantise(values: NDArray[np.int8], tensor: TensorInfo) -> NDArray[np.float32]:
+    """Real float32 values of int8 ``values``."""
+    return ((values.astype(np.float64) - tensor.zero_point) * tensor.scale).astype(np.float32)
+
+
+def _in_parts(graph: Graph, inputs: NDArray[Any]) -> NDArray[Any]:
+    # The interpreter's memory grows with the rows of one invoke.
+    parts = [graph.run(inputs[i : i + MAX_ROWS]) for i in range(0, inputs.shape[0], MAX_ROWS)]
+    return np.concatenate(parts) if parts else np.empty((0, graph.output.shape[1]), graph.output.dtype)
 
 
 def ranges(fitted: Fitted, inputs: NDArray[np.float32], sigmas: Sigmas) -> list[Range]:
@@ -156,8 +177,8 @@ def sweep(
         int8_probes = scores(residuals(probing, output, fitted.output_kind, scale))
         outcome = _judge(
             sigmas,
-            _rank_correlation(float_healthy, int8_healthy),
-            _rank_correlation(float_probes, int8_probes),
+            rank_correlation(float_healthy, int8_healthy),
+            rank_correlation(float_probes, int8_probes),
             int(np.count_nonzero(int8_probes[flagged] <= int8_healthy.max())),
             int(np.count_nonzero(flagged)),
             float(at_end.mean()),
@@ -215,12 +236,8 @@ def _merit(outcome: Sweep) -> tuple[int, float]:
     return -outcome.n_missed, min(outcome.healthy_correlation, outcome.probe_correlation)
 
 
-def _rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Spearman's rank correlation; 0 where one of them does not vary."""
     if a.size < 2 or np.ptp(a) == 0.0 or np.ptp(b) == 0.0:
         return 0.0
     return float(spearmanr(a, b).statistic)
-
-
-def _at_ends(values: NDArray[np.int8]) -> NDArray[np.bool_]:
-    at_end: NDArray[np.bool_] = np.any((values == -128) | (values == 127), axis=1)
-    return at_end

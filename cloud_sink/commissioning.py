@@ -1,0 +1,61 @@
+"""What a device is commissioned with: normalisation and re-centring, learned together. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud_sink.train import fit_normalisation
+from models.recentring import Recentring, RecentringSpec
+from models.scoring import normalise
+from models.signal import WindowSpec
+
+RECENTRING_WINDOW_LENGTHS = 10.0  # its time constant: 600 windows at window 60 and hop 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Commissioned:
+    """Normalisation and re-centring as learned from some rows, and all rows as inputs of the graph.
+
+    ``first_centre`` is where re-centring stood before the first row, ``last_centre`` after the last,
+    float64[k].
+    """
+
+    centre: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    first_centre: NDArray[np.float64]
+    last_centre: NDArray[np.float64]
+    inputs: NDArray[np.float32] = field(repr=False)
+
+
+def recentring_spec(window: WindowSpec) -> RecentringSpec:
+    """Re-centring for windows like ``window``: the time constant is a number of window lengths, whatever the
+    hop."""
+    return RecentringSpec(tau_windows=RECENTRING_WINDOW_LENGTHS * window.n / window.hop)
+
+
+def commission(
+    rows: NDArray[np.float32],
+    learn: NDArray[np.bool_],
+    recentring: RecentringSpec | None,
+    recentred: NDArray[np.bool_],
+    min_scale: NDArray[np.float64],
+) -> Commissioned:
+    """Normalisation learned from ``rows[learn]``, re-centring run over all ``rows`` float32[w, k] in time
+    order.
+
+    The scale is that of re-centred features, which is what the graph sees; re-centring in turn is clipped and
+    bounded by the scale, so it is run twice.
+    """
+    centre, scale = fit_normalisation(rows[learn], min_scale)
+    if recentring is None:
+        return Commissioned(centre, scale, centre, centre, normalise(rows, centre, scale))
+    for _ in range(2):
+        follower = Recentring(recentring, centre, scale, recentred)
+        moved, _ = follower.apply(rows)
+        _, scale = fit_normalisation(moved[learn], min_scale)
+    follower = Recentring(recentring, centre, scale, recentred)
+    moved, _ = follower.apply(rows)
+    return Commissioned(centre, scale, centre, follower.moving_centre, normalise(moved, centre, scale))

@@ -1,0 +1,187 @@
+"""How a recording is cut into windows: the device it shows, the lengths, the windows themselves.
+
+What was not asked for is found by looking at the recording. Windows come from the gateway's own windowing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import msgspec
+
+from models.features import FeatureSet
+from models.labels import Labels
+from models.logs import LogInfo, LogOptions, Tick, Warn
+from models.recording import inspect_log, read_log
+from models.signal import NS_PER_S, Channel, Device, Mode, SampleBlock, WindowBatch, WindowSpec, samples_to_ns
+from models.windowing import Windower, default_policy
+
+MAX_BATCH_VALUES = 1 << 22  # of the windows cut from one push: 16 MB as float32
+
+SLOW_WINDOW, SLOW_HOP = 60, 1
+VIBRATION_WINDOW, VIBRATION_HOP = 1024, 512
+
+Progress = Callable[[int], None]
+
+
+class DatasetError(Exception):
+    """A recording that a model cannot be trained on; the text says what, where and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to read and how to cut it. ``n``, ``hop``, ``mode`` and ``device`` None: found by looking at the
+    recording.
+
+    Trained on are the first ``n_rows`` rows with ``from_ns`` <= event time < ``until_ns``, less the intervals
+    of ``exclude``. ``labels`` mark anomalies: never trained on, and the test of the finished model. ``units``
+    by channel.
+    """
+
+    logs: tuple[Path, ...]
+    options: LogOptions
+    feature_set: FeatureSet
+    n: int | None = None
+    hop: int | None = None
+    n_fast: int = 10
+    mode: Mode | None = None
+    device: str | None = None
+    n_rows: int | None = None
+    from_ns: int | None = None
+    until_ns: int | None = None
+    exclude: tuple[Labels, ...] = ()
+    labels: Labels | None = None
+    units: Mapping[str, str] = field(default_factory=dict)
+
+
+def shape(request: Request) -> tuple[Device, WindowSpec]:
+    """The device as recorded and how it is cut into windows."""
+    info = inspect_log(request.logs[0], request.options)
+    mode = request.mode or info.mode
+    rate_hz = request.options.rate_hz or info.rate_hz
+    if rate_hz is None:
+        raise DatasetError(
+            f"{info.path}: no sampling rate can be told from the times: give it with --rate-hz"
+        )
+    device_id = _device_id(request, info)
+    channels = info.channels
+    if len(info.device_ids) > 1 or mode is Mode.BURST:
+        channels, record = _scan(request, device_id, rate_hz)
+    else:
+        record = 0
+    if not channels:
+        raise DatasetError(f"{info.path}: no channel of device {device_id} in it")
+    unknown = sorted(set(request.units) - set(channels))
+    if unknown:
+        raise DatasetError(
+            f"--unit names {unknown[0]!r}, which is no channel of {device_id}: {', '.join(channels)}"
+        )
+    n, hop = _lengths(request, mode, record)
+    device = Device(
+        device_id=device_id,
+        machine=device_id,
+        mode=mode,
+        rate_hz=rate_hz,
+        channels=tuple(
+            Channel(
+                name=name,
+                unit=request.units.get(name, ""),
+                origin=request.options.origins.get(name, 0.0),
+            )
+            for name in channels
+        ),
+    )
+    n_fast = request.n_fast if request.feature_set == "slow" and request.n_fast < n else 0
+    return device, WindowSpec(n=n, hop=hop, rate_hz=rate_hz, mode=mode, n_fast=n_fast)
+
+
+def _lengths(request: Request, mode: Mode, record: int) -> tuple[int, int]:
+    if request.feature_set == "slow":
+        n, hop = SLOW_WINDOW, SLOW_HOP
+    elif mode is Mode.BURST:
+        n = hop = record
+    else:
+        n, hop = VIBRATION_WINDOW, VIBRATION_HOP
+    if request.n is not None:
+        n = request.n
+        hop = min(hop, n)
+    return n, request.hop or hop
+
+
+def _device_id(request: Request, info: LogInfo) -> str:
+    if request.device is not None:
+        return request.device
+    if len(info.device_ids) == 1:
+        return info.device_ids[0]
+    names = ", ".join(info.device_ids)
+    raise DatasetError(f"{info.path} holds {len(info.device_ids)} devices: choose one with --device: {names}")
+
+
+def _scan(request: Request, device_id: str, rate_hz: Fraction) -> tuple[tuple[str, ...], int]:
+    """(channels of the device in order of appearance, rows of its first contiguous record)."""
+    channels: dict[str, None] = {}
+    record, expected_ns, counting = 0, None, True
+    slack_ns = samples_to_ns(3, rate_hz) // 2
+    seen: Counter[str] = Counter()
+    for item in read_log(request.logs, request.options, warn=lambda _: None):
+        if not isinstance(item, SampleBlock):
+            continue
+        seen[item.device_id] += 1
+        if item.device_id != device_id:
+            continue
+        channels.update(dict.fromkeys(item.channels))
+        if counting and item.start_ns is not None:
+            counting = expected_ns is None or abs(item.start_ns - expected_ns) <= slack_ns
+            record += item.n if counting else 0
+            expected_ns = item.start_ns + samples_to_ns(item.n, rate_hz)
+        if seen[device_id] >= 1000:
+            break
+    if not channels:
+        raise DatasetError(
+            f"{request.logs[0]}: no device {device_id!r} in it, only {', '.join(sorted(seen))}"
+        )
+    return tuple(channels), record
+
+
+def read_blocks(
+    request: Request, device: Device, warn: Warn, progress: Progress
+) -> Iterator[SampleBlock | Tick]:
+    for item in read_log(request.logs, request.options, warn=warn):
+        if isinstance(item, SampleBlock):
+            if item.device_id != device.device_id:
+                continue
+            progress(item.n)
+        yield item
+
+
+def windower_for(device: Device, window: WindowSpec) -> Windower:
+    # Waiting costs training nothing, so samples may be as late as a slow network brings them, and as old as
+    # they are.
+    policy = msgspec.structs.replace(default_policy(window), lateness_s=60.0, max_age_s=None)
+    return Windower(device, window, policy)
+
+
+def windows(windower: Windower, items: Iterable[SampleBlock | Tick]) -> Iterator[WindowBatch]:
+    """Closed windows of ``items``, pushed in pieces so small that their windows fit in memory; then those
+    left open."""
+    window = windower.spec
+    now_ns: int | None = None
+    for item in items:
+        if isinstance(item, Tick):
+            windower.advance(item.now_ns)
+            now_ns = max(item.now_ns, now_ns or item.now_ns)
+        else:
+            n_channels = max(1, len(item.channels))
+            step = max(window.hop, MAX_BATCH_VALUES * window.hop // (window.n * n_channels))
+            for start in range(0, item.n, step):
+                windower.push(item.slice(start, min(item.n, start + step)))
+                yield from windower.take()
+            now_ns = max(item.arrival_ns, now_ns or item.arrival_ns)
+        yield from windower.take()
+    if now_ns is not None:
+        windower.advance(now_ns + window.window_ns + 3600 * NS_PER_S)
+        yield from windower.take()

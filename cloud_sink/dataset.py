@@ -1,0 +1,248 @@
+"""From recordings to a feature matrix, by the very functions that serve on the gateway.
+
+A recording is read twice, in bounded memory: once to learn what a channel does when healthy (baselines,
+amplitude floors) and to keep a few raw windows, once to compute features. A window is *used* when it lies in
+the part asked for and nothing speaks against it; every other one is counted under the reason why not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud_sink.cutting import DatasetError, Progress, Request, read_blocks, shape, windower_for, windows
+from models.features import FeatureInfo, FeatureSpec, describe, extract, learn_floors, min_scales
+from models.logs import Tick, Warn
+from models.recording import select_rows
+from models.sensor_checks import ChannelBaseline, SensorChecks, learn_baselines
+from models.signal import NS_PER_S, Device, SampleBlock, WindowBatch, WindowSpec, samples_to_ns
+
+MAX_EXAMPLES = 1024  # raw windows kept to learn amplitude floors from
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Windows of one device as features, oldest first.
+
+    ``features`` float32[w, k] before re-centring; ``used`` bool[w]: to train on; ``anomalous`` bool[w] by the
+    labels at the window's end, None without labels; ``examples`` float32[e, n, c] raw, wholly valid used
+    windows; ``set_aside`` counts the windows of the training part that were not used, by reason.
+    """
+
+    device: Device
+    window: WindowSpec
+    spec: FeatureSpec
+    infos: tuple[FeatureInfo, ...]
+    min_scale: NDArray[np.float64]
+    baselines: tuple[ChannelBaseline, ...]
+    examples: NDArray[np.float32]
+    start_ns: NDArray[np.int64]
+    end_ns: NDArray[np.int64]
+    features: NDArray[np.float32]
+    used: NDArray[np.bool_]
+    anomalous: NDArray[np.bool_] | None
+    set_aside: Mapping[str, int]
+    sample_drops: Mapping[str, int]
+
+
+def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _: None) -> Dataset:
+    """The windows of ``request``. ``progress`` is told the number of rows read, pass by pass.
+
+    Raises LogError for a log that cannot be read and DatasetError for one that gives nothing to train on.
+    """
+    device, window = shape(request)
+    part = _Part(request, device, window)
+    healthy = _Healthy(part)
+    windower = windower_for(device, window)
+    selected = select_rows(
+        read_blocks(request, device, warn, progress),
+        n_rows=request.n_rows,
+        from_ns=request.from_ns,
+        until_ns=request.until_ns,
+    )
+    baselines = learn_baselines(healthy.pick(windows(windower, part.watch(selected))), window)
+    set_aside = Counter(healthy.set_aside)
+    set_aside.update({reason.value: n for reason, n in windower.window_drops.items()})
+    if healthy.n_used == 0:
+        raise DatasetError(_nothing(request, device, window, part, set_aside))
+    values, valid = healthy.examples()
+    spec = FeatureSpec(
+        set=request.feature_set,
+        n_fast=request.n_fast if request.feature_set == "slow" else FeatureSpec(set="slow").n_fast,
+        floors=learn_floors(values, valid),
+    )
+    n_channels = len(device.channels)
+    columns = _second_pass(request, device, window, spec, part, warn, progress)
+    finite = np.isfinite(columns.features).all(axis=1)
+    if n_bad := int(np.count_nonzero(columns.used & ~finite)):
+        set_aside["not_finite"] += n_bad
+    whole = valid.all(axis=(1, 2))
+    return Dataset(
+        device=device,
+        window=window,
+        spec=spec,
+        infos=describe(spec, device.channels, window.rate_hz, window.n),
+        min_scale=min_scales(spec, n_channels, window.n),
+        baselines=baselines,
+        examples=values[whole],
+        start_ns=columns.start_ns[finite],
+        end_ns=columns.end_ns[finite],
+        features=np.ascontiguousarray(columns.features[finite]),
+        used=columns.used[finite],
+        anomalous=request.labels.at(columns.end_ns[finite] - 1) if request.labels is not None else None,
+        set_aside={reason: n for reason, n in sorted(set_aside.items()) if n},
+        sample_drops={reason.value: n for reason, n in windower.sample_drops.items() if n},
+    )
+
+
+class _Part:
+    """The part of a recording to train on: which windows of a batch are used, and why the others are not."""
+
+    def __init__(self, request: Request, device: Device, window: WindowSpec) -> None:
+        self._request = request
+        self._checks = (device.channels, window)
+        self.first_ns: int | None = None
+        self.last_ns: int | None = None
+        self._period_ns = samples_to_ns(1, window.rate_hz)
+
+    def watch(self, items: Iterable[SampleBlock | Tick]) -> Iterator[SampleBlock | Tick]:
+        """``items`` unchanged; the part is widened by every block."""
+        for item in items:
+            if isinstance(item, SampleBlock) and item.n:
+                times = item.times()
+                first, last = int(times.min()), int(times.max())
+                self.first_ns = first if self.first_ns is None else min(first, self.first_ns)
+                self.last_ns = last if self.last_ns is None else max(last, self.last_ns)
+            yield item
+
+    def within(self, batch: WindowBatch) -> NDArray[np.bool_]:
+        """bool[w]: whether a window lies in the part as seen so far, give or take the grid's rounding."""
+        if self.first_ns is None or self.last_ns is None:
+            return np.zeros(batch.n, np.bool_)
+        ends = self.last_ns + 2 * self._period_ns
+        starts = self.first_ns - 2 * self._period_ns
+        inside: NDArray[np.bool_] = (batch.start_ns >= starts) & (batch.end_ns <= ends)
+        return inside
+
+    def checks(self) -> SensorChecks:
+        """Sensor checks by what is known of the channels without training."""
+        return SensorChecks(self._checks[0], None, self._checks[1])
+
+    def reasons(self, batch: WindowBatch, checks: SensorChecks) -> dict[str, NDArray[np.bool_]]:
+        """Per reason, bool[w] of the windows that must not be trained on."""
+        found = {"sensor_fault": checks.check(batch).any(axis=1)}
+        for labels in self._request.exclude:
+            excluded = labels.overlap(batch.start_ns, batch.end_ns)
+            found["excluded"] = found.get("excluded", np.zeros(batch.n, np.bool_)) | excluded
+        if self._request.labels is not None:
+            found["labelled_anomalous"] = self._request.labels.overlap(batch.start_ns, batch.end_ns)
+        return found
+
+
+class _Healthy:
+    """The used windows of the first pass: counted, thinned to MAX_EXAMPLES, handed on."""
+
+    def __init__(self, part: _Part) -> None:
+        self._part = part
+        self._stride = 1
+        self._kept: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
+        self.n_used = 0
+        self.set_aside: Counter[str] = Counter()
+
+    def pick(self, batches: Iterable[WindowBatch]) -> Iterator[WindowBatch]:
+        checks = self._part.checks()
+        for batch in batches:
+            good = self._part.within(batch)
+            for reason, bad in self._part.reasons(batch, checks).items():
+                self.set_aside[reason] += int(np.count_nonzero(good & bad))
+                good = good & ~bad
+            if good.any():
+                used = _rows(batch, good)
+                self._keep(used)
+                yield used
+
+    def examples(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        return np.stack([v for v, _ in self._kept]), np.stack([ok for _, ok in self._kept])
+
+    def _keep(self, batch: WindowBatch) -> None:
+        for i in range(-self.n_used % self._stride, batch.n, self._stride):
+            self._kept.append((batch.values[i].copy(), batch.valid[i].copy()))
+        self.n_used += batch.n
+        while len(self._kept) > MAX_EXAMPLES:
+            self._kept = self._kept[::2]
+            self._stride *= 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Columns:
+    start_ns: NDArray[np.int64]
+    end_ns: NDArray[np.int64]
+    features: NDArray[np.float32]
+    used: NDArray[np.bool_]
+
+
+def _second_pass(
+    request: Request,
+    device: Device,
+    window: WindowSpec,
+    spec: FeatureSpec,
+    part: _Part,
+    warn: Warn,
+    progress: Progress,
+) -> _Columns:
+    # With labels the whole recording is read: what is not trained on tests the model.
+    items = read_blocks(request, device, lambda _: None, progress)
+    if request.labels is None:
+        items = select_rows(items, n_rows=request.n_rows, from_ns=request.from_ns, until_ns=request.until_ns)
+    starts, ends, features, used = [], [], [], []
+    checks = part.checks()
+    for batch in windows(windower_for(device, window), items):
+        reasons = part.reasons(batch, checks)
+        good = part.within(batch)
+        for bad in reasons.values():
+            good = good & ~bad
+        scorable = ~reasons["sensor_fault"]
+        if request.labels is None:
+            scorable &= good
+        if scorable.any():
+            kept = _rows(batch, scorable)
+            starts.append(kept.start_ns)
+            ends.append(kept.end_ns)
+            features.append(extract(spec, kept.values, kept.valid, window.rate_hz))
+            used.append(good[scorable])
+    return _Columns(
+        np.concatenate(starts), np.concatenate(ends), np.concatenate(features), np.concatenate(used)
+    )
+
+
+def _nothing(
+    request: Request, device: Device, window: WindowSpec, part: _Part, set_aside: Mapping[str, int]
+) -> str:
+    where = ", ".join(str(path) for path in request.logs)
+    if part.first_ns is None or part.last_ns is None:
+        return f"{where}: no rows in the part asked for: look at --rows, --from and --until"
+    n_rows = math.ceil(float((part.last_ns - part.first_ns) * window.rate_hz / NS_PER_S)) + 1
+    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(set_aside.items()) if n)
+    if reasons:
+        return f"{where}: every window was set aside ({reasons}): there is no healthy part left to train on"
+    return (
+        f"{where}: about {n_rows} samples make no window of {window.n}: record for longer, "
+        "or choose a shorter --window"
+    )
+
+
+def _rows(batch: WindowBatch, keep: NDArray[np.bool_]) -> WindowBatch:
+    if keep.all():
+        return batch
+    return WindowBatch(
+        batch.device_id,
+        batch.start_ns[keep],
+        batch.end_ns[keep],
+        np.ascontiguousarray(batch.values[keep]),
+        np.ascontiguousarray(batch.valid[keep]),
+    )

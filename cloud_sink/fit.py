@@ -1,0 +1,287 @@
+"""From a dataset to a model: commissioning, cross-fit, int8 twin, calibration, manifest.
+
+No number that a score is judged by is in-sample: out-of-fold scores come from models fitted on other blocks
+of time, a window's length away on either side, with normalisation and re-centring of their own. The int8
+artifact has out-of-fold scores, and so a calibration, of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from models.calibration import block_folds, effective_windows, fit_calibration, p_values
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from cloud_sink.commissioning import Commissioned, commission, recentring_spec
+from cloud_sink.dataset import Dataset
+from cloud_sink.edge_tpu import EdgeTpuReport, prepare
+from cloud_sink.export import float_model, int8_model
+from cloud_sink.golden import golden_vectors
+from cloud_sink.quantise import FloatGraph, Int8Graph, Sigmas, Sweep, ranges, rank_correlation, sweep
+from cloud_sink.sample_size import WARN_EFFECTIVE, more_data, require_enough
+from cloud_sink.train import (
+    MIN_ROWS,
+    Fitted,
+    fit_model,
+    residual_scale,
+)
+from models.features import schema_id
+from models.manifest import Artifact, Family, ModelManifest, Normalisation, TrainedChannel, TrainingReport
+from models.recentring import Recentring, RecentringSpec
+from models.scoring import normalise, residuals, scores
+from models.signal import ArtifactTarget
+
+N_FOLDS = 5
+FAR_LEVEL = 0.01  # the p-value at which the cross-fit false-alarm rate is stated
+
+Graph = FloatGraph | Int8Graph
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """What to fit. ``version`` and ``created_ns`` go into the manifest as they are."""
+
+    family: Family
+    model_id: str
+    version: int
+    created_ns: int
+    class_: str = ""
+    seed: int = 0
+    recentring: bool = True
+    edge_tpu: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """A model ready to be written, and what a person wants to know of it.
+
+    ``auc`` by target, empty without labels; ``warnings`` are for the person, ``manifest.training.notes`` for
+    who serves it.
+    """
+
+    manifest: ModelManifest
+    artifacts: Mapping[ArtifactTarget, bytes]
+    sweep: Sweep
+    auc: Mapping[str, float]
+    edge_tpu: EdgeTpuReport | None
+    warnings: tuple[str, ...] = ()
+
+
+Tick = Callable[[str], None]
+
+
+def n_steps(dataset: Dataset) -> int:
+    """How often :func:`fit_dataset` calls ``tick``."""
+    return N_FOLDS + 4
+
+
+def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: None) -> Trained:
+    """The model of ``options.family`` for ``dataset``. ``tick`` is told of each step as it begins.
+
+    Raises FitError when the recording is too short, saying how much more it takes.
+    """
+    window = dataset.window
+    rows = np.ascontiguousarray(dataset.features[dataset.used])
+    starts, ends = dataset.start_ns[dataset.used], dataset.end_ns[dataset.used]
+    overlap = max(1.0, window.n / window.hop)
+    purge = math.ceil(overlap)
+    folds = block_folds(rows.shape[0], N_FOLDS, purge)
+    require_enough(rows.shape[0], rows.shape[0] / overlap, window)
+    if min((train.size for train, _ in folds), default=0) < MIN_ROWS or len(folds) < 2:
+        require_enough(rows.shape[0], 0.0, window)
+    recentred = np.array([info.recentred for info in dataset.infos], dtype=np.bool_)
+    recentring = recentring_spec(window) if options.recentring and recentred.any() else None
+
+    tick("fitting")
+    whole = commission(rows, np.ones(rows.shape[0], np.bool_), recentring, recentred, dataset.min_scale)
+    fitted = fit_model(options.family, whole.inputs, seed=options.seed)
+    tick("choosing int8 ranges")
+    found = sweep(fitted, whole.inputs, [info.channel for info in dataset.infos], seed=options.seed)
+
+    out_of_fold = {name: np.empty(rows.shape[0], np.float32) for name in ("float32", "int8")}
+    for i, (train, test) in enumerate(folds):
+        tick(f"cross-fit, block {i + 1} of {len(folds)}")
+        mask = np.zeros(rows.shape[0], np.bool_)
+        mask[train] = True
+        part = commission(rows, mask, recentring, recentred, dataset.min_scale)
+        model = fit_model(options.family, part.inputs[mask], seed=options.seed)
+        for name, (graph, scale) in _graphs(model, part.inputs[mask], found.sigmas).items():
+            out_of_fold[name][test] = _scores(model, graph, scale, part.inputs[test])
+
+    tick("calibrating")
+    breaks = _breaks(starts, window.hop_ns)
+    n_effective = effective_windows(rows.shape[0], overlap, np.log(out_of_fold["float32"]))
+    require_enough(rows.shape[0], n_effective, window)
+    calibration = {name: fit_calibration(oof, breaks, n_effective) for name, oof in out_of_fold.items()}
+
+    tick("checking the graphs")
+    graphs = _graphs(fitted, whole.inputs, found.sigmas)
+    normalisation = Normalisation(
+        centre=tuple(whole.centre.tolist()),
+        scale=tuple(whole.scale.tolist()),
+        start_centre=tuple(whole.last_centre.tolist()),
+    )
+    notes: list[str] = []
+    files: dict[ArtifactTarget, bytes] = {"cpu-float32": float_model(fitted.layers)}
+    if found.publish:
+        files["cpu-int8"] = _int8(fitted, whole.inputs, found.sigmas, None)
+    else:
+        notes.append(f"int8 not published: {found.why_not}")
+    edge_tpu = None
+    if options.edge_tpu and found.publish:
+        edge_tpu = prepare(_int8(fitted, whole.inputs, found.sigmas, 1))
+        notes += edge_tpu.notes
+        if edge_tpu.maps:
+            files["edgetpu-int8"] = edge_tpu.model
+    artifacts = []
+    for target, model_bytes in files.items():
+        name = "float32" if target == "cpu-float32" else "int8"
+        graph, scale = graphs[name]
+        artifacts.append(
+            Artifact(
+                target=target,
+                file=f"{target}.tflite",
+                dtype="float32" if name == "float32" else "int8",
+                batch=1 if target == "edgetpu-int8" else None,
+                sha256=hashlib.sha256(model_bytes).hexdigest(),
+                n_bytes=len(model_bytes),
+                residual_scale=tuple(scale.tolist()),
+                calibration=calibration[name],
+                golden=golden_vectors(dataset, graph, fitted.output_kind, whole.centre, whole.scale, scale),
+            )
+        )
+    auc = _auc(dataset, fitted, graphs, whole, recentring, recentred, out_of_fold)
+    if not found.publish:
+        auc.pop("int8", None)
+    warnings = []
+    if n_effective < WARN_EFFECTIVE:
+        warnings.append(
+            f"{n_effective:.1f} effective windows are few (below {WARN_EFFECTIVE:.0f}): "
+            "false-alarm rates are rough; "
+            f"{more_data(window, rows.shape[0], n_effective, WARN_EFFECTIVE)} would do"
+        )
+    metrics = {
+        "score_correlation": rank_correlation(out_of_fold["float32"], out_of_fold["int8"]),
+        "probe_correlation": found.probe_correlation,
+        "int8_saturated_share": found.saturated_healthy,
+        **{f"auc_{name}": value for name, value in auc.items()},
+    }
+    manifest = ModelManifest(
+        model_id=options.model_id,
+        version=options.version,
+        family=options.family,
+        class_=options.class_,
+        created_ns=options.created_ns,
+        schema_id=schema_id(dataset.spec, dataset.device.channel_names, window, recentring),
+        features=dataset.spec,
+        channels=tuple(
+            TrainedChannel(name=channel.name, unit=channel.unit, origin=channel.origin, baseline=baseline)
+            for channel, baseline in zip(dataset.device.channels, dataset.baselines, strict=True)
+        ),
+        window=window,
+        recentring=recentring,
+        normalisation=normalisation,
+        output_kind=fitted.output_kind,
+        artifacts=tuple(artifacts),
+        training=TrainingReport(
+            start_ns=int(starts[0]),
+            end_ns=int(ends[-1]),
+            n_windows=rows.shape[0],
+            set_aside=dict(dataset.set_aside),
+            n_effective=round(n_effective, 3),
+            cross_fit_far=_false_alarm_rate(out_of_fold["float32"], folds, breaks, n_effective),
+            far_level=FAR_LEVEL,
+            notes=tuple(notes),
+        ),
+        metrics={name: round(value, 6) for name, value in metrics.items()},
+    )
+    return Trained(manifest, files, found, auc, edge_tpu, tuple(warnings))
+
+
+def _graphs(
+    fitted: Fitted, inputs: NDArray[np.float32], sigmas: Sigmas
+) -> dict[str, tuple[Graph, NDArray[np.float64]]]:
+    """Both graphs of a model, each with the residual scale of its own outputs on the training ``inputs``."""
+    found: dict[str, tuple[Graph, NDArray[np.float64]]] = {}
+    graph: Graph = FloatGraph(float_model(fitted.layers))
+    found["float32"] = (graph, fitted.residual_scale)
+    graph = Int8Graph(_int8(fitted, inputs, sigmas, None))
+    output, _ = graph.run(inputs)
+    found["int8"] = (graph, residual_scale(inputs, output, fitted.output_kind))
+    return found
+
+
+def _int8(fitted: Fitted, inputs: NDArray[np.float32], sigmas: Sigmas, batch: int | None) -> bytes:
+    return int8_model(fitted.layers, ranges(fitted, inputs, sigmas), batch)
+
+
+def _scores(
+    fitted: Fitted, graph: Graph, scale: NDArray[np.float64], inputs: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    output, _ = graph.run(inputs)
+    return scores(residuals(inputs, output, fitted.output_kind, scale))
+
+
+def _breaks(start_ns: NDArray[np.int64], hop_ns: int) -> NDArray[np.int64]:
+    """Indices of windows before which time is missing. In burst mode the pause between records is no gap."""
+    if start_ns.size < 2:
+        return np.zeros(0, np.int64)
+    steps = np.diff(start_ns)
+    usual = max(float(np.quantile(steps, 0.95)), float(hop_ns))
+    return np.flatnonzero(steps > 1.5 * usual).astype(np.int64) + 1
+
+
+def _false_alarm_rate(
+    out_of_fold: NDArray[np.float32],
+    folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]],
+    breaks: NDArray[np.int64],
+    n_effective: float,
+) -> float:
+    """Share of healthy windows at or below FAR_LEVEL, each judged by a calibration that has not seen its
+    block."""
+    n_alarms = 0
+    for _, test in folds:
+        others = np.setdiff1d(np.arange(out_of_fold.size), test)
+        own = np.searchsorted(others, breaks[np.isin(breaks, others)])
+        calibration = fit_calibration(out_of_fold[others], own, n_effective * others.size / out_of_fold.size)
+        n_alarms += int(np.count_nonzero(p_values(calibration, out_of_fold[test]) <= FAR_LEVEL))
+    return n_alarms / out_of_fold.size
+
+
+def _auc(
+    dataset: Dataset,
+    fitted: Fitted,
+    graphs: Mapping[str, tuple[Graph, NDArray[np.float64]]],
+    whole: Commissioned,
+    recentring: RecentringSpec | None,
+    recentred: NDArray[np.bool_],
+    out_of_fold: Mapping[str, NDArray[np.float32]],
+) -> dict[str, float]:
+    """ROC AUC by graph where labels exist: over what follows the training part, or, where that has not both
+    classes, of all labelled anomalies against the out-of-fold scores."""
+    if dataset.anomalous is None or not dataset.anomalous.any():
+        return {}
+    last = int(np.flatnonzero(dataset.used)[-1])
+    truth = dataset.anomalous[last + 1 :]
+    after = bool(truth.any() and not truth.all())
+    rows = dataset.features[last + 1 :] if after else dataset.features
+    moved = np.ascontiguousarray(rows)
+    if recentring is not None:
+        start = whole.last_centre if after else whole.first_centre
+        moved, _ = Recentring(recentring, whole.centre, whole.scale, recentred, start).apply(moved)
+    inputs = normalise(moved, whole.centre, whole.scale)
+    found = {}
+    for name, (graph, scale) in graphs.items():
+        if after:
+            found[name] = float(roc_auc_score(truth, _scores(fitted, graph, scale, inputs)))
+        else:
+            anomalies = _scores(fitted, graph, scale, inputs[dataset.anomalous & ~dataset.used])
+            healthy = out_of_fold[name]
+            both = np.concatenate([healthy, anomalies])
+            found[name] = float(roc_auc_score(np.arange(both.size) >= healthy.size, both))
+    return found

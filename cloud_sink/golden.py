@@ -1,0 +1,52 @@
+"""Golden vectors: worked examples from raw window to score, which every gateway works out again before it
+trusts a model."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud_sink.dataset import Dataset
+from cloud_sink.quantise import FloatGraph, Int8Graph
+from models.features import extract
+from models.manifest import GoldenVector
+from models.messages import pack_floats
+from models.scoring import OutputKind, normalise, residuals, scores
+
+TOLERANCE = 1e-3  # relative; numpy's and the runtimes' own differences are a hundred times smaller
+FAULT_SIGMAS = 10.0
+
+
+def golden_vectors(
+    dataset: Dataset,
+    graph: FloatGraph | Int8Graph,
+    kind: OutputKind,
+    centre: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    residual_scale: NDArray[np.float64],
+) -> tuple[GoldenVector, ...]:
+    """Three examples: a healthy window early and one late in the recording, and the late one with an offset
+    of FAULT_SIGMAS standard deviations on every channel. Without re-centring, which has a past."""
+    raw = golden_windows(dataset.examples)
+    features = extract(dataset.spec, raw, np.ones(raw.shape, np.bool_), dataset.window.rate_hz)
+    inputs = normalise(features, centre, scale)
+    output, _ = graph.run(inputs)
+    score = scores(residuals(inputs, output, kind, residual_scale))
+    return tuple(
+        GoldenVector(
+            window=pack_floats(raw[i]),
+            features=pack_floats(features[i]),
+            output=pack_floats(output[i]),
+            score=float(score[i]),
+            tolerance=TOLERANCE,
+        )
+        for i in range(raw.shape[0])
+    )
+
+
+def golden_windows(examples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Raw windows float32[3, n, c] out of ``examples`` float32[e, n, c], e >= 1."""
+    early, late = examples[0], examples[-1]
+    spread = examples.std(axis=(0, 1), dtype=np.float64)
+    fault = late + FAULT_SIGMAS * np.where(spread > 0, spread, 1.0)
+    return np.stack([early, late, fault.astype(np.float32)])
