@@ -76,15 +76,26 @@ class EgressQueue:
         """The oldest message."""
         return next(iter(self._items.values()), None)
 
-    def put(self, item: Outgoing) -> tuple[list[Outgoing], Outgoing | None]:
+    def put(self, item: Outgoing) -> tuple[list[Outgoing], list[Outgoing]]:
         """Adds ``item``; returns what was given up for it (it may be ``item``) and what it superseded."""
-        superseded = self._remove_retained(item.topic) if item.retain else None
+        old = self._remove_retained(item.topic) if item.retain else None
         self._add(item, first=False)
+        return self._shrink(), [] if old is None else [old]
+
+    def put_first(self, items: Iterable[Outgoing]) -> tuple[list[Outgoing], list[Outgoing]]:
+        """Puts retained ``items``, in their order, before all others. Returns what was given up, and what
+        they superseded."""
+        superseded = []
+        for item in reversed(list(items)):
+            old = self._remove_retained(item.topic)
+            if old is not None and old is not item:
+                superseded.append(old)
+            self._add(item, first=True)
         return self._shrink(), superseded
 
     def put_back(self, items: Iterable[Outgoing]) -> tuple[list[Outgoing], list[Outgoing]]:
-        """Puts ``items``, in their order, before all others. Returns what was given up, and those of
-        ``items`` that a newer retained message had superseded."""
+        """Puts ``items`` that were taken, in their order, before all others. Returns what was given up,
+        and those of ``items`` that a newer retained message had superseded."""
         superseded = []
         for item in reversed(list(items)):
             if item.retain and item.topic in self._retained:
@@ -92,6 +103,11 @@ class EgressQueue:
             else:
                 self._add(item, first=True)
         return self._shrink(), superseded
+
+    def holds(self, item: Outgoing) -> bool:
+        """Whether the retained message ``item`` waits here."""
+        key = self._retained.get(item.topic)
+        return key is not None and self._items[key] is item
 
     def take(self) -> Outgoing:
         """Removes and returns the oldest message; KeyError when there is none."""
