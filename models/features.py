@@ -39,8 +39,8 @@ WEAR_UNITS = frozenset(
 # No healthy amplitude is assumed to vary by less than 5 % (as a log), so that a still one's first tremor is
 # no fault.
 _MIN_LOG_SCALE = 0.05
-# Float64 work arrays of this many values (1 MB) stay in the cache.
-_CHUNK_VALUES = 1 << 17
+# Float64 work arrays of this many values (256 KB) stay in the cache.
+_CHUNK_VALUES = 1 << 15
 
 
 class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,28 +1,51 @@
-"""Sensor faults (a flat, stuck, saturated or out-of-range channel) and absolute limits, window by window."""
+"""Sensor faults: a flat, stuck, saturated or out-of-range channel, window by window.
+
+A fault of the sensor is not a fault of the machine; windows that have one are kept from scoring and
+training. What is carried from window to window (how long a channel has read the same value) is a function of
+the windows alone, so how they are split over calls does not show. The terms follow the stuck-at and clipping
+faults of Ni et al., "Sensor network data fault types" (ACM Trans. Sensor Networks 5, 2009), and the
+flat-line and gross-range tests of QARTOD.
+"""
 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.messages import Severity
-from models.signal import Channel, WindowBatch, WindowSpec
+from models.limits import LimitChecks as LimitChecks
+from models.limits import LimitSpec as LimitSpec
+from models.limits import LimitState as LimitState
+from models.runs import Runs, slack
+from models.signal import NS_PER_S, Channel, WindowBatch, WindowSpec
+
+# Healthy recordings are short: a run must outlast the longest one seen by this factor, and a whole window.
+RUN_FACTOR = 5.0
+# Clipping starts below nominal full scale (gain tolerance), and a single hard impact may touch it.
+_CLIP_SHARE = 0.999
+_CLIPPED_SAMPLES = 0.01
+_MIN_CLIPPED = 3
+
+_NEVER_NS = np.iinfo(np.int64).max
 
 
 class SensorFault(enum.StrEnum):
-    FLATLINE = "flatline"
-    STUCK = "stuck"
-    SATURATED = "saturated"
-    OUT_OF_RANGE = "out_of_range"
+    """What is wrong with a channel; where several hold, the first of SATURATED, OUT_OF_RANGE, STUCK,
+    FLATLINE."""
+
+    FLATLINE = "flatline"  # one identical value for at least the limit, at an ordinary reading
+    STUCK = "stuck"  # the same, at a reading that healthy data never took: at a rail, a dead or open line
+    SATURATED = "saturated"  # at ±full_scale in 1 % of the window's samples, at least 3: clipped
+    OUT_OF_RANGE = "out_of_range"  # a sample outside valid_range
 
 
 # Codes of SensorChecks.check: 0 is fine, else FAULTS[code - 1].
 FAULTS: tuple[SensorFault, ...] = tuple(SensorFault)
+_CODE = {fault: np.uint8(i + 1) for i, fault in enumerate(FAULTS)}
 
 
 def fault_of(code: int) -> SensorFault | None:
@@ -31,69 +54,184 @@ def fault_of(code: int) -> SensorFault | None:
 
 
 class ChannelBaseline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a channel did in healthy data, origin subtracted like the values themselves."""
+    """What a channel did in healthy data; values as they come, origin subtracted.
+
+    ``longest_run_s``: the longest time it read one identical value.
+    """
 
     longest_run_s: float
     minimum: float
     maximum: float
 
+    @property
+    def constant(self) -> bool:
+        """Whether it never changed: then stillness says nothing."""
+        return self.minimum == self.maximum
+
 
 class SensorState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All that :class:`SensorChecks` carries from window to window."""
+    """All that :class:`SensorChecks` carries from window to window; per channel but for ``end_ns``."""
+
+    end_ns: int | None  # of the newest window
+    value: tuple[float | None, ...]  # the last valid one; None: there was none yet
+    run_start_ns: tuple[int, ...]  # since when it has been that
+    fault_end_ns: tuple[int, ...]  # end of the newest window that ended in a run over the limit
+    fault_code: tuple[int, ...]
 
 
-class LimitState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All that :class:`LimitChecks` carries from window to window."""
+def stuck_limits_ns(
+    channels: Sequence[Channel], baselines: Sequence[ChannelBaseline] | None, spec: WindowSpec
+) -> NDArray[np.int64]:
+    """How long each channel may read one identical value, int64[c]: ``stuck_s`` where it is given; else 5
+    times the longest healthy run and at least a window; for ever where the healthy channel was constant or
+    nothing is known."""
+    limits = np.full(len(channels), _NEVER_NS, dtype=np.int64)
+    for j, channel in enumerate(channels):
+        if channel.stuck_s is not None:
+            limits[j] = round(channel.stuck_s * NS_PER_S)
+        elif baselines is not None and not baselines[j].constant:
+            limits[j] = max(round(RUN_FACTOR * baselines[j].longest_run_s * NS_PER_S), spec.window_ns)
+    return limits
 
 
 def learn_baselines(batches: Iterable[WindowBatch], spec: WindowSpec) -> tuple[ChannelBaseline, ...]:
-    """The baseline of each channel of healthy windows."""
-    raise NotImplementedError
+    """The baseline of each channel of healthy windows, in time order. ValueError when there is no window."""
+    runs: Runs | None = None
+    for batch in batches:
+        if batch.n == 0:
+            continue
+        c = batch.values.shape[2]
+        if runs is None:
+            runs = Runs(c, spec)
+            longest = np.zeros(c, dtype=np.int64)
+            low, high = np.full(c, np.inf, dtype=np.float32), np.full(c, -np.inf, dtype=np.float32)
+        starts, _ = runs.push(batch)
+        longest = np.maximum(longest, (batch.end_ns[:, None] - starts).max(axis=0))
+        low = np.minimum(low, np.where(batch.valid, batch.values, np.inf).min(axis=(0, 1)))
+        high = np.maximum(high, np.where(batch.valid, batch.values, -np.inf).max(axis=(0, 1)))
+    if runs is None:
+        raise ValueError("no window to learn a baseline from")
+    return tuple(
+        ChannelBaseline(longest_run_s=float(run) / NS_PER_S, minimum=float(lo), maximum=float(hi))
+        if math.isfinite(lo)
+        else ChannelBaseline(longest_run_s=0.0, minimum=0.0, maximum=0.0)
+        for run, lo, hi in zip(longest, low, high, strict=True)
+    )
 
 
 class SensorChecks:
+    """Checks the windows of one device, in time order.
+
+    ``baselines``: one per channel from training, or None where there is no model; then a flat line is only a
+    fault where the channel's ``stuck_s`` is given, and never STUCK. ValueError when their number is not that
+    of the channels.
+    """
+
     def __init__(
         self, channels: Sequence[Channel], baselines: Sequence[ChannelBaseline] | None, spec: WindowSpec
     ) -> None:
-        raise NotImplementedError
+        if baselines is not None and len(baselines) != len(channels):
+            raise ValueError(f"{len(baselines)} baselines for {len(channels)} channels")
+        self._channels = tuple(channels)
+        self._limit_ns = stuck_limits_ns(channels, baselines, spec)
+        known = baselines if baselines is not None else ()
+        self._low = np.array([b.minimum for b in known] or [-np.inf] * len(channels))
+        self._high = np.array([b.maximum for b in known] or [np.inf] * len(channels))
+        self._runs = Runs(len(channels), spec)
+        self._fault_end_ns = np.full(len(channels), np.iinfo(np.int64).min, dtype=np.int64)
+        self._fault_code = np.zeros(len(channels), dtype=np.uint8)
 
     def check(self, batch: WindowBatch) -> NDArray[np.uint8]:
-        """Fault code of each window and channel, uint8[w, c]; 0 is fine, see :func:`fault_of`."""
-        raise NotImplementedError
+        """Fault code of each window and channel, uint8[w, c]; 0 is fine, see :func:`fault_of` and
+        :meth:`examine`."""
+        return self.examine(batch)[0]
 
     def examine(self, batch: WindowBatch) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """(codes uint8[w, c], since_ns int64[w, c]: since when the channel has read the value it ends the window with)."""
-        raise NotImplementedError
+        """(codes uint8[w, c]; since_ns int64[w, c]: since when the channel has read the value that the
+        window ends with).
+
+        FLATLINE and STUCK: a run of one identical value reaches the limit (:func:`stuck_limits_ns`) by the
+        window's end, or did so by the end of an earlier window and reaches into this one: what is half dead
+        is not scored. So a run is found with a resolution of one hop. Invalid samples neither prolong nor
+        break it; see :class:`models.runs.Runs` for gaps. SATURATED and OUT_OF_RANGE look at the valid
+        samples of the window alone.
+        """
+        w, n, _ = batch.values.shape
+        since, value = self._runs.push(batch)
+        codes = np.zeros(since.shape, dtype=np.uint8)
+        if w == 0:
+            return codes, since
+        over = batch.end_ns[:, None] - since >= self._limit_ns
+        if over.any() or (self._fault_end_ns > batch.start_ns[0]).any():
+            unusual = (value < self._low) | (value > self._high)
+            frozen = np.where(unusual, _CODE[SensorFault.STUCK], _CODE[SensorFault.FLATLINE])
+            for i in range(w):
+                self._fault_end_ns[over[i]] = batch.end_ns[i]
+                self._fault_code[over[i]] = frozen[i, over[i]]
+                affected = over[i] | (self._fault_end_ns > batch.start_ns[i])
+                codes[i, affected] = self._fault_code[affected]
+        for j, channel in enumerate(self._channels):
+            if channel.full_scale is None and channel.valid_range is None:
+                continue
+            x = np.ascontiguousarray(batch.values[:, :, j], dtype=np.float64) + channel.origin
+            ok = batch.valid[:, :, j]
+            if channel.valid_range is not None:
+                outside = _outside(x, channel) & ok
+                codes[outside.any(axis=1), j] = _CODE[SensorFault.OUT_OF_RANGE]
+            if channel.full_scale is not None:
+                clipped = (np.abs(x) >= _CLIP_SHARE * abs(channel.full_scale)) & ok
+                enough = max(min(_MIN_CLIPPED, n), math.ceil(_CLIPPED_SAMPLES * n))
+                codes[clipped.sum(axis=1) >= enough, j] = _CODE[SensorFault.SATURATED]
+        return codes, since
+
+    def observed(self, batch: WindowBatch, window: int, channel: int, fault: SensorFault) -> float:
+        """The reading to show for ``fault``, in the channel's unit: the one furthest out for a saturated or
+        out-of-range channel, the last valid one for a frozen one. NaN when the window has no valid sample of
+        the channel."""
+        x = batch.values[window, :, channel][batch.valid[window, :, channel]].astype(np.float64)
+        x += self._channels[channel].origin
+        if x.size == 0:
+            return math.nan
+        if fault is SensorFault.SATURATED:
+            return float(x[np.argmax(np.abs(x))])
+        valid_range = self._channels[channel].valid_range
+        if fault is SensorFault.OUT_OF_RANGE and valid_range is not None:
+            return float(x[np.argmax(np.maximum(valid_range[0] - x, x - valid_range[1]))])
+        return float(x[-1])
 
     def state(self) -> SensorState:
-        raise NotImplementedError
+        """Everything that :meth:`restore` needs to go on as if nothing had happened."""
+        return SensorState(
+            end_ns=self._runs.end_ns,
+            value=tuple(None if math.isnan(v) else v for v in self._runs.value.tolist()),
+            run_start_ns=tuple(self._runs.start_ns.tolist()),
+            fault_end_ns=tuple(self._fault_end_ns.tolist()),
+            fault_code=tuple(self._fault_code.tolist()),
+        )
 
     def restore(self, state: SensorState) -> None:
-        raise NotImplementedError
+        """Go on from ``state``. ValueError when it is not of this many channels or holds an unknown fault."""
+        c = len(self._channels)
+        if (
+            not c
+            == len(state.value)
+            == len(state.run_start_ns)
+            == len(state.fault_end_ns)
+            == len(state.fault_code)
+        ):
+            raise ValueError(f"sensor state is of {len(state.value)} channels, expected {c}")
+        if not all(0 <= code <= len(FAULTS) for code in state.fault_code):
+            raise ValueError(f"sensor state holds an unknown fault: {state.fault_code}")
+        self._runs.end_ns = state.end_ns
+        self._runs.value = np.array([math.nan if v is None else v for v in state.value], dtype=np.float32)
+        self._runs.start_ns = np.array(state.run_start_ns, dtype=np.int64)
+        self._fault_end_ns = np.array(state.fault_end_ns, dtype=np.int64)
+        self._fault_code = np.array(state.fault_code, dtype=np.uint8)
 
 
-class LimitSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An absolute limit on one channel, in its unit: needs no model."""
-
-    name: str
-    channel: str
-    above: float | None = None
-    below: float | None = None
-    for_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    severity: Severity = "critical"
-    hysteresis: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-
-
-class LimitChecks:
-    def __init__(self, limits: Sequence[LimitSpec], channels: Sequence[Channel], spec: WindowSpec) -> None:
-        raise NotImplementedError
-
-    def check(self, batch: WindowBatch) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """(violated bool[w, l], extreme float64[w, l] in the channel's unit)."""
-        raise NotImplementedError
-
-    def state(self) -> LimitState:
-        raise NotImplementedError
-
-    def restore(self, state: LimitState) -> None:
-        raise NotImplementedError
+def _outside(x: NDArray[np.float64], channel: Channel) -> NDArray[np.bool_]:
+    assert channel.valid_range is not None
+    low, high = channel.valid_range
+    play = slack(low, high, channel.origin)
+    result: NDArray[np.bool_] = (x < low - play) | (x > high + play)
+    return result

@@ -1,0 +1,88 @@
+"""How long things have lasted across windows that overlap, touch or leave gaps: shared by sensor checks and
+limits."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.signal import NS_PER_S, Mode, WindowBatch, WindowSpec
+
+
+def slack(*magnitudes: float) -> float:
+    """How far a float32 may lie beyond a bound of such magnitudes by rounding alone: 0.1 as float32 is not
+    above 0.1."""
+    return 2.0**-23 * max(abs(m) for m in magnitudes)
+
+
+def period_ns(spec: WindowSpec) -> float:
+    """Time between samples."""
+    return NS_PER_S * spec.rate_hz.denominator / spec.rate_hz.numerator
+
+
+def continues(spec: WindowSpec, end_ns: int | None, start_ns: int) -> bool:
+    """Whether a window that starts at ``start_ns`` carries on from what was seen until ``end_ns``.
+
+    It does when they touch or overlap, over the regular space between windows whose hop is longer than they
+    are, and in burst mode over the silence between records. Over a gap it does not: nobody saw what happened
+    in it.
+    """
+    if end_ns is None:
+        return False
+    regular = max(0, spec.hop_ns - spec.window_ns) + 1  # hop and window are rounded to 1 ns each
+    return spec.mode is Mode.BURST or start_ns <= end_ns + regular
+
+
+class Runs:
+    """Since when each of ``c`` channels has read the one value that it ends a window with. Windows come in
+    time order."""
+
+    def __init__(self, c: int, spec: WindowSpec) -> None:
+        self.end_ns: int | None = None  # of the newest window
+        self.value = np.zeros(c, dtype=np.float32)
+        self.start_ns = np.zeros(c, dtype=np.int64)
+        self._spec = spec
+        self._period_ns = period_ns(spec)
+
+    def push(self, batch: WindowBatch) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(start int64[w, c] of the run that each window ends with, its value float32[w, c]).
+
+        Invalid samples neither prolong nor break a run: it lasts to the end of the window.
+        """
+        w, n, _ = batch.values.shape
+        trailing, last = _trailing(batch)
+        starts = batch.end_ns[:, None] - np.rint(trailing * self._period_ns).astype(np.int64)
+        whole, unseen = trailing == n, trailing == 0
+        if not (whole.any() or unseen.any()):
+            if w:
+                self.end_ns, self.value, self.start_ns = int(batch.end_ns[-1]), last[-1], starts[-1]
+            return starts, last
+        for i in range(w):
+            begin = int(batch.start_ns[i])
+            starts[i, whole[i] | unseen[i]] = begin
+            if continues(self._spec, self.end_ns, begin):
+                last[i] = np.where(unseen[i], self.value, last[i])
+                same = unseen[i] | (whole[i] & (last[i] == self.value))
+                starts[i] = np.where(same, self.start_ns, starts[i])
+            self.end_ns, self.value, self.start_ns = int(batch.end_ns[i]), last[i], starts[i]
+        return starts, last
+
+
+def _trailing(batch: WindowBatch) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """(trailing int64[w, c], value float32[w, c]): how many samples back from each window's end the channel
+    has read its last valid value; n where it did all along, 0 (and NaN) where no sample is valid."""
+    w, n, c = batch.values.shape
+    last = batch.values[:, -1, :].copy()
+    trailing = np.ones((w, c), dtype=np.int64)
+    whole_valid = np.logical_and.reduce(batch.valid, axis=1)
+    # Most channels differ from sample to sample: only the others are worth a look.
+    for i, j in np.argwhere((batch.values[:, -2, :] == last) | ~whole_valid).tolist():
+        series = batch.values[i, :, j]
+        index = np.arange(n) if whole_valid[i, j] else np.flatnonzero(batch.valid[i, :, j])
+        if index.size == 0:
+            trailing[i, j], last[i, j] = 0, np.nan
+            continue
+        last[i, j] = series[index[-1]]
+        other = np.flatnonzero(series[index] != last[i, j])
+        trailing[i, j] = n - index[other[-1] + 1] if other.size else n
+    return trailing, last
