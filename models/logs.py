@@ -56,7 +56,8 @@ def default_warn(text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """The clock of the pipeline was advanced to ``now_ns``: recorded so that a replay closes windows at the same point."""
+    """The clock of the pipeline was advanced to ``now_ns``: recorded so that a replay closes windows at
+    the same point."""
 
     now_ns: int
 

@@ -1,18 +1,28 @@
 """Logs: what the sources deliver, written down and read back; and other people's CSV, JSON lines and Parquet.
 
-Our own format, the *block log*, holds one row per block or clock tick in the order in which they reached the pipeline,
-with arrival times, so that a replay gives the alerts of the live run. ``.jsonl`` is safe against a kill at any byte: a
-line is written whole and handed to the kernel at once, and a last line cut short is left out with a warning.
-``.parquet`` is smaller and is made at ``close()`` from a spool beside it, which after a kill is read in its place.
+Our own format, the *block log*, holds one row per block or clock tick in the order in which they reached the
+pipeline, with arrival times, so that a replay gives the alerts of the live run (``block_log.py``). A log of
+another program is a table (``tables.py``) or JSON lines of batches (``json_lines.py``); the first lines say
+which column is what, and nothing is guessed that could be wrong in silence: times without a zone are refused.
 """
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from models.block_log import JsonlWriter, is_jsonl_log, read_jsonl
+from models.block_parquet import ParquetWriter, is_parquet_log, read_parquet_log, spool_of
+from models.csv_text import CsvTable
+from models.json_lines import JsonLines
+from models.log_rates import suggest_rate
 from models.logs import LogError, LogInfo, LogOptions, LogWarning, Tick, Warn, default_warn
-from models.signal import SampleBlock
+from models.signal import Mode, SampleBlock
+from models.table_columns import find_roles, warn_ignored
+from models.tables import ParquetTable, table_blocks
 
 __all__ = [
     "LogError",
@@ -22,25 +32,61 @@ __all__ = [
     "RecordingWriter",
     "Tick",
     "inspect_log",
+    "log_files",
+    "open_table",
     "read_log",
+    "select_rows",
 ]
+
+_INSPECT_ROWS = 20_000
+_JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
 class RecordingWriter:
     """Writes a block log; the suffix of ``path`` (``.jsonl`` or ``.parquet``) chooses the form.
 
-    Refuses to overwrite: raises LogError when ``path`` exists, cannot be written or has another suffix. ``write`` raises
-    LogError when the disk is full.
+    Never overwrites: LogError when ``path`` exists, cannot be created or has another suffix; ``write`` and
+    ``close`` raise it when the disk is full, and what was written before stays readable.
     """
 
     def __init__(self, path: Path | str) -> None:
-        raise NotImplementedError
+        path = Path(path)
+        if path.suffix not in (".jsonl", ".parquet"):
+            raise LogError(path, "a recording ends in .jsonl or .parquet")
+        self._writer = JsonlWriter(path) if path.suffix == ".jsonl" else ParquetWriter(path)
+        self.path = path
 
     def write(self, item: SampleBlock | Tick) -> None:
         """Append a block or a tick, bit for bit."""
+        self._writer.write(item)
 
     def close(self) -> None:
         """Finish the file; a second call does nothing."""
+        self._writer.close()
+
+    def __enter__(self) -> RecordingWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def log_files(logs: Path | str | Sequence[Path | str]) -> list[Path]:
+    """The files of paths and globs (``**`` too), each once. LogError where a path or pattern matches none."""
+    found: dict[Path, None] = {}
+    for log in [logs] if isinstance(logs, (str, Path)) else logs:
+        path = Path(log)
+        if path.exists() or spool_of(path).exists():
+            matches = [path]
+        else:
+            matches = [Path(name) for name in sorted(glob.glob(str(log), recursive=True))]
+        matches = [match for match in matches if not match.is_dir()]
+        if not matches:
+            raise LogError(
+                path, "no such file" if not path.is_dir() else "is a folder", remedy="name log files"
+            )
+        found.update(dict.fromkeys(matches))
+    return list(found)
 
 
 def read_log(
@@ -51,16 +97,56 @@ def read_log(
 ) -> Iterator[SampleBlock | Tick]:
     """Blocks and ticks of one or several logs (paths or globs), in bounded memory.
 
-    Several files are read one after the other, in the order of their first arrival. Blocks have at most ``options.block_rows``
-    rows and span at most ``options.block_span_s``. A log without arrival times gives each block the event time of its last row as
-    ``arrival_ns``, and no ticks. Raises LogError.
+    Several files are read one after the other in the order of their first arrival, and are one device
+    unless they say otherwise: so a log that was cut into days is one log. Blocks of a foreign log have at
+    most ``options.block_rows`` rows, span at most ``options.block_span_s``, and arrive at the event time of
+    their last row, without ticks. Raises LogError, at the first ``next()`` at the earliest.
     """
-    raise NotImplementedError
+    options = options or LogOptions()
+    files = log_files(logs)
+    device_id = options.device_id or _stem(files[0])
+    if len(files) > 1:
+        files = sorted(files, key=lambda file: _first_arrival(file, options, device_id))
+    for file in files:
+        yield from _read_file(file, options, device_id, warn)
 
 
 def inspect_log(path: Path | str, options: LogOptions | None = None) -> LogInfo:
     """Columns, devices, rate and mode of a log, from its first part. Raises LogError."""
-    raise NotImplementedError
+    options = options or LogOptions()
+    (file,) = log_files(path)[:1]
+    table = None if _is_block_log(file) else open_table(file, options, _silent)
+    blocks: list[SampleBlock] = []
+    n_rows, complete = 0, True
+    for item in _read_file(file, options, options.device_id or _stem(file), _silent):
+        if isinstance(item, SampleBlock):
+            blocks.append(item)
+            n_rows += item.n
+            if n_rows >= _INSPECT_ROWS:
+                complete = False
+                break
+    devices = tuple(dict.fromkeys(block.device_id for block in blocks))
+    first = [block for block in blocks if block.device_id == devices[0]] if devices else []
+    mode, rate, interval = suggest_rate(first) if first else (Mode.IRREGULAR, None, None)
+    roles = find_roles(table, options) if table is not None else None
+    channels = (
+        roles.channels if roles else tuple(dict.fromkeys(c for block in blocks for c in block.channels))
+    )
+    return LogInfo(
+        path=file,
+        format=table.format if table is not None else "block log",
+        columns=table.columns if table is not None else channels,
+        time_column=roles.time if roles else None,
+        channels=channels,
+        label_columns=roles.labels if roles else (),
+        device_ids=devices,
+        n_rows_seen=n_rows,
+        n_rows=n_rows if complete else None,
+        start_ns=int(blocks[0].times()[0]) if blocks and blocks[0].n else None,
+        median_interval_s=interval,
+        mode=mode,
+        rate_hz=rate,
+    )
 
 
 def select_rows(
@@ -71,5 +157,70 @@ def select_rows(
     from_ns: int | None = None,
     until_ns: int | None = None,
 ) -> Iterator[SampleBlock | Tick]:
-    """The rows of each device from number ``skip_rows`` on, at most ``n_rows`` of them, with from_ns <= event time < until_ns."""
-    raise NotImplementedError
+    """Of each device the rows with from_ns <= event time < until_ns, of these from number ``skip_rows`` on
+    ``n_rows``.
+
+    Ticks pass. Rows of uniform blocks stay uniform blocks.
+    """
+    seen: dict[str, int] = {}
+    for item in items:
+        if isinstance(item, Tick):
+            yield item
+            continue
+        keep = np.ones(item.n, dtype=np.bool_)
+        if from_ns is not None or until_ns is not None:
+            times = item.times()
+            keep &= times >= from_ns if from_ns is not None else True
+            keep &= times < until_ns if until_ns is not None else True
+        number = seen.get(item.device_id, 0) + np.cumsum(keep) - 1
+        seen[item.device_id] = seen.get(item.device_id, 0) + int(keep.sum())
+        keep &= number >= skip_rows
+        if n_rows is not None:
+            keep &= number < skip_rows + n_rows
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], keep, [False]))))
+        for start, stop in edges.reshape(-1, 2).tolist():
+            yield item if (start, stop) == (0, item.n) else item.slice(start, stop)
+
+
+def open_table(path: Path, options: LogOptions, warn: Warn) -> CsvTable | JsonLines | ParquetTable:
+    """A log of another program, by its suffix (``.gz`` is unpacked, but for Parquet). Raises LogError."""
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if suffix == ".parquet":
+        return ParquetTable(path)
+    if suffix in _JSON_SUFFIXES:
+        return JsonLines(path, options, warn)
+    return CsvTable(path, options, warn)
+
+
+def _read_file(path: Path, options: LogOptions, device_id: str, warn: Warn) -> Iterator[SampleBlock | Tick]:
+    if _is_block_log(path):
+        yield from read_parquet_log(path, warn) if path.suffix == ".parquet" else read_jsonl(path, warn)
+        return
+    table = open_table(path, options, warn)
+    roles = find_roles(table, options)
+    warn_ignored(table, roles, warn)
+    if isinstance(table, JsonLines) and table.batches:
+        yield from table.blocks(roles, device_id)
+    else:
+        yield from table_blocks(table, roles, options, device_id, warn)
+
+
+def _is_block_log(path: Path) -> bool:
+    if path.suffix == ".parquet":
+        return is_parquet_log(path)
+    return path.suffix in _JSON_SUFFIXES and is_jsonl_log(path)
+
+
+def _first_arrival(path: Path, options: LogOptions, device_id: str) -> int:
+    for item in _read_file(path, options, device_id, _silent):
+        return item.now_ns if isinstance(item, Tick) else item.arrival_ns
+    return 0
+
+
+def _stem(path: Path) -> str:
+    name = path.name.removesuffix(".gz")
+    return Path(name).stem or name
+
+
+def _silent(text: str) -> None:
+    """What is said when the log is read in earnest need not be said while looking at it."""

@@ -1,0 +1,206 @@
+"""The block log as Parquet.
+
+Parquet has its index at the end of the file, and a torn one is unreadable; so blocks first go to a spool
+beside it (an Arrow IPC stream, handed to the kernel block by block), which becomes the Parquet file at
+``close()``. After a kill the spool is still there and loses at most the block being written; reading the
+``.parquet`` reads it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from arro3.core import (
+    Array,
+    DataType,
+    Field,
+    RecordBatch,
+    RecordBatchReader,
+    Schema,
+    list_array,
+    list_flatten,
+)
+from arro3.io import read_ipc_stream, read_parquet, write_ipc_stream, write_parquet
+
+from models import codec
+from models.block_log import FORMAT, VERSION, create, make_block, write_all
+from models.logs import LogError, Tick, Warn
+from models.signal import Clock, SampleBlock
+from models.table_columns import ArrowRefusedError, arrow_errors
+from models.tables import parquet_errors
+
+SPOOL_SUFFIX = ".spool"
+_READ_ROWS = 16  # blocks a batch: a few megabytes of live blocks, 50 MB of the largest
+_GROUP_BYTES = 32 << 20
+
+
+def spool_of(path: Path) -> Path:
+    """Where the blocks of ``path`` are until it is closed."""
+    return path.with_name(path.name + SPOOL_SUFFIX)
+
+
+def _list_type(item: DataType) -> DataType:
+    return DataType.list(Field("item", item, nullable=True))
+
+
+_SCHEMA = Schema(
+    [
+        Field("kind", DataType.utf8()),
+        Field("device", DataType.utf8()),
+        Field("arrival_ns", DataType.int64()),
+        Field("clock", DataType.utf8()),
+        Field("channels", _list_type(DataType.utf8())),
+        Field("start_ns", DataType.int64(), nullable=True),
+        Field("rate", DataType.utf8()),
+        Field("time_ns", _list_type(DataType.int64())),
+        Field("values", _list_type(DataType.float32())),
+    ],
+    metadata={"format": FORMAT, "version": str(VERSION)},
+)
+
+
+class ParquetWriter:
+    """Appends rows to a spool, and makes the ``.parquet`` of it at ``close()``. Raises LogError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._spool = spool_of(path)
+        if path.exists():
+            raise LogError(path, "exists already", remedy="choose another name, or remove it")
+        self._file = create(self._spool)
+        self._n_rows = 0
+        # A stream is its schema, its batches and an end mark: cut those apart, so that it can grow.
+        empty = _ipc(None)
+        self._head, self._end = empty[:-8], empty[-8:]
+        write_all(self._spool, self._file, self._head)
+
+    def write(self, item: SampleBlock | Tick) -> None:
+        write_all(self._spool, self._file, _ipc(_batch(item))[len(self._head) : -len(self._end)])
+        self._n_rows += 1
+
+    def close(self) -> None:
+        if self._file.closed:
+            return
+        write_all(self._spool, self._file, self._end)
+        self._file.close()
+        part = self._path.with_name(self._path.name + ".part")
+        mean = max(1, self._spool.stat().st_size // max(1, self._n_rows))
+        try:
+            with arrow_errors():
+                write_parquet(
+                    read_ipc_stream(self._spool),
+                    part,
+                    compression="zstd(3)",
+                    max_row_group_size=max(1, _GROUP_BYTES // mean),
+                    column_encoding={"values.list.item": "byte_stream_split"},
+                    column_dictionary_enabled={"values.list.item": False},
+                )
+            os.replace(part, self._path)
+            self._spool.unlink()
+        except (ArrowRefusedError, OSError) as error:
+            part.unlink(missing_ok=True)
+            raise LogError(
+                self._path, f"cannot be written ({error})", remedy=f"the recording is kept in {self._spool}"
+            ) from error
+
+
+def read_parquet_log(path: Path, warn: Warn) -> Iterator[SampleBlock | Tick]:
+    """Blocks and ticks as written; from the spool where a kill left only that. Raises LogError."""
+    spool = spool_of(path)
+    if path.exists():
+        with parquet_errors(path):
+            for batch in read_parquet(path, batch_size=_READ_ROWS):
+                yield from _from_batch(path, batch)
+        return
+    warn(f"{path}: the recording was interrupted; reading {spool.name}")
+    try:
+        with arrow_errors():
+            for batch in read_ipc_stream(spool):
+                yield from _from_batch(spool, batch)
+    except ArrowRefusedError as error:
+        warn(f"{spool}: its last block is cut short; left out ({error})")
+
+
+def is_parquet_log(path: Path) -> bool:
+    """Whether ``path``, or the spool that stands in for it, is a block log. Raises LogError when
+    unreadable."""
+    if not path.exists():
+        return spool_of(path).exists()
+    with parquet_errors(path):
+        return tuple(read_parquet(path).schema.names) == tuple(_SCHEMA.names)
+
+
+def _from_batch(path: Path, batch: RecordBatch) -> Iterator[SampleBlock | Tick]:
+    text = {name: batch.column(name).to_pylist() for name in ("kind", "device", "clock", "rate", "channels")}
+    arrivals = batch.column("arrival_ns").to_pylist()
+    starts = batch.column("start_ns").to_pylist()
+    for i, kind in enumerate(text["kind"]):
+        if kind == "tick":
+            yield Tick(arrivals[i])
+            continue
+        channels = tuple(text["channels"][i])
+        values = list_flatten(batch.column("values").slice(i, 1)).to_numpy().reshape(-1, len(channels))
+        uniform = starts[i] is not None
+        times = None if uniform else list_flatten(batch.column("time_ns").slice(i, 1)).to_numpy()
+        try:
+            rate = codec.parse_rate(text["rate"][i]) if uniform else None
+            yield make_block(
+                text["device"][i],
+                channels,
+                values,
+                arrivals[i],
+                starts[i],
+                rate,
+                times,
+                Clock(text["clock"][i]),
+            )
+        except ValueError as error:
+            raise LogError(path, f"block of {text['device'][i]!r} at {arrivals[i]}: {error}") from error
+
+
+def _batch(item: SampleBlock | Tick) -> RecordBatch:
+    if isinstance(item, Tick):
+        cells: tuple[Any, ...] = ("tick", "", item.now_ns, "", (), None, "", np.zeros(0, np.int64), None)
+        values = np.zeros(0, np.float32)
+    else:
+        times = np.zeros(0, np.int64) if item.time_ns is None else item.time_ns
+        rate = "" if item.rate_hz is None else str(item.rate_hz)
+        cells = (
+            "block",
+            item.device_id,
+            item.arrival_ns,
+            item.clock.value,
+            item.channels,
+            item.start_ns,
+            rate,
+            times,
+        )
+        values = np.ascontiguousarray(item.values, dtype=np.float32).reshape(-1)
+    kind, device, arrival, clock, channels, start, rate, times = cells[:8]
+    columns = [
+        Array([kind], type=DataType.utf8()),
+        Array([device], type=DataType.utf8()),
+        Array([arrival], type=DataType.int64()),
+        Array([clock], type=DataType.utf8()),
+        _one_list(Array(list(channels), type=DataType.utf8()), len(channels), DataType.utf8()),
+        Array([start], type=DataType.int64()),
+        Array([rate], type=DataType.utf8()),
+        _one_list(Array.from_numpy(np.ascontiguousarray(times)), len(times), DataType.int64()),
+        _one_list(Array.from_numpy(values), len(values), DataType.float32()),
+    ]
+    return RecordBatch.from_arrays(columns, schema=_SCHEMA)
+
+
+def _one_list(items: Array, n: int, item: DataType) -> Array:
+    return list_array(Array.from_numpy(np.array([0, n], dtype=np.int32)), items, type=_list_type(item))
+
+
+def _ipc(batch: RecordBatch | None) -> bytes:
+    buffer = BytesIO()
+    write_ipc_stream(RecordBatchReader.from_batches(_SCHEMA, [] if batch is None else [batch]), buffer)
+    return buffer.getvalue()

@@ -1,0 +1,61 @@
+"""What sampling rate and mode a device's first blocks suggest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from models.signal import NS_PER_S, Mode, SampleBlock
+
+_UNIFORM_ABOVE_HZ = (
+    20  # below, rows are readings of slow quantities: resampled onto a grid, so a missing one is no gap
+)
+_MIN_RECORD = 32
+
+
+def suggest_rate(blocks: Sequence[SampleBlock]) -> tuple[Mode, Fraction | None, float | None]:
+    """Mode, rate (for an irregular log 1 / grid interval) and median interval in seconds of one device's
+    blocks."""
+    uniform = blocks[0].rate_hz
+    times = np.concatenate([block.times() for block in blocks])
+    steps = np.diff(times)
+    steps = steps[steps > 0]
+    if steps.size == 0:
+        return Mode.IRREGULAR, uniform, None
+    if uniform is not None:
+        return (
+            (Mode.BURST if _is_burst(times, float(NS_PER_S / uniform)) else Mode.CONTINUOUS),
+            uniform,
+            float(1 / uniform),
+        )
+    interval = float(np.median(steps))
+    # Times that are coarser than the sampling repeat: the mean over the stretch between silences is finer.
+    inside = np.diff(times)
+    inside = inside[(inside >= 0) & (inside <= 10 * interval)]
+    mean = float(inside.mean()) if inside.size else interval
+    repeats = bool((np.diff(times) == 0).mean() > 0.1)
+    period = mean if repeats or abs(mean - interval) < 0.01 * interval else interval
+    if NS_PER_S / period < _UNIFORM_ABOVE_HZ:
+        return Mode.IRREGULAR, _round_rate(NS_PER_S / interval), interval / NS_PER_S
+    rate = _round_rate(NS_PER_S / period)
+    return (Mode.BURST if _is_burst(times, period) else Mode.CONTINUOUS), rate, period / NS_PER_S
+
+
+def _is_burst(times: np.ndarray[tuple[int], np.dtype[np.int64]], period_ns: float) -> bool:
+    """Records of some length with silences of like length between them."""
+    edges = np.flatnonzero(np.diff(times) > 10 * period_ns)
+    if edges.size < 2:
+        return False
+    lengths = np.diff(edges)
+    return bool(lengths.min() >= _MIN_RECORD and lengths.max() <= 2 * lengths.min())
+
+
+def _round_rate(rate_hz: float) -> Fraction:
+    """The rate that was meant: whole hertz, or a whole number of seconds, within a thousandth."""
+    if rate_hz >= 1 and abs(rate_hz - round(rate_hz)) < 1e-3 * rate_hz:
+        return Fraction(round(rate_hz))
+    if rate_hz < 1 and abs(1 / rate_hz - round(1 / rate_hz)) < 1e-3 / rate_hz:
+        return Fraction(1, round(1 / rate_hz))
+    return Fraction(rate_hz).limit_denominator(1000) or Fraction(rate_hz).limit_denominator(10**9)
