@@ -32,6 +32,7 @@ __all__ = [
     "RecordingWriter",
     "Tick",
     "inspect_log",
+    "is_block_log",
     "log_files",
     "open_table",
     "read_log",
@@ -115,7 +116,7 @@ def inspect_log(path: Path | str, options: LogOptions | None = None) -> LogInfo:
     """Columns, devices, rate and mode of a log, from its first part. Raises LogError."""
     options = options or LogOptions()
     (file,) = log_files(path)[:1]
-    table = None if _is_block_log(file) else open_table(file, options, _silent)
+    table = None if is_block_log(file) else open_table(file, options, _silent)
     blocks: list[SampleBlock] = []
     n_rows, complete = 0, True
     for item in _read_file(file, options, options.device_id or _stem(file), _silent):
@@ -182,6 +183,13 @@ def select_rows(
             yield item if (start, stop) == (0, item.n) else item.slice(start, stop)
 
 
+def is_block_log(path: Path) -> bool:
+    """Whether a log is our own (needs no options). Raises LogError when unreadable."""
+    if path.suffix == ".parquet":
+        return is_parquet_log(path)
+    return path.suffix in _JSON_SUFFIXES and is_jsonl_log(path)
+
+
 def open_table(path: Path, options: LogOptions, warn: Warn) -> CsvTable | JsonLines | ParquetTable:
     """A log of another program, by its suffix (``.gz`` is unpacked, but for Parquet). Raises LogError."""
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
@@ -193,7 +201,7 @@ def open_table(path: Path, options: LogOptions, warn: Warn) -> CsvTable | JsonLi
 
 
 def _read_file(path: Path, options: LogOptions, device_id: str, warn: Warn) -> Iterator[SampleBlock | Tick]:
-    if _is_block_log(path):
+    if is_block_log(path):
         yield from read_parquet_log(path, warn) if path.suffix == ".parquet" else read_jsonl(path, warn)
         return
     table = open_table(path, options, warn)
@@ -203,12 +211,6 @@ def _read_file(path: Path, options: LogOptions, device_id: str, warn: Warn) -> I
         yield from table.blocks(roles, device_id)
     else:
         yield from table_blocks(table, roles, options, device_id, warn)
-
-
-def _is_block_log(path: Path) -> bool:
-    if path.suffix == ".parquet":
-        return is_parquet_log(path)
-    return path.suffix in _JSON_SUFFIXES and is_jsonl_log(path)
 
 
 def _first_arrival(path: Path, options: LogOptions, device_id: str) -> int:
