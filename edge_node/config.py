@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from models.windowing import TimePolicy
 
 from edge_node.config_device_checks import check_device
 from edge_node.config_devices import SPELLINGS, DeviceConfig, differences, resolve_device
@@ -26,6 +25,7 @@ from edge_node.config_validation import Problem, convert, find_problems
 from edge_node.toml_positions import KeyPath, Positions
 from models.signal import Device, WindowSpec
 from models.topics import check_level
+from models.windowing import TimePolicy
 
 if TYPE_CHECKING:
     from models.manifest import ModelManifest
@@ -86,7 +86,8 @@ class Config:
         mode, or for other channels, units or origins.
         """
         if manifest is None:
-            return Settled(device.device, device.window_without_model(), device.time_policy())
+            window = device.window_without_model()
+            return Settled(device.device, window, device.time_policy(window))
         difference = next(differences(device, manifest), None)
         if difference is not None:
             key, value, text = difference
@@ -97,7 +98,7 @@ class Config:
         channels = {c.name: c for c in device.device.channels}
         ordered = tuple(channels[name] for name in manifest.channel_names)
         own = msgspec.structs.replace(device.device, channels=ordered)
-        return Settled(own, manifest.window, device.time_policy())
+        return Settled(own, manifest.window, device.time_policy(manifest.window))
 
     def _has(self, device: DeviceConfig, key: str) -> bool:
         path: KeyPath = ("device", self.devices.index(device), key)

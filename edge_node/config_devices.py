@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,14 +10,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from models.alerting import AlertPolicy
-from models.windowing import TimePolicy
 
 from edge_node.config_schema import Backend, DeviceSection, Precision, Privacy, TimeOptions
 from edge_node.config_validation import nearest, show
 from edge_node.gating import Comparison, GateSpec
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Device, Mode, WindowSpec
+from models.windowing import TimePolicy, default_policy
 
 if TYPE_CHECKING:
     from models.manifest import ModelManifest
@@ -66,24 +68,17 @@ class DeviceConfig:
         assert self.hop is not None
         return WindowSpec(n=self.n, hop=self.hop, rate_hz=self.device.rate_hz, mode=self.device.mode)
 
-    def time_policy(self) -> TimePolicy:
-        """How late, how far ahead and how irregular samples may be: as configured, else derived from the
-        rate."""
-        period_s = float(1 / self.device.rate_hz)
-        spacing_s = self.interval_s or period_s
-        irregular = self.device.mode is Mode.IRREGULAR
-        derived = {
-            "lateness_s": max(2.0, period_s) if irregular else 2.0,
-            "max_future_s": 60.0,
-            "max_age_s": 7 * 86_400.0,
-            "stale_after_s": max(30.0, 5 * spacing_s),
-            "jitter_s": max(0.05, 1.5 * period_s),
-            "hold_s": 3 * period_s,
-            "min_valid": 0.9,
-            "reset_after_s": max(60.0, 5 * spacing_s),
-        }
-        given = {name: getattr(self.time, name) for name in derived}
-        return TimePolicy(**{name: derived[name] if given[name] is None else given[name] for name in derived})
+    def time_policy(self, window: WindowSpec) -> TimePolicy:
+        """How late, how far ahead, how irregular samples may be: as configured, else as suits ``window``."""
+        policy = default_policy(window)
+        if self.interval_s is not None:  # between records of a burst: no window tells how long it is
+            policy = msgspec.structs.replace(
+                policy,
+                stale_after_s=max(policy.stale_after_s, 3 * self.interval_s),
+                reset_after_s=max(policy.reset_after_s, 3 * self.interval_s),
+            )
+        given = {k: v for k, v in msgspec.structs.asdict(self.time).items() if v is not None}
+        return msgspec.structs.replace(policy, **given)
 
 
 def channels_of(section: DeviceSection) -> tuple[Channel, ...]:
@@ -129,7 +124,9 @@ def parse_condition(text: str, known: Mapping[str, tuple[str, ...]]) -> GateSpec
     try:
         value = float(found["value"])
     except ValueError:
-        raise ValueError(f"{found['value']!r} is not a number") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f'"{found["value"]}" is not a finite number')
     parts = found["name"].split(".")
     splits = [(".".join(parts[:i]), ".".join(parts[i:])) for i in range(1, len(parts))]
     if not splits:

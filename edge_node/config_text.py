@@ -61,6 +61,7 @@ def report(path: Path, problems: Iterable[Problem], lines: Positions, names: Map
         where = f"{path}:{number}" if number is not None else str(path)
         table, key = _label(at, names)
         if problem.shows_value:
+            table, key = (table, key) if key else ("", str(at[0]))
             key = f"{key} = {show(problem.value)}"
         found.setdefault(": ".join(part for part in (where, table, key, problem.text) if part), number or 0)
     return "\n".join(sorted(found, key=lambda text: found[text]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +26,9 @@ from models.codec import parse_rate
 _HINTS = {
     "password": "a password does not belong in this file: use password_file or password_env",
 }
+
+# Keys that somebody may have taken for a secret's: their values are not shown.
+_SECRET = re.compile(r"pas|pwd|pw$|word|secret|token|api.?key|auth|cred", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ def show(value: object) -> str:
         return str(value)
     if isinstance(value, dict):
         text = "{…}"
+    elif isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+        text = "[…]"
     elif isinstance(value, (str, bool, list)):
         text = json.dumps(value, ensure_ascii=False, default=str)
     else:
@@ -181,12 +187,12 @@ def _check_table(value: Mapping[str, object], kinds: list[inspect.Type], path: K
             problems += _check(item, fields[key].type, (*path, key))
         elif key != kind.tag_field:
             hint = f": {_HINTS[key]}" if key in _HINTS else nearest(key, fields)
-            # What somebody took for a password's key is not shown.
-            shown = None if "pass" in key or "secret" in key or "token" in key else item
+            shown = None if _SECRET.search(key) else item
             problems.append(Problem((*path, key), f"unknown key{hint}", shown, shown is not None))
     for name, field in fields.items():
         if field.required and name not in value:
-            problems.append(Problem(path, f"{name} is missing: expected {describe(field.type)}"))
+            what = f"{name} is missing: expected {describe(field.type)}" if path else f"[{name}] is missing"
+            problems.append(Problem(path, what))
     return problems
 
 

@@ -28,7 +28,7 @@ def everything_set() -> dict[str, Any]:
 
 
 def options(kind: inspect.Type, value: object, path: str) -> Iterator[tuple[str, str, inspect.Field, bool]]:
-    """(table, key, field, whether ``value`` has it) of every struct in ``kind``; of arrays any element may have it."""
+    """(table, key, field, whether ``value`` has it) of every struct in ``kind``; of an array any element."""
     while isinstance(kind, inspect.Metadata):
         kind = kind.type
     if isinstance(kind, inspect.UnionType):
@@ -39,7 +39,7 @@ def options(kind: inspect.Type, value: object, path: str) -> Iterator[tuple[str,
         merged = [i for i in items if isinstance(i, dict)]
         yield from options(kind.item_type, merged, path)
     elif isinstance(kind, inspect.StructType):
-        tables = value if isinstance(value, list) else [value]
+        tables: list[Any] = value if isinstance(value, list) else [value]
         if kind.tag is not None:
             tables = [t for t in tables if t.get(kind.tag_field) == kind.tag]
         for field in kind.fields:
@@ -53,7 +53,7 @@ def options(kind: inspect.Type, value: object, path: str) -> Iterator[tuple[str,
 def reference_options() -> list[tuple[str, str, inspect.Field, bool]]:
     document = everything_set()
     # What may stand in [defaults] may stand in a device, and is documented in one of the two.
-    document["device"] = [{**document.pop("defaults", {}), **d} for d in document["device"]]
+    document["device"] = [{**document["defaults"], **d} for d in document["device"]]
     found = options(inspect.type_info(Document), document, "")
     return [option for option in found if not option[0].startswith(".defaults")]
 
@@ -100,7 +100,7 @@ def test_documented_defaults_are_true(number: int, line: str) -> None:
         return
     assert line.startswith("#"), f"line {number} sets {key} and does not say what its default is"
     defaults = [
-        field.default if field.default is not msgspec.NODEFAULT else list(field.default_factory())  # type: ignore[operator]
+        field.default if field.default is not msgspec.NODEFAULT else list(field.default_factory())
         for _, name, field, _ in reference_options()
         if name == key and not field.required
     ]
