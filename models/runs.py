@@ -74,7 +74,10 @@ def _trailing(batch: WindowBatch) -> tuple[NDArray[np.int64], NDArray[np.float32
     w, n, c = batch.values.shape
     last = batch.values[:, -1, :].copy()
     trailing = np.ones((w, c), dtype=np.int64)
-    whole_valid = np.logical_and.reduce(batch.valid, axis=1)
+    if batch.valid.all():
+        whole_valid = np.ones((w, c), dtype=bool)
+    else:
+        whole_valid = np.logical_and.reduce(batch.valid, axis=1)
     # Most channels differ from sample to sample: only the others are worth a look.
     for i, j in np.argwhere((batch.values[:, -2, :] == last) | ~whole_valid).tolist():
         series = batch.values[i, :, j]

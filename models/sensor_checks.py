@@ -26,8 +26,8 @@ from models.signal import NS_PER_S, Channel, WindowBatch, WindowSpec
 # Healthy recordings are short: a run must outlast the longest one seen by this factor, and a whole window.
 RUN_FACTOR = 5.0
 # Clipping starts below nominal full scale (gain tolerance), and a single hard impact may touch it.
-_CLIP_SHARE = 0.999
-_CLIPPED_SAMPLES = 0.01
+_CLIP_FROM = 0.999
+_CLIPPED_SHARE = 0.01
 _MIN_CLIPPED = 3
 
 _NEVER_NS = np.iinfo(np.int64).max
@@ -156,7 +156,7 @@ class SensorChecks:
         break it; see :class:`models.runs.Runs` for gaps. SATURATED and OUT_OF_RANGE look at the valid
         samples of the window alone.
         """
-        w, n, _ = batch.values.shape
+        w = batch.n
         since, value = self._runs.push(batch)
         codes = np.zeros(since.shape, dtype=np.uint8)
         if w == 0:
@@ -171,18 +171,25 @@ class SensorChecks:
                 affected = over[i] | (self._fault_end_ns > batch.start_ns[i])
                 codes[i, affected] = self._fault_code[affected]
         for j, channel in enumerate(self._channels):
-            if channel.full_scale is None and channel.valid_range is None:
-                continue
-            x = np.ascontiguousarray(batch.values[:, :, j], dtype=np.float64) + channel.origin
-            ok = batch.valid[:, :, j]
-            if channel.valid_range is not None:
-                outside = _outside(x, channel) & ok
-                codes[outside.any(axis=1), j] = _CODE[SensorFault.OUT_OF_RANGE]
-            if channel.full_scale is not None:
-                clipped = (np.abs(x) >= _CLIP_SHARE * abs(channel.full_scale)) & ok
-                enough = max(min(_MIN_CLIPPED, n), math.ceil(_CLIPPED_SAMPLES * n))
-                codes[clipped.sum(axis=1) >= enough, j] = _CODE[SensorFault.SATURATED]
+            if channel.full_scale is not None or channel.valid_range is not None:
+                self._check_range(batch, j, channel, codes)
         return codes, since
+
+    def _check_range(self, batch: WindowBatch, j: int, channel: Channel, codes: NDArray[np.uint8]) -> None:
+        column = np.ascontiguousarray(batch.values[:, :, j])
+        extremes = np.stack([column.min(axis=1), column.max(axis=1)], axis=1).astype(np.float64)
+        extremes += channel.origin
+        # Nearly every window is well inside: only the others are looked at sample by sample.
+        suspect = np.flatnonzero((_outside(extremes, channel) | _clipped(extremes, channel)).any(axis=1))
+        if suspect.size == 0:
+            return
+        x = column[suspect].astype(np.float64) + channel.origin
+        ok = batch.valid[suspect, :, j]
+        n = x.shape[1]
+        codes[suspect[(_outside(x, channel) & ok).any(axis=1)], j] = _CODE[SensorFault.OUT_OF_RANGE]
+        enough = max(min(_MIN_CLIPPED, n), math.ceil(_CLIPPED_SHARE * n))
+        clipped = (_clipped(x, channel) & ok).sum(axis=1) >= enough
+        codes[suspect[clipped], j] = _CODE[SensorFault.SATURATED]
 
     def observed(self, batch: WindowBatch, window: int, channel: int, fault: SensorFault) -> float:
         """The reading to show for ``fault``, in the channel's unit: the one furthest out for a saturated or
@@ -230,8 +237,14 @@ class SensorChecks:
 
 
 def _outside(x: NDArray[np.float64], channel: Channel) -> NDArray[np.bool_]:
-    assert channel.valid_range is not None
+    if channel.valid_range is None:
+        return np.zeros(x.shape, dtype=bool)
     low, high = channel.valid_range
     play = slack(low, high, channel.origin)
-    result: NDArray[np.bool_] = (x < low - play) | (x > high + play)
-    return result
+    return np.asarray((x < low - play) | (x > high + play))
+
+
+def _clipped(x: NDArray[np.float64], channel: Channel) -> NDArray[np.bool_]:
+    if channel.full_scale is None:
+        return np.zeros(x.shape, dtype=bool)
+    return np.asarray(np.abs(x) >= _CLIP_FROM * abs(channel.full_scale))
