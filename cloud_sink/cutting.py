@@ -165,10 +165,11 @@ def windower_for(device: Device, window: WindowSpec) -> Windower:
     return Windower(device, window, policy)
 
 
-def windows(windower: Windower, items: Iterable[SampleBlock | Tick]) -> Iterator[WindowBatch]:
+def windows(
+    windower: Windower, window: WindowSpec, items: Iterable[SampleBlock | Tick]
+) -> Iterator[WindowBatch]:
     """Closed windows of ``items``, pushed in pieces so small that their windows fit in memory; then those
     left open."""
-    window = windower.spec
     now_ns: int | None = None
     for item in items:
         if isinstance(item, Tick):

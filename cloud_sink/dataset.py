@@ -65,7 +65,7 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
         from_ns=request.from_ns,
         until_ns=request.until_ns,
     )
-    baselines = learn_baselines(healthy.pick(windows(windower, part.watch(selected))), window)
+    baselines = learn_baselines(healthy.pick(windows(windower, window, part.watch(selected))), window)
     set_aside = Counter(healthy.set_aside)
     set_aside.update({reason.value: n for reason, n in windower.window_drops.items()})
     if healthy.n_used == 0:
@@ -135,7 +135,7 @@ class _Part:
 
     def reasons(self, batch: WindowBatch, checks: SensorChecks) -> dict[str, NDArray[np.bool_]]:
         """Per reason, bool[w] of the windows that must not be trained on."""
-        found = {"sensor_fault": checks.check(batch).any(axis=1)}
+        found: dict[str, NDArray[np.bool_]] = {"sensor_fault": np.any(checks.check(batch) != 0, axis=1)}
         for labels in self._request.exclude:
             excluded = labels.overlap(batch.start_ns, batch.end_ns)
             found["excluded"] = found.get("excluded", np.zeros(batch.n, np.bool_)) | excluded
@@ -201,7 +201,7 @@ def _second_pass(
         items = select_rows(items, n_rows=request.n_rows, from_ns=request.from_ns, until_ns=request.until_ns)
     starts, ends, features, used = [], [], [], []
     checks = part.checks()
-    for batch in windows(windower_for(device, window), items):
+    for batch in windows(windower_for(device, window), window, items):
         reasons = part.reasons(batch, checks)
         good = part.within(batch)
         for bad in reasons.values():

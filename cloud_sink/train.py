@@ -83,8 +83,8 @@ def fit_model(family: Family, inputs: NDArray[np.float32], *, seed: int = 0) -> 
     Raises FitError when there are fewer than MIN_ROWS rows or a value is not finite.
     """
     rows = np.ascontiguousarray(inputs, dtype=np.float64)
-    if rows.ndim != 2 or rows.shape[1] == 0:
-        raise FitError(f"features have shape {rows.shape}, expected (windows, features)")
+    if rows.ndim != 2 or rows.shape[1] < 2:
+        raise FitError(f"features have shape {rows.shape}, expected (windows, at least 2 features)")
     if rows.shape[0] < MIN_ROWS:
         raise FitError(
             f"{rows.shape[0]} windows are too few to fit a model on: at least {MIN_ROWS} are needed"

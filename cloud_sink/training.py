@@ -1,0 +1,184 @@
+"""Training for a person at a terminal: progress on the way, a bundle on disk, a table at the end."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from models.alerting import AlertPolicy
+from models.calibration import AlertLevel, level_for_budget
+from numpy.typing import NDArray
+from tabulate import tabulate
+from tqdm import tqdm
+
+from cloud_sink.bundle import next_version, write_bundle
+from cloud_sink.cutting import Progress, Request
+from cloud_sink.dataset import Dataset, read_dataset
+from cloud_sink.fit import FitOptions, Trained, fit_dataset, n_steps
+from cloud_sink.sample_size import duration
+from models.manifest import Family
+from models.messages import rfc3339
+from models.runtime import Graph, runtime_name
+from models.signal import NS_PER_S, ArtifactTarget
+
+TIMED_BATCHES = (1, 16)
+
+
+def run(
+    request: Request,
+    *,
+    out: Path,
+    family: Family,
+    model_id: str,
+    class_: str,
+    created_ns: int,
+    seed: int,
+    recentring: bool,
+    edge_tpu: bool,
+    alerts_per_week: float,
+) -> Trained:
+    """Trains on ``request``, writes the bundle ``out`` and prints what came of it.
+
+    Raises LogError, DatasetError, FitError and BundleError; then nothing was written.
+    """
+    version = next_version(out, model_id)
+    options = FitOptions(
+        family=family,
+        model_id=model_id,
+        version=version,
+        created_ns=created_ns,
+        class_=class_,
+        seed=seed,
+        recentring=recentring,
+        edge_tpu=edge_tpu,
+    )
+    with _reading() as progress:
+        dataset = read_dataset(request, warn=_warn, progress=progress)
+    with tqdm(total=n_steps(dataset), unit="step", disable=None, leave=False) as bar:
+        trained = fit_dataset(dataset, options, tick=lambda step: _advance(bar, step))
+    write_bundle(out, trained.manifest, trained.artifacts)
+    print(report(dataset, trained, alerts_per_week))
+    for warning in trained.warnings:
+        _warn(warning)
+    for note in trained.manifest.training.notes:
+        _warn(note)
+    print(f"wrote {out} ({model_id} version {version}: {', '.join(trained.artifacts)})")
+    return trained
+
+
+def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
+    """Two tables: the recording and what it vouches for; the graphs side by side."""
+    manifest = trained.manifest
+    training = manifest.training
+    window = dataset.window
+    set_aside = sum(training.set_aside.values())
+    facts: list[tuple[str, str]] = [
+        ("trained on", f"{rfc3339(training.start_ns)[:19]}Z to {rfc3339(training.end_ns)[:19]}Z"),
+        (
+            "signal",
+            f"{len(dataset.device.channels)} channels at {_rate(float(window.rate_hz))}, {window.mode.value}",
+        ),
+        (
+            "window",
+            f"{window.n} samples ({duration(window.window_ns / NS_PER_S)}), hop {window.hop}; "
+            f"{len(dataset.infos)} {dataset.spec.set} features",
+        ),
+        ("windows used", str(training.n_windows)),
+        ("windows set aside", str(set_aside) if set_aside else "none"),
+        *((f"  {reason}", str(n)) for reason, n in training.set_aside.items()),
+        *((f"samples dropped, {reason}", str(n)) for reason, n in dataset.sample_drops.items()),
+        ("effective windows", f"{training.n_effective:.1f}"),
+        ("re-centring", _recentring(trained)),
+        ("cross-fit false alarms", f"{training.cross_fit_far:.2%} of windows at p <= {training.far_level:g}"),
+    ]
+    artifact = manifest.artifact("cpu-float32")
+    assert artifact is not None
+    level = level_for_budget(artifact.calibration, AlertPolicy(), window.hop_ns, alerts_per_week)
+    facts.append((f"level for {alerts_per_week:g} alerts a week", _level(level)))
+    lines = [tabulate(facts, tablefmt="plain", disable_numparse=True), "", _graphs_table(dataset, trained)]
+    return "\n".join(lines)
+
+
+def _graphs_table(dataset: Dataset, trained: Trained) -> str:
+    manifest = trained.manifest
+    rows = []
+    for artifact in manifest.artifacts:
+        kind = artifact.dtype
+        auc = trained.auc.get(kind)
+        correlation = 1.0 if kind == "float32" else manifest.metrics["score_correlation"]
+        times = invoke_us(trained.artifacts[artifact.target], artifact.target, len(dataset.infos))
+        rows.append(
+            (
+                artifact.target,
+                f"{artifact.n_bytes / 1024:.1f} KB",
+                f"{correlation:.3f}",
+                "-" if auc is None else f"{auc:.3f}",
+                *(("-" if value is None else f"{value:.2f}") for value in times),
+            )
+        )
+    headers = (
+        "graph",
+        "size",
+        "score correlation",
+        "ROC AUC",
+        *(f"µs/window, batch {n}" for n in TIMED_BATCHES),
+    )
+    table = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
+    return f"{table}\n({runtime_name()})"
+
+
+def invoke_us(model: bytes, target: ArtifactTarget, n_features: int) -> tuple[float | None, ...]:
+    """Microseconds per window of ``model``'s invoke at each of TIMED_BATCHES, on one thread of this machine;
+    None where the graph does not take that batch here."""
+    if target == "edgetpu-int8":
+        return (None,) * len(TIMED_BATCHES)
+    graph = Graph(model)
+    found = []
+    for n in TIMED_BATCHES:
+        inputs: NDArray[np.generic] = np.zeros((n, n_features), graph.input.dtype)
+        rounds = []
+        for _ in range(5):
+            begin = time.perf_counter_ns()
+            for _ in range(100):
+                graph.run(inputs)
+            rounds.append((time.perf_counter_ns() - begin) / 100 / n / 1000)
+        found.append(statistics.median(rounds))
+    return tuple(found)
+
+
+def _level(level: AlertLevel) -> str:
+    text = f"score {level.score_raise:.3g} (p {level.p_raise:.2g})"
+    return f"{text}, {level.text()}" if level.text() else text
+
+
+def _recentring(trained: Trained) -> str:
+    spec = trained.manifest.recentring
+    if spec is None:
+        return "no"
+    window = trained.manifest.window
+    tau = duration(spec.tau_windows * window.hop_ns / NS_PER_S)
+    return f"time constant {tau}, at most {spec.max_drift_sigma:g} sigma"
+
+
+def _rate(rate_hz: float) -> str:
+    return f"{rate_hz:g} Hz" if rate_hz >= 0.1 else f"one sample every {duration(1 / rate_hz)}"
+
+
+@contextmanager
+def _reading() -> Iterator[Progress]:
+    with tqdm(unit=" rows", unit_scale=True, desc="reading", disable=None, leave=False) as bar:
+        yield bar.update
+
+
+def _advance(bar: tqdm[None], step: str) -> None:
+    bar.set_description(step)
+    bar.update()
+
+
+def _warn(text: str) -> None:
+    tqdm.write(f"cloud-sink: warning: {text}", file=sys.stderr)
