@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from models.signal import Device, DropReason, SampleBlock
 
 if TYPE_CHECKING:
-    from edge_node.config_schema import MqttSource
+    from edge_node.config_schema import MqttSource, ReplaySource
 
 Emit = Callable[[SampleBlock], bool]
 """Takes a block, from any thread, without waiting; False when the queue is full and the block was not
@@ -64,4 +64,10 @@ def _mqtt(config: MqttSource, devices: Mapping[str, Device]) -> Source:
     return MqttSubscriber(config, devices)
 
 
-SOURCES = {"mqtt": _mqtt}
+def _replay(config: ReplaySource, devices: Mapping[str, Device]) -> Source:
+    from edge_node.sources.replay import LogReplay
+
+    return LogReplay(config, devices)
+
+
+SOURCES: Mapping[str, Callable[..., Source]] = {"mqtt": _mqtt, "replay": _replay}
