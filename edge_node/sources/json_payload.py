@@ -51,6 +51,8 @@ class JsonPayload:
         self._times = times
         self._typed: dict[tuple[str, ...], msgspec.json.Decoder[Any] | None] = {}
         self._expect_batch = True
+        self._rate_key: tuple[object, ...] | None = None  # of the last batch: most carry the same rate
+        self._last_rate = Fraction(1)
 
     def decode(
         self, payload: bytes, layout_of: LayoutOf, arrival_ns: int
@@ -90,11 +92,14 @@ class JsonPayload:
             return None
         columns = batch.columns()
         n = len(columns[0])
-        if n == 0 or any(len(c) != n for c in columns):
-            return None
-        rate = self._rate(batch.rate, batch.period, layout)
+        for column in columns:
+            if len(column) != n or n == 0:
+                return None
+        key = (layout, batch.rate, batch.period)
+        if key != self._rate_key:
+            self._rate_key, self._last_rate = key, self._rate(batch.rate, batch.period, layout)
         start = None if self._spec.time_key is None else self._times.value(batch.time)
-        return uniform_block(layout, _stack(columns, n), start, rate, arrival_ns, self._spec.clock)
+        return uniform_block(layout, _stack(columns, n), start, self._last_rate, arrival_ns, self._spec.clock)
 
     def _item(self, item: object, layout_of: LayoutOf, arrival_ns: int, rows: Rows) -> SampleBlock | None:
         """The block of a batch; None when ``item`` is a row, which is added to ``rows``."""
