@@ -196,10 +196,9 @@ def _check(spec: FeatureSpec, c: int, n: int) -> None:
         )
     if spec.floors and (len(spec.floors) != c or not all(0 < f < math.inf for f in spec.floors)):
         raise ValueError(f"floors must be {c} positive numbers, one a channel, not {spec.floors}")
-    if spec.set == "vibration" and n < 2 * spec.n_bands:
-        raise ValueError(
-            f"{spec.n_bands} bands need a window of at least {2 * spec.n_bands} samples, not {n}"
-        )
+    least = 2 * spec.n_bands + 1  # a frequency in every band, besides 0 Hz
+    if spec.set == "vibration" and n < least:
+        raise ValueError(f"{spec.n_bands} bands need a window of at least {least} samples, not {n}")
 
 
 def _n_fast(spec: FeatureSpec, n: int) -> int:

@@ -231,7 +231,7 @@ def test_rows_are_the_same_bits_in_any_company(
 ) -> None:
     rng = np.random.default_rng(seed)
     values = (rng.normal(size=(w, n, c)) * 10.0 ** rng.integers(-6, 7, size=(w, 1, c))).astype(np.float32)
-    valid = rng.random(values.shape) >= share_invalid
+    valid: NDArray[np.bool_] = np.asarray(rng.random(values.shape) >= share_invalid)
     spec = FeatureSpec(set=name, floors=(0.5,) * c if floored else ())  # type: ignore[arg-type]
     whole = extract(spec, values, valid, RATE)
     one_by_one = [extract(spec, values[i : i + 1], valid[i : i + 1], RATE) for i in range(w)]
