@@ -18,8 +18,8 @@ import msgspec
 
 from edge_node.config_device_checks import check_device
 from edge_node.config_devices import SPELLINGS, DeviceConfig, differences, resolve_device
-from edge_node.config_schema import Broker, DeviceSection, Document, Gateway, Source, Uplink
-from edge_node.config_sources import Channels, check_sources, check_uplink, read_password
+from edge_node.config_schema import DeviceSection, Document, Gateway, Source, Uplink
+from edge_node.config_sources import Channels, check_sources, check_uplink
 from edge_node.config_text import ConfigError, name_tables, parse, place, report
 from edge_node.config_validation import Problem, convert, find_problems
 from edge_node.toml_positions import KeyPath, Positions
@@ -149,15 +149,6 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
         config_hash=_hash(base, (gateway, uplink, sources, list(sections.values()))),
         lines=lines,
     )
-
-
-def password(broker: Broker) -> str | None:
-    """The broker's password, read now; None where it has none. ConfigError, without it, when it cannot be
-    read."""
-    try:
-        return read_password(broker)
-    except ValueError as error:
-        raise ConfigError(f"password of {broker.host}: {error}") from None
 
 
 def _sound(path: KeyPath, problems: Iterable[Problem]) -> bool:

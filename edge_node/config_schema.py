@@ -52,7 +52,6 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     status_s: Positive = 30.0
     max_alerts_per_week: Positive | None = None
     queue_samples: Count = 4_000_000
-    n_threads: Count = 1
     edgetpu_library: Name = "libedgetpu.so.1"
 
 
@@ -66,7 +65,7 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Broker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to reach an MQTT broker. The password itself is read by ``config.password`` when it is needed."""
+    """How to reach an MQTT broker. The password itself is read when connecting."""
 
     host: Name
     port: Port | None = None

@@ -1,4 +1,4 @@
-"""What a user reads who got gateway.toml wrong, word for word; and what a right one becomes."""
+"""What a right gateway.toml becomes: devices, budgets, secrets, the hash, a device with its model."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge_node.config import Config, ConfigError, load_config, password
+from edge_node.config import Config, ConfigError, load_config
 from edge_node.config_schema import MqttSource, TimeOptions
+from edge_node.config_sources import read_password
 from edge_node.gating import GateSpec
+from models.features import FeatureSpec
+from models.manifest import ModelManifest, Normalisation, TrainedChannel, TrainingReport
+from models.sensor_checks import ChannelBaseline
 from models.signal import Channel, Mode, WindowSpec
 from models.windowing import TimePolicy
 
@@ -40,224 +44,6 @@ def errors(tmp_path: Path, text: str, **options: bool) -> list[str]:
 def device(extra: str) -> str:
     """A configuration whose last lines, from line 7 on, are ``extra`` of its one device."""
     return GATEWAY + PRESS + extra
-
-
-# -- the file itself
-
-
-def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load_config(tmp_path / "gateway.toml")
-    assert str(caught.value) == f"{tmp_path}/gateway.toml: cannot be read: No such file or directory"
-
-
-def test_unreadable_file(tmp_path: Path) -> None:
-    (tmp_path / "gateway.toml").mkdir()
-    with pytest.raises(ConfigError) as caught:
-        load_config(tmp_path / "gateway.toml")
-    assert str(caught.value) == f"{tmp_path}/gateway.toml: cannot be read: Is a directory"
-
-
-@pytest.mark.parametrize("text", ["", "\n\n", "# nothing but a comment\n"])
-def test_empty_file(tmp_path: Path, text: str) -> None:
-    assert errors(tmp_path, text) == [
-        "gateway.toml: the file is empty: expected [gateway] and at least one [[device]]"
-    ]
-
-
-def test_not_utf8(tmp_path: Path) -> None:
-    path = tmp_path / "gateway.toml"
-    path.write_bytes(b'[gateway]\nname = "Halle \xfc"\n')
-    with pytest.raises(ConfigError) as caught:
-        load_config(path)
-    assert str(caught.value) == f"{path}:2: not UTF-8 text"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ('[gateway]\nname = "a"\nname = "b"\n', "gateway.toml:3: not valid TOML: Cannot overwrite a value"),
-        ('[gateway]\nname = "a"\n\nsite =\n', "gateway.toml:4: not valid TOML: Invalid value"),
-        ("[gateway]\n[[gateway", "gateway.toml:2: not valid TOML: "),
-    ],
-)
-def test_not_toml(tmp_path: Path, text: str, expected: str) -> None:
-    (line,) = errors(tmp_path, text)
-    assert line.startswith(expected)
-    assert line.endswith(")")
-
-
-# -- what the types say
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (
-            device("wndow = 1024\n"),
-            ['gateway.toml:7: [[device]] "press-4": wndow = 1024: unknown key; did you mean "window"?'],
-        ),
-        (
-            device('zzz = "q"\n'),
-            ['gateway.toml:7: [[device]] "press-4": zzz = "q": unknown key'],
-        ),
-        (
-            GATEWAY + "[uplnk]\nhost = 'a'\n" + PRESS,
-            ['gateway.toml:3: uplnk = {…}: unknown key; did you mean "uplink"?'],
-        ),
-        (
-            device("alert = { cooldown = 5 }\n"),
-            [
-                'gateway.toml:7: [[device]] "press-4": alert.cooldown = 5: unknown key; did you '
-                'mean "cooldown_s"?'
-            ],
-        ),
-        (
-            '[gateway]\nname = "g1"\nmetrics_port = 70000\n' + PRESS,
-            [
-                "gateway.toml:3: [gateway]: metrics_port = 70000: expected a whole number at least 0 "
-                "and at most 65535"
-            ],
-        ),
-        (
-            '[gateway]\nname = "g1"\nmetrics_port = "9464"\n' + PRESS,
-            [
-                'gateway.toml:3: [gateway]: metrics_port = "9464": expected a whole number at least 0 '
-                "and at most 65535"
-            ],
-        ),
-        (
-            "[gateway]\nname = ''\n" + PRESS,
-            ['gateway.toml:2: [gateway]: name = "": expected a string that is not empty'],
-        ),
-        (
-            '[gateway]\nname = "g1"\nlog_level = "inf0"\n' + PRESS,
-            [
-                'gateway.toml:3: [gateway]: log_level = "inf0": expected one of "debug", '
-                '"error", "info", "warning"; '
-                'did you mean "info"?'
-            ],
-        ),
-        (
-            device('mode = "continous"\n'),
-            [
-                'gateway.toml:7: [[device]] "press-4": mode = "continous": expected one of "continuous", '
-                '"irregular", "burst"; did you mean "continuous"?'
-            ],
-        ),
-        (
-            device("p_threshold = 1.0\n"),
-            [
-                'gateway.toml:7: [[device]] "press-4": p_threshold = 1.0: expected a number '
-                "above 0 and below 1"
-            ],
-        ),
-        (
-            device("alerts_per_week = true\n"),
-            ['gateway.toml:7: [[device]] "press-4": alerts_per_week = true: expected a number above 0'],
-        ),
-        (
-            device("alerts_per_week = inf\n"),
-            ['gateway.toml:7: [[device]] "press-4": alerts_per_week = inf: expected a number above 0'],
-        ),
-        (
-            device("active_settle_s = nan\n"),
-            ['gateway.toml:7: [[device]] "press-4": active_settle_s = nan: expected a number at least 0'],
-        ),
-        (
-            GATEWAY + PRESS.replace("1000", '"1/0"'),
-            [
-                'gateway.toml:5: [[device]] "press-4": rate_hz = "1/0": expected a rate above '
-                "0: a number or a fraction "
-                'such as "1/300"'
-            ],
-        ),
-        (
-            GATEWAY + PRESS.replace('["x", "y"]', '"x"'),
-            ['gateway.toml:6: [[device]] "press-4": channels = "x": expected a list'],
-        ),
-        (
-            GATEWAY + PRESS.replace('["x", "y"]', '[\n  "x",\n  { name = "y", scal = 2 },\n  7,\n]'),
-            [
-                'gateway.toml:8: [[device]] "press-4": channels[1].scal = 2: unknown key; did '
-                'you mean "scale"?',
-                'gateway.toml:9: [[device]] "press-4": channels[2] = 7: expected a string that '
-                "is not empty or a table",
-            ],
-        ),
-        (
-            device("[[device.limit]]\nname = 'hot'\nchannel = 'x'\nabove = 5\nfor_s = -1\n"),
-            ['gateway.toml:11: [[device.limit]] of "press-4": for_s = -1: expected a number at least 0'],
-        ),
-        (
-            device("[[device.limit]]\nchannel = 'x'\n"),
-            ['gateway.toml:7: [[device.limit]] of "press-4": name is missing: expected a string'],
-        ),
-        (
-            "gateway = 3\n" + PRESS,
-            ["gateway.toml:1: gateway = 3: expected a table"],
-        ),
-        (
-            GATEWAY + "device = 3\n".replace("device", "[device]\nid"),
-            ["gateway.toml:3: device = {…}: expected a list of tables"],
-        ),
-        (
-            PRESS,
-            ["gateway.toml: [gateway] is missing"],
-        ),
-        (
-            GATEWAY,
-            ["gateway.toml: [[device]] is missing: expected at least one"],
-        ),
-        (
-            GATEWAY + "[[device]]\nrate_hz = 1\nchannels = ['x']\n",
-            ["gateway.toml:3: [[device]]: id is missing: expected a string that is not empty"],
-        ),
-        (
-            GATEWAY + PRESS + "[[source]]\nhost = 'a'\n",
-            ['gateway.toml:7: [[source]]: type is missing: expected one of "mqtt", "replay"'],
-        ),
-        (
-            GATEWAY + PRESS + "[[source]]\ntype = 'mqt'\n",
-            [
-                'gateway.toml:8: [[source]]: type = "mqt": expected one of "mqtt", "replay"; '
-                'did you mean "mqtt"?'
-            ],
-        ),
-    ],
-)
-def test_unknown_keys_types_and_ranges(tmp_path: Path, text: str, expected: list[str]) -> None:
-    assert errors(tmp_path, text) == expected
-
-
-def test_several_problems_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
-    text = (
-        GATEWAY
-        + "sitee = 'x'\n"
-        + PRESS
-        + "hop = 0\n"
-        + METER.replace("1\n", "0\n")
-        + METER
-        + "active_when = 'press.x > 1'\n"
-    )
-    assert errors(tmp_path, text) == [
-        'gateway.toml:3: [gateway]: sitee = "x": unknown key; did you mean "site"?',
-        'gateway.toml:8: [[device]] "press-4": hop = 0: expected a whole number at least 1',
-        'gateway.toml:11: [[device]] "meter": interval_s = 0: expected a number above 0',
-        'gateway.toml:14: [[device]] "meter": id = "meter": another device has this id (line 10)',
-        'gateway.toml:17: [[device]] "meter": active_when = "press.x > 1": there is no device "press"; '
-        'did you mean "press-4"?',
-    ]
-
-
-def test_a_problem_of_the_defaults_is_told_once_where_it_stands(tmp_path: Path) -> None:
-    text = GATEWAY + '[defaults]\nactive_when = "lathe.x > 1"\n' + PRESS + METER
-    assert errors(tmp_path, text) == [
-        'gateway.toml:4: [defaults]: active_when = "lathe.x > 1": there is no device "lathe"'
-    ]
-
-
-# -- what a right one becomes
 
 
 def test_the_smallest_configuration(tmp_path: Path) -> None:
@@ -374,23 +160,21 @@ def test_the_password_is_read_when_needed_and_shown_nowhere(
     (tmp_path / "secret").write_text("hunter2\n")
     config = load(tmp_path, GATEWAY + PRESS + UPLINK)
     assert config.uplink is not None
-    assert password(config.uplink) == "hunter2"
+    assert read_password(config.uplink) == "hunter2"
     assert "hunter2" not in repr(config)
     (tmp_path / "secret").write_text("hunter3")
-    assert password(config.uplink) == "hunter3"
+    assert read_password(config.uplink) == "hunter3"
     assert load(tmp_path, GATEWAY + PRESS + UPLINK).config_hash == config.config_hash
     (tmp_path / "secret").unlink()
-    with pytest.raises(
-        ConfigError, match=r"^password of mqtt.example.com: this file cannot be read: No such file"
-    ):
-        password(config.uplink)
+    with pytest.raises(ValueError, match=r"^this file cannot be read: No such file or directory$"):
+        read_password(config.uplink)
     monkeypatch.setenv("LINEWATCH_TEST_PASSWORD", "hunter4")
     config = load(
         tmp_path,
         GATEWAY + PRESS + UPLINK.replace("file = ", "env = ").replace("secret", "LINEWATCH_TEST_PASSWORD"),
     )
     assert config.uplink is not None
-    assert password(config.uplink) == "hunter4"
+    assert read_password(config.uplink) == "hunter4"
     assert "hunter4" not in repr(config)
 
 
@@ -411,6 +195,119 @@ def test_the_hash_is_of_what_is_said_not_of_how(tmp_path: Path) -> None:
     moved.mkdir()
     assert load(moved, explicit).config_hash == one.config_hash
     assert load(tmp_path, GATEWAY + PRESS + METER + "summary_s = 301\n").config_hash != one.config_hash
+
+
+# -- with its model
+
+
+def manifest(**changes: object) -> ModelManifest:
+    trained = ModelManifest(
+        model_id="press",
+        version=3,
+        family="mahalanobis",
+        created_ns=0,
+        schema_id="0" * 12,
+        features=FeatureSpec(set="vibration"),
+        channels=tuple(
+            TrainedChannel(
+                name=name,
+                unit="g",
+                origin=0.0,
+                baseline=ChannelBaseline(longest_run_s=0.0, minimum=0, maximum=0),
+            )
+            for name in ("y", "x")
+        ),
+        window=WindowSpec(n=64, hop=32, rate_hz=Fraction(1000), mode=Mode.CONTINUOUS),
+        recentring=None,
+        normalisation=Normalisation(centre=(), scale=(), start_centre=()),
+        output_kind="whitened",
+        artifacts=(),
+        training=TrainingReport(
+            start_ns=0, end_ns=0, n_windows=0, set_aside={}, n_effective=0, cross_fit_far=0, far_level=0
+        ),
+    )
+    return msgspec.structs.replace(trained, **changes)
+
+
+def with_model(tmp_path: Path, extra: str = "") -> Config:
+    (tmp_path / "m").mkdir(exist_ok=True)
+    (tmp_path / "m" / "manifest.json").write_text("{}")
+    return load(tmp_path, device('unit = "g"\nmodel = "m"\n' + extra))
+
+
+def test_a_device_takes_windows_and_the_order_of_channels_from_its_model(tmp_path: Path) -> None:
+    config = with_model(tmp_path, "time.stale_after_s = 5\n")
+    (press,) = config.devices
+    assert (press.n, press.hop) == (None, None)
+    settled = config.settle(press, manifest())
+    assert settled.window == manifest().window
+    assert settled.device.channel_names == ("y", "x")
+    assert settled.time.stale_after_s == 5
+
+
+def test_a_device_that_agrees_with_its_model_is_settled(tmp_path: Path) -> None:
+    config = with_model(tmp_path, 'window = 64\nhop_s = 0.032\nfeatures = "vibration"\n')
+    assert config.settle(config.devices[0], manifest()).window.n == 64
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ("window = 128", "9: window = 128: model press version 3 has windows of 64 samples"),
+        ("window_s = 0.128", "9: window_s: is 128: model press version 3 has windows of 64 samples"),
+        ("hop = 64", "9: hop = 64: model press version 3 has a hop of 32 samples"),
+        ('features = "slow"', '9: features = "slow": model press version 3 has the feature set "vibration"'),
+        (
+            'mode = "irregular"',
+            '9: mode = "irregular": model press version 3 was trained on continuous signals',
+        ),
+    ],
+)
+def test_a_device_that_differs_from_its_model_is_named_by_line(
+    tmp_path: Path, extra: str, expected: str
+) -> None:
+    config = with_model(tmp_path, extra)
+    with pytest.raises(ConfigError) as caught:
+        config.settle(config.devices[0], manifest())
+    line, problem = expected.split(": ", 1)
+    assert str(caught.value) == f'{tmp_path}/gateway.toml:{line}: [[device]] "press-4": {problem}'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "1000",
+            "2000",
+            '5: [[device]] "press-4": rate_hz = 2000: model press version 3 was trained at 1000 Hz',
+        ),
+        (
+            '"y"',
+            '"z"',
+            '6: [[device]] "press-4": channels = ["x", "z"]: model press version 3 has ["y", "x"]',
+        ),
+        (
+            '"y"',
+            '{ name = "y", unit = "m/s2" }',
+            '6: [[device]] "press-4": channels: channel "y" has the unit "m/s2": '
+            'model press version 3 was trained with "g"',
+        ),
+        (
+            '"y"',
+            '{ name = "y", unit = "g", origin = 1 }',
+            '6: [[device]] "press-4": channels: channel "y" has the origin 1: '
+            "model press version 3 was trained with 0",
+        ),
+    ],
+)
+def test_the_signal_must_be_the_models(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    with_model(tmp_path)
+    path = tmp_path / "gateway.toml"
+    path.write_text(path.read_text().replace(old, new))
+    config = load_config(path)
+    with pytest.raises(ConfigError) as caught:
+        config.settle(config.devices[0], manifest())
+    assert str(caught.value) == f"{path}:{expected}"
 
 
 # -- subscriptions
