@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from models.calibration import block_folds, effective_windows, fit_calibration, p_values
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from cloud_sink.commissioning import Commissioned, commission, recentring_spec
 from cloud_sink.dataset import Dataset
-from cloud_sink.edge_tpu import EdgeTpuReport, prepare
+from cloud_sink.edgetpu import compile_for_edge_tpu
 from cloud_sink.export import float_model, int8_model
 from cloud_sink.golden import golden_vectors
 from cloud_sink.quantise import FloatGraph, Int8Graph, Sigmas, Sweep, ranges, rank_correlation, sweep
@@ -30,11 +29,13 @@ from cloud_sink.train import (
     fit_model,
     residual_scale,
 )
+from models.calibration import block_folds, effective_windows, fit_calibration, p_values
 from models.features import schema_id
 from models.manifest import Artifact, Family, ModelManifest, Normalisation, TrainedChannel, TrainingReport
 from models.recentring import Recentring, RecentringSpec
 from models.scoring import normalise, residuals, scores
 from models.signal import ArtifactTarget
+from models.tflite_check import check, edge_tpu_check
 
 N_FOLDS = 5
 FAR_LEVEL = 0.01  # the p-value at which the cross-fit false-alarm rate is stated
@@ -68,7 +69,6 @@ class Trained:
     artifacts: Mapping[ArtifactTarget, bytes]
     sweep: Sweep
     auc: Mapping[str, float]
-    edge_tpu: EdgeTpuReport | None
     warnings: tuple[str, ...] = ()
 
 
@@ -132,12 +132,12 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
         files["cpu-int8"] = _int8(fitted, whole.inputs, found.sigmas, None)
     else:
         notes.append(f"int8 not published: {found.why_not}")
-    edge_tpu = None
     if options.edge_tpu and found.publish:
-        edge_tpu = prepare(_int8(fitted, whole.inputs, found.sigmas, 1))
-        notes += edge_tpu.notes
-        if edge_tpu.maps:
-            files["edgetpu-int8"] = edge_tpu.model
+        static = _int8(fitted, whole.inputs, found.sigmas, 1)
+        tried = compile_for_edge_tpu(static)
+        notes.append(tried.text)
+        if not edge_tpu_check(check(static)):
+            files["edgetpu-int8"] = tried.compiled or static
     artifacts = []
     for target, model_bytes in files.items():
         name = "float32" if target == "cpu-float32" else "int8"
@@ -200,7 +200,7 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
         ),
         metrics={name: round(value, 6) for name, value in metrics.items()},
     )
-    return Trained(manifest, files, found, auc, edge_tpu, tuple(warnings))
+    return Trained(manifest, files, found, auc, tuple(warnings))
 
 
 def _graphs(
