@@ -1,0 +1,303 @@
+"""Joins the uniform streams of one device into windows on one grid.
+
+Window k is the n samples that begin, on every stream, at its first sample with grid index k * hop. It closes
+as soon as every channel has all of it, else when some stream is ``lateness`` past its end; always in order. A
+window in which no stream has a sample never comes into being, so a gap costs nothing however long it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.ledger import Ledger, window_times
+from models.sample_clock import SampleClock
+from models.signal import NS_PER_S, DropReason, WindowSpec
+from models.time_policy import TimePolicy, to_ns
+from models.tracks import Track, TrackState
+
+_FOR_EVER = 1 << 62
+
+
+class JoinState(msgspec.Struct, frozen=True):
+    origin_ns: int
+    k_next: int
+    late_before: int
+    late_since_ns: int | None
+    began: bool
+    tracks: list[TrackState]
+
+
+class Join:
+    """Windows of the streams of one device, or of one record of a burst device.
+
+    ``origin_ns`` is where the grid begins: 0, the epoch, or the start of the record. In a record only windows
+    that lie wholly within it come into being. ``before_close`` is called before a window closes.
+    """
+
+    def __init__(
+        self,
+        spec: WindowSpec,
+        policy: TimePolicy,
+        n_channels: int,
+        ledger: Ledger,
+        *,
+        origin_ns: int = 0,
+        record: bool = False,
+    ) -> None:
+        self.origin_ns = origin_ns
+        self.tracks: dict[tuple[int, ...], Track] = {}
+        self.before_close: Callable[[], None] | None = None
+        self.began = False  # a window has closed
+        self._n, self._hop = spec.n, spec.hop
+        self._num, self._denominator = spec.rate_hz.numerator, spec.rate_hz.denominator
+        self._n_channels = n_channels
+        self._ledger = ledger
+        self._record = record
+        self._jitter_ns = to_ns(policy.jitter_s)
+        self._lateness = -(-to_ns(policy.lateness_s) * self._num // (NS_PER_S * self._denominator))
+        self._reset_ns = to_ns(policy.reset_after_s)
+        self._k_next = 0
+        self._late_before = 0  # grid index: what comes before is late
+        self._late_since_ns: int | None = None
+
+    @property
+    def end_ns(self) -> int:
+        """Event time at which the newest sample ends."""
+        head = max(t.clock.head + t.clock.offsets[-1][1] for t in self.tracks.values())
+        return self.origin_ns + head * NS_PER_S * self._denominator // self._num
+
+    def push(
+        self,
+        columns: tuple[int, ...],
+        t_ns: int,
+        rows: NDArray[np.float32],
+        *,
+        n_present: int,
+        timed: bool,
+        last_ns: int | None = None,
+        arrival_ns: int,
+    ) -> bool:
+        """Files float32[m, len(columns)] ``rows`` taken from ``t_ns`` on; ``n_present`` of the columns are in
+        the block at all. ``timed``: the rows have times of their own; ``last_ns`` is the last one's where
+        they follow each other.
+
+        Returns False, having filed nothing, when nothing but late samples has come for ``reset_after_s``:
+        event time must begin anew with these rows.
+        """
+        track = self.tracks.get(columns)
+        if track is None:
+            track = self._begin(columns, t_ns - self.origin_ns)
+        n = len(rows)
+        clock = track.clock
+        index = clock.locate(t_ns - self.origin_ns, n, timed=timed)
+        if index > clock.head:
+            self._close(gap_track=track, gap=index - clock.head)
+            track.skip(index, clock.index_of(self._k_next * self._hop))
+        done = 0
+        first_on_time = max(clock.index_of(self._late_before), track.low)
+        if index < first_on_time:
+            done = min(n, first_on_time - index)
+            if self._set_back(arrival_ns):
+                return False
+            self._ledger.drop(DropReason.LATE, done * n_present)
+            if index + done > clock.head:
+                if clock.overlap is not None:
+                    clock.rejoin()
+                track.skip(index + done, index + done)
+        if done < n:
+            self._late_since_ns = None
+        if index < clock.head and done < n:
+            done += self._fill(track, index + done, rows[done : done + clock.head - index - done], n_present)
+        if done < n and clock.overlap is not None:
+            clock.rejoin()
+        while done < n:
+            m = track.room(n - done)
+            self._append(track, rows[done : done + m], n_present)
+            done += m
+            self._close()
+        if last_ns is not None:
+            clock.refer(last_ns - self.origin_ns, clock.head - 1)
+        return True
+
+    def error(self, columns: tuple[int, ...]) -> int | None:
+        """``SampleClock.error`` of a stream that is not being corrected."""
+        track = self.tracks.get(columns)
+        return None if track is None or track.clock.drifting else track.clock.error
+
+    def silence(self, elapsed_ns: int) -> None:
+        """Nothing came for ``elapsed_ns``: closes windows as if event time had gone on, as far as there are
+        samples."""
+        if self.tracks:
+            self._close(silence=elapsed_ns * self._num // (NS_PER_S * self._denominator))
+
+    def finish(self) -> None:
+        """Closes all that is open; what comes later for it is late."""
+        if self.tracks:
+            self._close(silence=_FOR_EVER)
+            self._late_before = _FOR_EVER
+            for track in self.tracks.values():
+                track.release(track.clock.head)
+
+    def _begin(self, columns: tuple[int, ...], t_ns: int) -> Track:
+        # The streams of a record begin together, however their clocks differ within the jitter.
+        index = 0 if self._record and abs(t_ns) <= self._jitter_ns else None
+        clock = SampleClock.starting(
+            t_ns, self._num, self._denominator, self._jitter_ns, follow=not self._record, index=index
+        )
+        if not self.tracks:
+            self._k_next = -(-clock.head // self._hop)
+            self._late_before = clock.head
+        track = self.tracks[columns] = Track(columns, clock, self._n)
+        return track
+
+    def _set_back(self, arrival_ns: int) -> bool:
+        if self._record:
+            return False
+        if self._late_since_ns is None or arrival_ns < self._late_since_ns:
+            self._late_since_ns = arrival_ns
+        return arrival_ns - self._late_since_ns >= self._reset_ns
+
+    def _fill(self, track: Track, index: int, rows: NDArray[np.float32], n_present: int) -> int:
+        n_new, n_there = track.fill(index, rows)
+        self._ledger.n_windowed += n_new
+        self._ledger.drop(DropReason.DUPLICATE, n_there)
+        self._ledger.drop(DropReason.NOT_FINITE, len(rows) * n_present - n_new - n_there)
+        if n_new:
+            self._close()
+        return len(rows)
+
+    def _append(self, track: Track, rows: NDArray[np.float32], n_present: int) -> None:
+        finite = np.isfinite(rows)
+        if finite.all():
+            track.append(rows, None)
+            self._ledger.n_windowed += rows.size
+        else:
+            track.append(rows, finite)
+            n_finite = int(finite.sum())
+            self._ledger.n_windowed += n_finite
+            self._ledger.drop(DropReason.NOT_FINITE, len(rows) * n_present - n_finite)
+
+    def _close(self, *, gap_track: Track | None = None, gap: int = 0, silence: int = 0) -> None:
+        passed = self._k_next - 1
+        while True:
+            last = self._last_complete()
+            for track in self.tracks.values():
+                head = track.clock.head + (gap if track is gap_track else silence)
+                passed = max(passed, self._last_ending(track, head - self._lateness))
+            last = max(last, passed)
+            if last < self._k_next:
+                return
+            last = min(last, self._last_begun())
+            if last < self._k_next:
+                break
+            if any(len(track.clock.offsets) > 1 for track in self.tracks.values()):
+                last = self._k_next  # windows may not be spaced evenly: one at a time
+            self._emit(last - self._k_next + 1)
+            self._move_to(last + 1)
+        if gap and passed >= self._k_next:
+            self._move_to(passed + 1)
+
+    def _move_to(self, k: int) -> None:
+        self._k_next = k
+        self._late_before = max(self._late_before, min(k * self._hop, (k - 1) * self._hop + self._n))
+        for track in self.tracks.values():
+            track.release(track.clock.index_of(k * self._hop))
+
+    def _last_complete(self) -> int:
+        last = _FOR_EVER
+        n_covered = 0
+        for track in self.tracks.values():
+            n_covered += len(track.columns)
+            last = min(last, self._last_ending(track, track.complete_to))
+            if last < self._k_next or track.clock.index_of(self._k_next * self._hop) < track.low:
+                return self._k_next - 1
+        return last if n_covered == self._n_channels else self._k_next - 1
+
+    def _last_ending(self, track: Track, index: int) -> int:
+        """The last window that ends at or before sample ``index`` of ``track``."""
+        clock = track.clock
+        k = (index - self._n + clock.offsets[-1][1]) // self._hop
+        if len(clock.offsets) > 1:
+            while clock.index_of(k * self._hop) + self._n > index:
+                k -= 1
+            while clock.index_of((k + 1) * self._hop) + self._n <= index:
+                k += 1
+        return k
+
+    def _last_begun(self) -> int:
+        """The last window in which some stream may have a sample; in a record, the last that lies within
+        it."""
+        if self._record:
+            return max(self._last_ending(t, t.clock.head) for t in self.tracks.values())
+        return max(self._last_starting(t) for t in self.tracks.values())
+
+    def _last_starting(self, track: Track) -> int:
+        clock = track.clock
+        k = (clock.head - 1 + clock.offsets[-1][1]) // self._hop
+        if len(clock.offsets) > 1:
+            while clock.index_of(k * self._hop) >= clock.head:
+                k -= 1
+            while clock.index_of((k + 1) * self._hop) < clock.head:
+                k += 1
+        return k
+
+    def _emit(self, w: int) -> None:
+        if self.before_close is not None and not self.began:
+            self.before_close()
+        self.began = True
+        n, hop, k = self._n, self._hop, self._k_next
+        tracks = list(self.tracks.values())
+        starts = [t.clock.index_of(k * hop) for t in tracks]
+        span = (w - 1) * hop + n
+        n_covered = sum(len(t.columns) for t in tracks)
+        valid: NDArray[np.bool_] | None = None
+        if n_covered == self._n_channels and all(
+            t.whole(s, s + span) for t, s in zip(tracks, starts, strict=True)
+        ):
+            if len(tracks) == 1:
+                values = tracks[0].windows(starts[0], w, n, hop).copy()
+            else:
+                values = np.empty((w, n, self._n_channels), np.float32)
+                for t, s in zip(tracks, starts, strict=True):
+                    values[:, :, t.index] = t.windows(s, w, n, hop)
+        else:
+            values = np.zeros((w, n, self._n_channels), np.float32)
+            valid = np.zeros(values.shape, np.bool_)
+            for t, s in zip(tracks, starts, strict=True):
+                for i in range(w):
+                    t.copy_into(s + i * hop, values[i], valid[i])
+            if valid.all():
+                valid = None
+            else:
+                hold(values, valid)
+        spans = window_times(k, w, n, hop, self._num, NS_PER_S * self._denominator, self.origin_ns)
+        self._ledger.close(*spans, values, valid)
+
+    def state(self) -> JoinState:
+        return JoinState(
+            self.origin_ns,
+            self._k_next,
+            self._late_before,
+            self._late_since_ns,
+            self.began,
+            [t.state() for t in self.tracks.values()],
+        )
+
+    def restore(self, state: JoinState) -> None:
+        self.origin_ns, self._k_next, self.began = state.origin_ns, state.k_next, state.began
+        self._late_before, self._late_since_ns = state.late_before, state.late_since_ns
+        self.tracks = {t.columns: Track.restored(t) for t in state.tracks}
+
+
+def hold(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
+    """Fills what is not valid in windows [w, n, c], in place, with the last valid value before it in its
+    window; 0 before the first."""
+    n = values.shape[1]
+    last = np.where(valid, np.arange(n)[None, :, None], -1)
+    np.maximum.accumulate(last, axis=1, out=last)
+    held = np.take_along_axis(values, np.maximum(last, 0), axis=1)
+    values[...] = np.where(last >= 0, held, np.float32(0))

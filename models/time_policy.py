@@ -1,0 +1,52 @@
+"""The numbers that say how a device's event time is treated. See docs/windowing.md."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from models.signal import NS_PER_S, Mode, WindowSpec
+
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class TimePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a device's event time is treated. Times are in seconds.
+
+    ``lateness_s``: how far behind the newest sample a missing one may still arrive; a window with nothing
+    missing never waits. ``max_future_s`` / ``max_age_s``: event times further than this after / before
+    arrival are dropped (``max_age_s`` None: any age). ``stale_after_s``: a channel without a usable value for
+    this long is silent. ``jitter_s`` (uniform): blocks whose start is within this of where the stream expects
+    it follow without a gap; keep it under half the shortest block's duration, or a lost or repeated block
+    looks like jitter. ``hold_s`` (irregular): how long a value stands in for those that do not come.
+    ``min_valid``: share of a window's samples that every channel needs. ``reset_after_s``: when nothing but
+    late samples arrived for this long, the device's clock was set back, and event time starts anew.
+    """
+
+    lateness_s: Seconds
+    max_future_s: Seconds = 60.0
+    max_age_s: Seconds | None = 7 * 86_400.0
+    stale_after_s: Seconds
+    jitter_s: Seconds
+    hold_s: Seconds
+    min_valid: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
+    reset_after_s: Seconds
+
+
+def default_policy(spec: WindowSpec) -> TimePolicy:
+    """A policy for a device that sends at least every few seconds or every few samples, whichever is
+    longer."""
+    period_s = float(1 / spec.rate_hz)
+    return TimePolicy(
+        lateness_s=max(2.0, 2 * period_s),
+        stale_after_s=max(60.0, 10 * period_s, 3 * float(spec.hop / spec.rate_hz)),
+        jitter_s=max(0.005, 0.5 * period_s) if spec.mode is not Mode.IRREGULAR else 0.0,
+        hold_s=5 * period_s if spec.mode is Mode.IRREGULAR else 0.0,
+        reset_after_s=max(60.0, 30 * period_s),
+    )
+
+
+def to_ns(seconds: float) -> int:
+    """``seconds`` as the nearest whole nanosecond."""
+    return round(seconds * NS_PER_S)
