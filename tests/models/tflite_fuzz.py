@@ -367,7 +367,8 @@ def main(count: int, seed: int = 0, python: str = sys.executable) -> int:
             tally["cases"] += len(cases)
             tally["pass the check"] += len(passed)
             tally["of these crash"] += len(crashes(passed, python))
-            tally["rejected that would crash"] += len(crashes(rejected, python))
+            if python == sys.executable:  # tflite-runtime hangs on some
+                tally["rejected that would crash"] += len(crashes(rejected))
         bad += tally["of these crash"]
         print(mutation.__name__, dict(tally), flush=True)
     return 1 if bad else 0
