@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from models.tflite_check import GraphFacts, ModelRejected, check
 
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}\.tflite")
 INT8_STEPS = 4  # by how many quantisation steps two runtimes may differ
 
 
@@ -249,8 +251,8 @@ def _check_schema(manifest: ModelManifest, file: Path) -> None:
 
 
 def _read_artifact(path: Path, artifact: Artifact, manifest_file: Path) -> bytes:
-    if not artifact.file or Path(artifact.file).name != artifact.file:
-        text = f"artifact file {artifact.file!r} is not a plain file name"
+    if not _PLAIN_NAME.fullmatch(artifact.file):
+        text = f"artifact file {artifact.file!r} is not a plain name.tflite"
         raise BundleRefused(RefusalReason.BAD_MANIFEST, manifest_file, text)
     if not 0 < artifact.n_bytes <= MAX_MODEL_BYTES:
         text = f"artifact {artifact.file!r} has {artifact.n_bytes} bytes, not 1 to {MAX_MODEL_BYTES}"
