@@ -183,8 +183,9 @@ class Engine:
         width = graph.input.shape[1]
         if inputs.ndim != 2 or inputs.shape[1] != width:
             raise ValueError(f"inputs have shape {inputs.shape}, the model takes (w, {width})")
-        finite = np.asarray(np.isfinite(inputs).all(axis=1))
-        given = inputs if finite.all() else np.where(finite[:, None], inputs, np.float32(0))
+        finite = np.isfinite(inputs)
+        broken = None if finite.all() else ~finite.all(axis=1)
+        given = inputs if broken is None else np.where(finite, inputs, np.float32(0))
         if graph.input.dtype == np.int8:
             raw, clipped = quantise(given, graph.input)
             result = _invoke(graph, raw)
@@ -195,7 +196,8 @@ class Engine:
         else:
             output = _invoke(graph, np.ascontiguousarray(given, dtype=np.float32))
             n_saturated, saturated = 0, np.zeros(inputs.shape[0], dtype=np.bool_)
-        output[~finite] = np.nan
+        if broken is not None:
+            output[broken] = np.nan
         return output, saturated, n_saturated
 
     def _use_cpu(self) -> None:

@@ -1,8 +1,9 @@
-"""The model manifest: what a model is, what it was trained on, how its scores are read, and who vouches for it.
+"""The model manifest: what a model is, what it was trained on, how its scores are read, and who vouches for
+it.
 
-Invariants: a manifest is self-contained (a gateway needs it and the artifacts' bytes, nothing else); its canonical bytes
-are the JSON of the struct with ``signature`` and ``key_id`` null, so signing and verifying see the same bytes; versions of a
-``model_id`` only grow.
+Invariants: a manifest is self-contained (a gateway needs it and the artifacts' bytes, nothing else); its
+canonical bytes are the JSON of the struct with ``signature`` and ``key_id`` null, so signing and verifying
+see the same bytes; versions of a ``model_id`` only grow.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from models.scoring import OutputKind
 from models.sensor_checks import ChannelBaseline
 from models.signal import ArtifactTarget, WindowSpec
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 
 # What a family is called on the command line and in the manifest.
 Family = Literal["mahalanobis", "linear-ae", "ae"]
@@ -42,8 +43,9 @@ class TrainedChannel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Normalisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Per feature, float64[k]: ``(x - centre) / scale`` is the graph's input. ``start_centre`` is where re-centring
-    stood at the end of training; it starts there and is bounded around ``centre``."""
+    """Per feature, float64[k]: ``(x - centre) / scale`` is the graph's input. ``start_centre`` is where
+    re-centring stood at the end of training; it starts there and is bounded around ``centre``.
+    """
 
     centre: tuple[float, ...]
     scale: tuple[float, ...]
@@ -51,8 +53,10 @@ class Normalisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class GoldenVector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One worked example: raw window -> features -> output -> score, each within ``tolerance`` (relative to the
-    largest magnitude of what is compared, plus one quantisation step for int8)."""
+    """One worked example: raw window -> features -> output -> score, each within ``tolerance`` (relative to
+    the largest magnitude of what is compared, plus four quantisation steps for int8, by which runtimes
+    differ).
+    """
 
     window: str  # base64 float32[n, c]
     features: str  # base64 float32[k], before re-centring
@@ -70,7 +74,9 @@ class GoldenVector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One .tflite of the model. ``batch`` None: dynamic. Its calibration is of *its* scores: int8's are not float's."""
+    """One .tflite of the model. ``batch`` None: dynamic. Its calibration is of *its* scores: int8's are not
+    float's.
+    """
 
     target: ArtifactTarget
     file: str
