@@ -161,7 +161,9 @@ def read_blocks(
 def windower_for(device: Device, window: WindowSpec) -> Windower:
     # Waiting costs training nothing, so samples may be as late as a slow network brings them, and as old as
     # they are.
-    policy = msgspec.structs.replace(default_policy(window), lateness_s=60.0, max_age_s=None)
+    policy = default_policy(window)
+    patience_s = max(60.0, policy.lateness_s)
+    policy = msgspec.structs.replace(policy, lateness_s=patience_s, stale_after_s=patience_s, max_age_s=None)
     return Windower(device, window, policy)
 
 
@@ -169,20 +171,18 @@ def windows(
     windower: Windower, window: WindowSpec, items: Iterable[SampleBlock | Tick]
 ) -> Iterator[WindowBatch]:
     """Closed windows of ``items``, pushed in pieces so small that their windows fit in memory; then those
-    left open."""
-    now_ns: int | None = None
+    left open whose end the recording has reached."""
     for item in items:
         if isinstance(item, Tick):
             windower.advance(item.now_ns)
-            now_ns = max(item.now_ns, now_ns or item.now_ns)
         else:
             n_channels = max(1, len(item.channels))
             step = max(window.hop, MAX_BATCH_VALUES * window.hop // (window.n * n_channels))
             for start in range(0, item.n, step):
                 windower.push(item.slice(start, min(item.n, start + step)))
                 yield from windower.take()
-            now_ns = max(item.arrival_ns, now_ns or item.arrival_ns)
         yield from windower.take()
-    if now_ns is not None:
-        windower.advance(now_ns + window.window_ns + 3600 * NS_PER_S)
+    if windower.last_arrival_ns is not None:
+        patience_ns = round(windower.policy.lateness_s * NS_PER_S)
+        windower.advance(windower.last_arrival_ns + patience_ns + samples_to_ns(1, window.rate_hz))
         yield from windower.take()

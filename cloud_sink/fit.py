@@ -90,9 +90,12 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
     starts, ends = dataset.start_ns[dataset.used], dataset.end_ns[dataset.used]
     overlap = max(1.0, window.n / window.hop)
     purge = math.ceil(overlap)
-    folds = block_folds(rows.shape[0], N_FOLDS, purge)
     require_enough(rows.shape[0], rows.shape[0] / overlap, window)
-    if min((train.size for train, _ in folds), default=0) < MIN_ROWS or len(folds) < 2:
+    try:
+        folds = block_folds(rows.shape[0], N_FOLDS, purge)
+    except ValueError:
+        folds = []
+    if min((train.size for train, _ in folds), default=0) < MIN_ROWS:
         require_enough(rows.shape[0], 0.0, window)
     recentred = np.array([info.recentred for info in dataset.infos], dtype=np.bool_)
     recentring = recentring_spec(window) if options.recentring and recentred.any() else None
@@ -115,9 +118,9 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
 
     tick("calibrating")
     breaks = _breaks(starts, window.hop_ns)
-    n_effective = effective_windows(rows.shape[0], overlap, np.log(out_of_fold["float32"]))
+    n_effective = effective_windows(np.log(np.maximum(out_of_fold["float32"], 1e-12)), overlap)
     require_enough(rows.shape[0], n_effective, window)
-    calibration = {name: fit_calibration(oof, breaks, n_effective) for name, oof in out_of_fold.items()}
+    calibration = {name: fit_calibration(oof, n_effective, breaks) for name, oof in out_of_fold.items()}
 
     tick("checking the graphs")
     graphs = _graphs(fitted, whole.inputs, found.sigmas)
@@ -194,7 +197,7 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
             n_windows=rows.shape[0],
             set_aside=dict(dataset.set_aside),
             n_effective=round(n_effective, 3),
-            cross_fit_far=_false_alarm_rate(out_of_fold["float32"], folds, breaks, n_effective),
+            cross_fit_far=_false_alarm_rate(out_of_fold["float32"], folds, n_effective),
             far_level=FAR_LEVEL,
             notes=tuple(notes),
         ),
@@ -227,19 +230,18 @@ def _scores(
     return scores(residuals(inputs, output, fitted.output_kind, scale))
 
 
-def _breaks(start_ns: NDArray[np.int64], hop_ns: int) -> NDArray[np.int64]:
+def _breaks(start_ns: NDArray[np.int64], hop_ns: int) -> tuple[int, ...]:
     """Indices of windows before which time is missing. In burst mode the pause between records is no gap."""
     if start_ns.size < 2:
-        return np.zeros(0, np.int64)
+        return ()
     steps = np.diff(start_ns)
     usual = max(float(np.quantile(steps, 0.95)), float(hop_ns))
-    return np.flatnonzero(steps > 1.5 * usual).astype(np.int64) + 1
+    return tuple((np.flatnonzero(steps > 1.5 * usual) + 1).tolist())
 
 
 def _false_alarm_rate(
     out_of_fold: NDArray[np.float32],
     folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]],
-    breaks: NDArray[np.int64],
     n_effective: float,
 ) -> float:
     """Share of healthy windows at or below FAR_LEVEL, each judged by a calibration that has not seen its
@@ -247,8 +249,7 @@ def _false_alarm_rate(
     n_alarms = 0
     for _, test in folds:
         others = np.setdiff1d(np.arange(out_of_fold.size), test)
-        own = np.searchsorted(others, breaks[np.isin(breaks, others)])
-        calibration = fit_calibration(out_of_fold[others], own, n_effective * others.size / out_of_fold.size)
+        calibration = fit_calibration(out_of_fold[others], n_effective * others.size / out_of_fold.size)
         n_alarms += int(np.count_nonzero(p_values(calibration, out_of_fold[test]) <= FAR_LEVEL))
     return n_alarms / out_of_fold.size
 

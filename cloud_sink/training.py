@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from models.alerting import AlertPolicy
-from models.calibration import AlertLevel, level_for_budget
 from numpy.typing import NDArray
 from tabulate import tabulate
 from tqdm import tqdm
@@ -21,6 +19,8 @@ from cloud_sink.cutting import Progress, Request
 from cloud_sink.dataset import Dataset, read_dataset
 from cloud_sink.fit import FitOptions, Trained, fit_dataset, n_steps
 from cloud_sink.sample_size import duration
+from models.calibration import level_for_budget
+from models.episodes import AlertPolicy
 from models.manifest import Family
 from models.messages import rfc3339
 from models.runtime import Graph, runtime_name
@@ -99,7 +99,7 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
     artifact = manifest.artifact("cpu-float32")
     assert artifact is not None
     level = level_for_budget(artifact.calibration, AlertPolicy(), window.hop_ns, alerts_per_week)
-    facts.append((f"level for {alerts_per_week:g} alerts a week", _level(level)))
+    facts.append(("level", f"{level.text()}; p <= {level.p_raise:.2g}"))
     lines = [tabulate(facts, tablefmt="plain", disable_numparse=True), "", _graphs_table(dataset, trained)]
     return "\n".join(lines)
 
@@ -149,11 +149,6 @@ def invoke_us(model: bytes, target: ArtifactTarget, n_features: int) -> tuple[fl
             rounds.append((time.perf_counter_ns() - begin) / 100 / n / 1000)
         found.append(statistics.median(rounds))
     return tuple(found)
-
-
-def _level(level: AlertLevel) -> str:
-    text = f"score {level.score_raise:.3g} (p {level.p_raise:.2g})"
-    return f"{text}, {level.text()}" if level.text() else text
 
 
 def _recentring(trained: Trained) -> str:
