@@ -39,41 +39,54 @@ class Runs:
 
     def __init__(self, c: int, spec: WindowSpec) -> None:
         self.end_ns: int | None = None  # of the newest window
-        self.value = np.zeros(c, dtype=np.float32)
-        self.start_ns = np.zeros(c, dtype=np.int64)
+        self.value = np.full(c, np.nan, dtype=np.float32)  # the last valid one
+        self.start_ns = np.zeros(c, dtype=np.int64)  # since when it has been that
+        self.seen_ns = np.zeros(c, dtype=np.int64)  # until when it was seen to be
         self._spec = spec
         self._period_ns = period_ns(spec)
 
-    def push(self, batch: WindowBatch) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(start int64[w, c] of the run that each window ends with, its value float32[w, c]).
+    def push(self, batch: WindowBatch) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """(start int64[w, c] of the run that each window ends with, the end int64[w, c] of its last valid
+        sample, its value float32[w, c]).
 
-        Invalid samples neither prolong nor break a run: it lasts to the end of the window.
+        Invalid samples do not break a run, and only another valid sample after them prolongs it.
         """
         w, n, _ = batch.values.shape
-        trailing, last = _trailing(batch)
-        starts = batch.end_ns[:, None] - np.rint(trailing * self._period_ns).astype(np.int64)
-        whole, unseen = trailing == n, trailing == 0
-        if not (whole.any() or unseen.any()):
+        trailing, unknown, last = _trailing(batch)
+        ends = batch.end_ns[:, None]
+        starts = ends - np.rint(trailing * self._period_ns).astype(np.int64)
+        seen = ends - np.rint(unknown * self._period_ns).astype(np.int64)
+        whole, unseen = trailing == n, unknown == n
+        if not whole.any():  # as nearly always; whatever is unseen counts as whole
             if w:
-                self.end_ns, self.value, self.start_ns = int(batch.end_ns[-1]), last[-1], starts[-1]
-            return starts, last
+                self._keep(int(batch.end_ns[-1]), last[-1], starts[-1], seen[-1])
+            return starts, seen, last
         for i in range(w):
             begin = int(batch.start_ns[i])
-            starts[i, whole[i] | unseen[i]] = begin
+            starts[i, whole[i]] = begin
             if continues(self._spec, self.end_ns, begin):
                 last[i] = np.where(unseen[i], self.value, last[i])
+                seen[i] = np.where(unseen[i], self.seen_ns, seen[i])
                 same = unseen[i] | (whole[i] & (last[i] == self.value))
                 starts[i] = np.where(same, self.start_ns, starts[i])
-            self.end_ns, self.value, self.start_ns = int(batch.end_ns[i]), last[i], starts[i]
-        return starts, last
+            self._keep(int(batch.end_ns[i]), last[i], starts[i], seen[i])
+        return starts, seen, last
+
+    def _keep(
+        self, end_ns: int, value: NDArray[np.float32], start_ns: NDArray[np.int64], seen_ns: NDArray[np.int64]
+    ) -> None:
+        self.end_ns = end_ns
+        self.value, self.start_ns, self.seen_ns = value.copy(), start_ns.copy(), seen_ns.copy()
 
 
-def _trailing(batch: WindowBatch) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """(trailing int64[w, c], value float32[w, c]): how many samples back from each window's end the channel
-    has read its last valid value; n where it did all along, 0 (and NaN) where no sample is valid."""
+def _trailing(batch: WindowBatch) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """(trailing int64[w, c], unknown int64[w, c], value float32[w, c]): how many samples back from each
+    window's end the channel has read its last valid value (n where it did all along), how many of the last
+    ones are invalid, and that value; n, n and NaN where no sample is valid."""
     w, n, c = batch.values.shape
     last = batch.values[:, -1, :].copy()
     trailing = np.ones((w, c), dtype=np.int64)
+    unknown = np.zeros((w, c), dtype=np.int64)
     if batch.valid.all():
         whole_valid = np.ones((w, c), dtype=bool)
     else:
@@ -83,9 +96,10 @@ def _trailing(batch: WindowBatch) -> tuple[NDArray[np.int64], NDArray[np.float32
         series = batch.values[i, :, j]
         index = np.arange(n) if whole_valid[i, j] else np.flatnonzero(batch.valid[i, :, j])
         if index.size == 0:
-            trailing[i, j], last[i, j] = 0, np.nan
+            trailing[i, j], unknown[i, j], last[i, j] = n, n, np.nan
             continue
         last[i, j] = series[index[-1]]
+        unknown[i, j] = n - 1 - index[-1]
         other = np.flatnonzero(series[index] != last[i, j])
         trailing[i, j] = n - index[other[-1] + 1] if other.size else n
-    return trailing, last
+    return trailing, unknown, last

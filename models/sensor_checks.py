@@ -38,7 +38,7 @@ class SensorFault(enum.StrEnum):
     FLATLINE."""
 
     FLATLINE = "flatline"  # one identical value for at least the limit, at an ordinary reading
-    STUCK = "stuck"  # the same, at a reading that healthy data never took: at a rail, a dead or open line
+    STUCK = "stuck"  # the same, far outside what healthy data read: at a rail, a dead or open line
     SATURATED = "saturated"  # at ±full_scale in 1 % of the window's samples, at least 3: clipped
     OUT_OF_RANGE = "out_of_range"  # a sample outside valid_range
 
@@ -56,7 +56,8 @@ def fault_of(code: int) -> SensorFault | None:
 class ChannelBaseline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a channel did in healthy data; values as they come, origin subtracted.
 
-    ``longest_run_s``: the longest time it read one identical value.
+    ``longest_run_s``: the longest time it read one identical value, as seen from the ends of windows (a run
+    longer than a hop is never missed, and measured short by less than one).
     """
 
     longest_run_s: float
@@ -75,6 +76,7 @@ class SensorState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     end_ns: int | None  # of the newest window
     value: tuple[float | None, ...]  # the last valid one; None: there was none yet
     run_start_ns: tuple[int, ...]  # since when it has been that
+    run_seen_ns: tuple[int, ...]  # until when it was seen to be
     fault_end_ns: tuple[int, ...]  # end of the newest window that ended in a run over the limit
     fault_code: tuple[int, ...]
 
@@ -105,8 +107,8 @@ def learn_baselines(batches: Iterable[WindowBatch], spec: WindowSpec) -> tuple[C
             runs = Runs(c, spec)
             longest = np.zeros(c, dtype=np.int64)
             low, high = np.full(c, np.inf, dtype=np.float32), np.full(c, -np.inf, dtype=np.float32)
-        starts, _ = runs.push(batch)
-        longest = np.maximum(longest, (batch.end_ns[:, None] - starts).max(axis=0))
+        starts, seen, _ = runs.push(batch)
+        longest = np.maximum(longest, (seen - starts).max(axis=0))
         low = np.minimum(low, np.where(batch.valid, batch.values, np.inf).min(axis=(0, 1)))
         high = np.maximum(high, np.where(batch.valid, batch.values, -np.inf).max(axis=(0, 1)))
     if runs is None:
@@ -135,8 +137,10 @@ class SensorChecks:
         self._channels = tuple(channels)
         self._limit_ns = stuck_limits_ns(channels, baselines, spec)
         known = baselines if baselines is not None else ()
-        self._low = np.array([b.minimum for b in known] or [-np.inf] * len(channels))
-        self._high = np.array([b.maximum for b in known] or [np.inf] * len(channels))
+        # Beyond the healthy span by more than its own width: slow drift takes a sound sensor somewhat
+        # outside.
+        self._low = np.array([2 * b.minimum - b.maximum for b in known] or [-np.inf] * len(channels))
+        self._high = np.array([2 * b.maximum - b.minimum for b in known] or [np.inf] * len(channels))
         self._runs = Runs(len(channels), spec)
         self._fault_end_ns = np.full(len(channels), np.iinfo(np.int64).min, dtype=np.int64)
         self._fault_code = np.zeros(len(channels), dtype=np.uint8)
@@ -157,11 +161,11 @@ class SensorChecks:
         samples of the window alone.
         """
         w = batch.n
-        since, value = self._runs.push(batch)
+        since, seen, value = self._runs.push(batch)
         codes = np.zeros(since.shape, dtype=np.uint8)
         if w == 0:
             return codes, since
-        over = batch.end_ns[:, None] - since >= self._limit_ns
+        over = seen - since >= self._limit_ns
         if over.any() or (self._fault_end_ns > batch.start_ns[0]).any():
             unusual = (value < self._low) | (value > self._high)
             frozen = np.where(unusual, _CODE[SensorFault.STUCK], _CODE[SensorFault.FLATLINE])
@@ -212,6 +216,7 @@ class SensorChecks:
             end_ns=self._runs.end_ns,
             value=tuple(None if math.isnan(v) else v for v in self._runs.value.tolist()),
             run_start_ns=tuple(self._runs.start_ns.tolist()),
+            run_seen_ns=tuple(self._runs.seen_ns.tolist()),
             fault_end_ns=tuple(self._fault_end_ns.tolist()),
             fault_code=tuple(self._fault_code.tolist()),
         )
@@ -219,19 +224,15 @@ class SensorChecks:
     def restore(self, state: SensorState) -> None:
         """Go on from ``state``. ValueError when it is not of this many channels or holds an unknown fault."""
         c = len(self._channels)
-        if (
-            not c
-            == len(state.value)
-            == len(state.run_start_ns)
-            == len(state.fault_end_ns)
-            == len(state.fault_code)
-        ):
+        columns = (state.value, state.run_start_ns, state.run_seen_ns, state.fault_end_ns, state.fault_code)
+        if any(len(column) != c for column in columns):
             raise ValueError(f"sensor state is of {len(state.value)} channels, expected {c}")
         if not all(0 <= code <= len(FAULTS) for code in state.fault_code):
             raise ValueError(f"sensor state holds an unknown fault: {state.fault_code}")
         self._runs.end_ns = state.end_ns
         self._runs.value = np.array([math.nan if v is None else v for v in state.value], dtype=np.float32)
         self._runs.start_ns = np.array(state.run_start_ns, dtype=np.int64)
+        self._runs.seen_ns = np.array(state.run_seen_ns, dtype=np.int64)
         self._fault_end_ns = np.array(state.fault_end_ns, dtype=np.int64)
         self._fault_code = np.array(state.fault_code, dtype=np.uint8)
 
