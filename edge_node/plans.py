@@ -13,8 +13,8 @@ from edge_node.gating import GateSpec
 from models.alerting import AlertPolicy
 from models.calibration import AlertLevel, Calibration
 from models.features import FeatureInfo, describe
+from models.limits import LimitSpec
 from models.manifest import ModelManifest
-from models.sensor_checks import LimitSpec
 from models.signal import ArtifactTarget, Device, WindowSpec
 from models.windowing import TimePolicy
 
@@ -68,6 +68,7 @@ class DevicePlan:
     time: TimePolicy
     alert: AlertPolicy = field(default_factory=AlertPolicy)
     model: ServedModel | None = None
+    engine: str = ""  # what scores for it: devices with one engine share batches
     levels: Mapping[ArtifactTarget, AlertLevel] = field(default_factory=dict)
     limits: tuple[LimitSpec, ...] = ()
     gate: GateSpec | None = None

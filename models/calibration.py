@@ -163,7 +163,10 @@ def fit_calibration(
 
 
 def p_values(calibration: Calibration, scores: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Probability float64[w] in (0, 1] that a healthy window scores more than each of ``scores`` float[w]; falls as the score rises."""
+    """Probability float64[w] in (0, 1] that a healthy window scores more than each of ``scores`` float[w].
+
+    Falls as the score rises, and never reaches 0.
+    """
     knots, log_p = np.array(calibration.knots), np.array(calibration.log_p)
     x = np.asarray(scores, dtype=np.float64)
     result = np.interp(x, knots, log_p)
@@ -245,7 +248,7 @@ def _level(
 
 
 def _gpd_tail(excess: NDArray[np.float64], log_q: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Quantiles of the generalised Pareto fitted to ``excess`` (sorted) at log exceedance probabilities ``log_q``, and its shape."""
+    """Quantiles, at log exceedance probabilities ``log_q``, of the generalised Pareto fitted to sorted ``excess``; its shape."""
     n = excess.size
     a0 = float(excess.mean())
     plotting = (np.arange(1, n + 1) - 0.35) / n

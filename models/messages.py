@@ -30,8 +30,8 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
     feature: str
     share: float
     observed: float
-    expected_low: float
-    expected_high: float
+    expected_low: float | None  # None: unbounded
+    expected_high: float | None
     unit: str
 
 

@@ -1,0 +1,62 @@
+"""The one bounded queue between the sources and the pipeline.
+
+Invariant: never more than ``max_samples`` values wait; a block that does not fit is refused, and its source counts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+
+from models.signal import SampleBlock
+
+
+class BlockQueue:
+    """Filled from any thread by :meth:`put`, emptied by the event loop."""
+
+    def __init__(self, max_samples: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._max_samples = max_samples
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._blocks: deque[SampleBlock] = deque()
+        self._n_samples = 0
+        self._signalled = False
+        self._filled = asyncio.Event()
+
+    @property
+    def n_samples(self) -> int:
+        """Values that wait."""
+        return self._n_samples
+
+    def put(self, block: SampleBlock) -> bool:
+        """Append ``block``; False when there is no room for it."""
+        with self._lock:
+            if self._n_samples + block.n_samples > self._max_samples:
+                return False
+            self._blocks.append(block)
+            self._n_samples += block.n_samples
+            signal = not self._signalled
+            self._signalled = True
+        if signal:
+            self._loop.call_soon_threadsafe(self._filled.set)
+        return True
+
+    def take(self, max_blocks: int) -> list[SampleBlock]:
+        """Up to ``max_blocks`` of the oldest blocks; may be none."""
+        with self._lock:
+            n = min(max_blocks, len(self._blocks))
+            taken = [self._blocks.popleft() for _ in range(n)]
+            self._n_samples -= sum(block.n_samples for block in taken)
+            if not self._blocks:
+                self._signalled = False
+                self._filled.clear()
+        return taken
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until there is something to take, at most ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._filled.wait()
+        except TimeoutError:
+            pass
