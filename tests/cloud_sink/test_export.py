@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
+pytest.importorskip("ai_edge_litert", reason="the exporter needs ai-edge-litert's schema")
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray

@@ -26,6 +26,8 @@ from models.runtime import TensorInfo, runtime_name
 from models.signal import ArtifactTarget
 from tests.fixtures.bundle_files import BUNDLE, artifact
 
+pytestmark = pytest.mark.tflite_runtime
+
 TARGETS: tuple[ArtifactTarget, ...] = ("cpu-float32", "cpu-int8", "edgetpu-int8")
 ARTIFACTS = {target: artifact(target) for target in TARGETS}
 

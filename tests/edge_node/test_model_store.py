@@ -29,6 +29,8 @@ from models.messages import pack_floats, unpack_floats
 from models.signal import Channel, Device, Mode, WindowSpec
 from tests.fixtures.bundle_files import BUNDLE, artifact
 
+pytestmark = pytest.mark.tflite_runtime
+
 Json = dict[str, Any]
 Edit = Callable[[Json], None]
 

@@ -25,6 +25,8 @@ from models.tflite_check import check
 from tests.fixtures.bundle_files import artifact
 from tests.models.tflite_fuzz import ROOT
 
+pytestmark = pytest.mark.tflite_runtime
+
 
 @pytest.fixture
 def float_graph() -> Graph:

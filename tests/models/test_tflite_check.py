@@ -14,6 +14,8 @@ from models.tflite_check import MAX_BYTES, ModelFault, ModelRejected, check, edg
 from tests.fixtures.bundle_files import artifact
 from tests.models import tflite_fuzz
 
+pytestmark = pytest.mark.tflite_runtime
+
 NAMES = ("cpu-float32", "cpu-int8", "static-int8")
 needs_schema = pytest.mark.skipif(
     importlib.util.find_spec("ai_edge_litert") is None, reason="the schema is part of ai-edge-litert"
