@@ -72,7 +72,7 @@ class CsvTable:
             data = data.replace(b",", b".")
         comment = self._options.comment or None
         try:
-            # one batch: the chunk bounds the memory already
+            # one batch: the chunk bounds the memory already. Arrow sets room aside for batch_size rows: no more.
             with arrow_errors():
                 batches = list(
                     read_csv(
@@ -80,7 +80,7 @@ class CsvTable:
                         schema,
                         has_header=False,
                         delimiter=layout.separator,
-                        batch_size=len(data),
+                        batch_size=data.count(b"\n") + 1,
                         comment=comment,
                     )
                 )
