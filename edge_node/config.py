@@ -20,8 +20,9 @@ from edge_node.config_device_checks import check_device
 from edge_node.config_devices import SPELLINGS, DeviceConfig, differences, resolve_device
 from edge_node.config_schema import DeviceSection, Document, Gateway, Source, Uplink
 from edge_node.config_sources import Channels, check_sources, check_uplink
-from edge_node.config_text import ConfigError, name_tables, parse, place, report
-from edge_node.config_validation import Problem, convert, find_problems
+from edge_node.config_text import ConfigError as ConfigError
+from edge_node.config_text import name_tables, parse, place, report
+from edge_node.config_validation import Problem, Refused, convert, find_problems
 from edge_node.toml_positions import KeyPath, Positions
 from models.signal import Device, WindowSpec
 from models.topics import check_level
@@ -114,22 +115,20 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
     raw, lines = parse(path)
     base = path.absolute().parent
     problems = find_problems(raw, Document)
-    gateway = _section(raw, "gateway", Gateway, problems, base)
-    uplink = _section(raw, "uplink", Uplink, problems, base)
-    sources: list[tuple[int, Source]] = [
-        (i, convert(item, Source, base)) for i, item in _sound_items(raw, "source", problems)
-    ]
+    gateway = _convert(raw.get("gateway"), Gateway, ("gateway",), problems, base)
+    uplink = _convert(raw.get("uplink"), Uplink, ("uplink",), problems, base)
+    sources: dict[int, Source] = _tables(raw.get("source"), Source, "source", problems, base)
     sections: dict[int, DeviceSection] = {}
     if _sound(("defaults",), problems):
-        for i, item in _sound_items(raw, "device", problems):
-            sections[i] = convert(_merge(raw.get("defaults", {}), item), DeviceSection, base)
+        merged = _inherit(raw.get("defaults", {}), raw.get("device"))
+        sections = _tables(merged, DeviceSection, "device", problems, base)
     known = _known_channels(raw)
 
     if gateway is not None:
         problems += _check_gateway(gateway)
     if uplink is not None:
         problems += check_uplink(uplink)
-    problems += check_sources(sources, uplink, known)
+    problems += check_sources(list(sources.items()), uplink, known)
     problems += _check_duplicates(raw, lines)
     if not raw.get("device"):
         problems.append(Problem((), "[[device]] is missing: expected at least one"))
@@ -144,9 +143,9 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
         path=path,
         gateway=gateway,
         uplink=uplink,
-        sources=tuple(source for _, source in sources),
+        sources=tuple(sources.values()),
         devices=tuple(_share_budget(devices, gateway.max_alerts_per_week)),
-        config_hash=_hash(base, (gateway, uplink, sources, list(sections.values()))),
+        config_hash=_hash(base, (gateway, uplink, list(sources.values()), list(sections.values()))),
         lines=lines,
     )
 
@@ -156,17 +155,29 @@ def _sound(path: KeyPath, problems: Iterable[Problem]) -> bool:
     return all(p.path[: len(path)] != path for p in problems)
 
 
-def _section(raw: Mapping[str, Any], key: str, kind: Any, problems: list[Problem], base: Path) -> Any:
-    if key not in raw or not _sound((key,), problems):
+def _convert(value: object, kind: Any, path: KeyPath, problems: list[Problem], base: Path) -> Any:
+    """``value`` at ``path`` as ``kind``; None where it is absent or something is wrong with it, which is
+    noted."""
+    if value is None or not _sound(path, problems):
         return None
-    return convert(raw[key], kind, base)
+    try:
+        return convert(value, kind, base, path)
+    except Refused as refused:
+        problems.append(refused.problem)
+        return None
 
 
-def _sound_items(raw: Mapping[str, Any], key: str, problems: list[Problem]) -> list[tuple[int, Any]]:
-    items = raw.get(key, [])
-    if not isinstance(items, list):
-        return []
-    return [(i, item) for i, item in enumerate(items) if _sound((key, i), problems)]
+def _tables(tables: object, kind: Any, key: str, problems: list[Problem], base: Path) -> dict[int, Any]:
+    """The tables of the array ``key`` with nothing wrong with them, by index."""
+    items = tables if isinstance(tables, list) else []
+    found = {i: _convert(item, kind, (key, i), problems, base) for i, item in enumerate(items)}
+    return {i: item for i, item in found.items() if item is not None}
+
+
+def _inherit(defaults: Mapping[str, Any], tables: object) -> list[Any]:
+    """``[[device]]`` tables with ``[defaults]`` merged in; what is no table stays as it is."""
+    items = tables if isinstance(tables, list) else []
+    return [_merge(defaults, item) if isinstance(item, dict) else item for item in items]
 
 
 def _merge(defaults: Mapping[str, Any], device: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +189,7 @@ def _merge(defaults: Mapping[str, Any], device: Mapping[str, Any]) -> dict[str, 
                 inherited.pop(key, None)
     merged = {**inherited, **device}
     for key in _MERGED:
-        if key in inherited and key in device:
+        if isinstance(inherited.get(key), dict) and isinstance(device.get(key), dict):
             merged[key] = {**inherited[key], **device[key]}
     return merged
 

@@ -40,6 +40,9 @@ def check_device(
     yield from _check_limits(section)
     if section.alerts_per_week is not None and section.p_threshold is not None:
         yield Problem(("p_threshold",), "give either this or alerts_per_week", section.p_threshold, True)
+    if section.alert.n_raise > section.alert.m_raise:
+        text = f"expected at most m_raise = {section.alert.m_raise}"
+        yield Problem(("alert", "n_raise"), text, section.alert.n_raise, True)
     if section.active_when.strip():
         try:
             parse_condition(section.active_when, known)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from models.alerting import AlertPolicy
 
-from edge_node.config_schema import Backend, DeviceSection, Precision, Privacy, TimeOptions
+from edge_node.config_schema import MAX_WINDOW, Backend, DeviceSection, Precision, Privacy, TimeOptions
 from edge_node.config_validation import nearest, show
 from edge_node.gating import Comparison, GateSpec
+from models.alerting import AlertPolicy
+from models.codec import parse_rate
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Device, Mode, WindowSpec
 from models.windowing import TimePolicy, default_policy
@@ -92,7 +93,7 @@ def rate_of(section: DeviceSection) -> Fraction | None:
         return section.rate_hz
     if section.interval_s is None or section.mode is Mode.BURST:
         return None
-    return 1 / Fraction(section.interval_s).limit_denominator(1_000_000)
+    return 1 / parse_rate(section.interval_s)
 
 
 def mode_of(section: DeviceSection) -> Mode:
@@ -108,6 +109,8 @@ def in_samples(n: int | None, seconds: float | None, rate_hz: Fraction) -> int |
     if n is not None or seconds is None:
         return n
     exact = seconds * float(rate_hz)
+    if exact > MAX_WINDOW:
+        raise ValueError(f"is {exact:g} samples at {rate_hz} Hz: expected at most {MAX_WINDOW}")
     if round(exact) < 1 or abs(exact - round(exact)) > 1e-6 * exact:
         raise ValueError(f"is {exact:g} samples at {rate_hz} Hz: expected a whole number of samples")
     return round(exact)
@@ -149,7 +152,7 @@ def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]],
     n = in_samples(section.window, section.window_s, rate_hz)
     hop = in_samples(section.hop, section.hop_s, rate_hz)
     if model is None:
-        n = n or max(2, round(DEFAULT_WINDOW_S * float(rate_hz)))
+        n = n or min(MAX_WINDOW, max(2, round(DEFAULT_WINDOW_S * float(rate_hz))))
         hop = hop or max(1, n // 2)
     gate = None
     if section.active_when.strip():

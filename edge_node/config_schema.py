@@ -1,8 +1,8 @@
 """What may stand in gateway.toml: one struct a table, its fields the keys, its defaults the defaults.
 
 ``examples/gateway.toml`` documents each of them. Paths are relative to the configuration file and absolute
-once loaded; passwords are never fields, only where to read them. Ranges are the ``Meta`` of a field; in
-addition no number may be infinite or NaN, and no ``…_s`` may be negative.
+once loaded; passwords are never fields, only where to read them. Ranges are the ``Meta`` of a field, and
+what ``config_validation`` asks of all numbers.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-from models.alerting import AlertPolicy
 
 from edge_node.sources.payload_spec import PayloadSpec
+from models.alerting import AlertPolicy
 from models.logs import LogOptions
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Mode
@@ -25,6 +25,7 @@ Backend = Literal["cpu", "edgetpu", "auto"]
 Precision = Literal["float32", "int8"]
 Privacy = Literal["features", "statistics"]
 
+MAX_WINDOW = 1 << 24  # samples: 64 MB a channel
 DEVICE_LEVEL = "{device}"
 CHANNEL_LEVEL = "{channel}"
 
@@ -158,12 +159,12 @@ class DeviceOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     class_: str = msgspec.field(name="class", default="")
     mode: Mode | None = None
     rate_hz: Fraction | None = None
-    interval_s: Positive | None = None
+    interval_s: Annotated[float, msgspec.Meta(ge=1e-6)] | None = None
     channels: tuple[Name | Channel, ...] = ()
     unit: str = ""
-    window: Annotated[int, msgspec.Meta(ge=2)] | None = None
+    window: Annotated[int, msgspec.Meta(ge=2, le=MAX_WINDOW)] | None = None
     window_s: Positive | None = None
-    hop: Count | None = None
+    hop: Annotated[int, msgspec.Meta(ge=1, le=MAX_WINDOW)] | None = None
     hop_s: Positive | None = None
     features: Literal["slow", "vibration"] | None = None
     model: Name | None = None

@@ -25,17 +25,19 @@ Channels = Mapping[str, tuple[str, ...]]  # device id -> its channels
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
-# Options of one format: given with another they would be ignored, so they are refused.
+# Options of some formats: given with another they would be ignored, so they are refused.
 _ONLY_FOR = {
-    "rate_key": "json",
-    "period_key": "json",
-    "rows_key": "json",
-    "value_key": "json",
-    "columns": "csv",
-    "header": "csv",
-    "separator": "csv",
-    "measurement": "influx",
-    "tags": "influx",
+    "time_key": ("json", "csv"),
+    "device_key": ("json", "csv", "influx"),
+    "rate_key": ("json",),
+    "period_key": ("json",),
+    "rows_key": ("json",),
+    "value_key": ("json",),
+    "columns": ("csv",),
+    "header": ("csv",),
+    "separator": ("csv",),
+    "measurement": ("influx",),
+    "tags": ("influx",),
 }
 _DEFAULTS = PayloadSpec()
 
@@ -178,8 +180,9 @@ def _check_subscription(sub: MqttSubscription, at: KeyPath, known: Channels) -> 
             yield _unknown_device((*at, "devices", name), device, known)
     yield from _check_channels(sub, at, known)
     for key, wanted in _ONLY_FOR.items():
-        if sub.format != wanted and getattr(sub, key) != getattr(_DEFAULTS, key):
-            text = f'is only for format = "{wanted}", and this one is "{sub.format}"'
+        if sub.format not in wanted and getattr(sub, key) != getattr(_DEFAULTS, key):
+            formats = " or ".join(f'"{name}"' for name in wanted)
+            text = f'is only for format = {formats}, and this one is "{sub.format}"'
             yield Problem((*at, key), text)
     given = [k for k in ("rate_key", "period_key", "rate_hz") if getattr(sub, k) is not None]
     if len(given) > 1:

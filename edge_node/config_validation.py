@@ -1,15 +1,16 @@
 """Values from TOML against our structs: all that does not fit, by path, in words a person can act on.
 
 One walk over ``msgspec.inspect``'s description of the types; msgspec itself stops at the first error and
-knows no lines. What this finds nothing wrong with, ``msgspec.convert`` takes.
+knows no lines. Beyond the types, every number must be finite, every ``…_s`` at least 0, and seconds, rates
+and counts small enough for arithmetic in int64 nanoseconds.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,6 +31,10 @@ _HINTS = {
 # Keys that somebody may have taken for a secret's: their values are not shown.
 _SECRET = re.compile(r"pas|pwd|pw$|word|secret|token|api.?key|auth|cred", re.IGNORECASE)
 
+_MAX_S = 1e9  # 31 years
+_MAX_INT = 2**63 - 1
+_MAX_RATE_TERM = 10**9
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -41,14 +46,27 @@ class Problem:
     shows_value: bool = False
 
 
-def convert(value: object, kind: Any, base: Path) -> Any:
-    """``value``, which :func:`find_problems` found nothing wrong with, as ``kind``; paths relative to
-    ``base``."""
+class Refused(Exception):
+    """What a struct's own rules say against its values."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.text)
+        self.problem = problem
+
+
+def convert(value: object, kind: Any, base: Path, path: KeyPath) -> Any:
+    """``value`` (at ``path``), which :func:`find_problems` found nothing wrong with, as ``kind``; file names
+    are relative to ``base``. Raises Refused where a struct itself refuses a combination of values."""
 
     def from_toml(wanted: type, given: Any) -> object:
         return base / given if wanted is Path else parse_rate(given)
 
-    return msgspec.convert(value, type=kind, dec_hook=from_toml)
+    try:
+        return msgspec.convert(value, type=kind, dec_hook=from_toml)
+    except msgspec.ValidationError as error:
+        text, _, at = str(error).partition(" - at `$")
+        keys = tuple(key for key in at.rstrip("`").split(".") if key and "[" not in key)
+        raise Refused(Problem((*path, *keys), text)) from None
 
 
 def find_problems(value: object, kind: Any, path: KeyPath = ()) -> list[Problem]:
@@ -96,7 +114,7 @@ def describe(kind: inspect.Type) -> str:
         case inspect.EnumType(cls=cls):
             return "one of " + ", ".join(show(m.value) for m in cls)
         case inspect.CustomType(cls=cls) if cls is Fraction:
-            return 'a rate above 0: a number or a fraction such as "1/300"'
+            return 'a rate above 0 and at most 1e9: a number or a fraction such as "1/300"'
         case inspect.CustomType():
             return "a path"
         case inspect.VarTupleType(item_type=item):
@@ -110,18 +128,13 @@ def describe(kind: inspect.Type) -> str:
 
 
 def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
-    low = (
-        f"at least {kind.ge:g}"
-        if kind.ge is not None
-        else f"above {kind.gt:g}"
-        if kind.gt is not None
-        else ""
-    )
-    high = (
-        f"at most {kind.le:g}" if kind.le is not None else f"below {kind.lt:g}" if kind.lt is not None else ""
-    )
-    joined = " and ".join(part for part in (low, high) if part)
+    bounds = (("at least", kind.ge), ("above", kind.gt), ("at most", kind.le), ("below", kind.lt))
+    joined = " and ".join(f"{word} {_number(bound)}" for word, bound in bounds if bound is not None)
     return f" {joined}" if joined else ""
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _is_none(kind: inspect.Type) -> bool:
@@ -159,9 +172,10 @@ def _check(value: object, kind: inspect.Type, path: KeyPath) -> list[Problem]:
             pairs = zip(value, kind.item_types, strict=True)
             return [p for i, (v, k) in enumerate(pairs) for p in _check(v, k, (*path, i))]
     elif _fits(value, kind):
-        if str(path[-1]).endswith("_s") and isinstance(value, (int, float)) and value < 0:
-            return [Problem(path, "expected seconds, at least 0", value, True)]
-        return []
+        seconds = value if str(path[-1]).endswith("_s") and isinstance(value, (int, float)) else 0
+        if 0 <= seconds <= _MAX_S:
+            return []
+        return [Problem(path, f"expected seconds, at least 0 and at most {_MAX_S:g}", value, True)]
     choices = [str(c) for c in _choices(kind)]
     hint = nearest(value, choices) if isinstance(value, str) else ""
     return [Problem(path, f"expected {describe(kind)}{hint}", value, True)]
@@ -203,10 +217,10 @@ def _fits(value: object, kind: inspect.Type) -> bool:
         case inspect.BoolType():
             return isinstance(value, bool)
         case inspect.IntType():
-            return isinstance(value, int) and not isinstance(value, bool) and _within(value, kind)
+            return isinstance(value, int) and not isinstance(value, bool) and _within(value, kind, _MAX_INT)
         case inspect.FloatType():
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            return number and math.isfinite(value) and _within(value, kind)  # type: ignore[arg-type]
+            return number and _within(value, kind, sys.float_info.max)
         case inspect.StrType(min_length=low, max_length=high):
             return isinstance(value, str) and (low or 0) <= len(value) <= (high or len(value))
         case inspect.LiteralType() | inspect.EnumType():
@@ -219,9 +233,10 @@ def _fits(value: object, kind: inspect.Type) -> bool:
             return False
 
 
-def _within(value: Any, kind: inspect.IntType | inspect.FloatType) -> bool:
+def _within(value: Any, kind: inspect.IntType | inspect.FloatType, largest: float) -> bool:
     return (
-        (kind.ge is None or value >= kind.ge)
+        abs(value) <= largest  # not so for NaN
+        and (kind.ge is None or value >= kind.ge)
         and (kind.gt is None or value > kind.gt)
         and (kind.le is None or value <= kind.le)
         and (kind.lt is None or value < kind.lt)
@@ -242,7 +257,7 @@ def _choices(kind: inspect.Type) -> list[object]:
 
 def _is_rate(value: object) -> bool:
     try:
-        parse_rate(value)
+        rate = parse_rate(value)
     except ValueError:
         return False
-    return True
+    return max(rate.numerator, rate.denominator) <= _MAX_RATE_TERM

@@ -157,9 +157,8 @@ def test_not_toml(tmp_path: Path, text: str, expected: str) -> None:
         (
             GATEWAY + PRESS.replace("1000", '"1/0"'),
             [
-                'gateway.toml:5: [[device]] "press-4": rate_hz = "1/0": expected a rate above '
-                "0: a number or a fraction "
-                'such as "1/300"'
+                'gateway.toml:5: [[device]] "press-4": rate_hz = "1/0": expected a rate above 0 '
+                'and at most 1e9: a number or a fraction such as "1/300"'
             ],
         ),
         (
@@ -182,6 +181,21 @@ def test_not_toml(tmp_path: Path, text: str, expected: str) -> None:
         (
             device("[[device.limit]]\nchannel = 'x'\n"),
             ['gateway.toml:7: [[device.limit]] of "press-4": name is missing: expected a string'],
+        ),
+        (
+            device("summary_s = 1e10\n"),
+            [
+                'gateway.toml:7: [[device]] "press-4": summary_s = 10000000000.0: expected '
+                "seconds, at least 0 "
+                "and at most 1e+09"
+            ],
+        ),
+        (
+            GATEWAY + PRESS.replace("1000", '"1e999999999"'),
+            [
+                'gateway.toml:5: [[device]] "press-4": rate_hz = "1e999999999": expected a rate above 0 and '
+                'at most 1e9: a number or a fraction such as "1/300"'
+            ],
         ),
         (
             "gateway = 3\n" + PRESS,
@@ -232,8 +246,9 @@ def test_several_problems_at_once_in_the_order_of_the_file(tmp_path: Path) -> No
     )
     assert errors(tmp_path, text) == [
         'gateway.toml:3: [gateway]: sitee = "x": unknown key; did you mean "site"?',
-        'gateway.toml:8: [[device]] "press-4": hop = 0: expected a whole number at least 1',
-        'gateway.toml:11: [[device]] "meter": interval_s = 0: expected a number above 0',
+        'gateway.toml:8: [[device]] "press-4": hop = 0: expected a whole number at least 1 and '
+        "at most 16777216",
+        'gateway.toml:11: [[device]] "meter": interval_s = 0: expected a number at least 1e-06',
         'gateway.toml:14: [[device]] "meter": id = "meter": another device has this id (line 10)',
         'gateway.toml:17: [[device]] "meter": active_when = "press.x > 1": there is no device "press"; '
         'did you mean "press-4"?',

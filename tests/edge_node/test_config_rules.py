@@ -91,6 +91,8 @@ def subscription(text: str) -> str:
             "window_s = 0.0101: is 10.1 samples at 1000 Hz: expected a whole number of samples",
         ),
         ("window_s = 0.001", "window_s = 0.001: is 1 sample: expected at least 2"),
+        ("window_s = 1e9", "window_s = 1000000000.0: is 1e+12 samples at 1000 Hz: expected at most 16777216"),
+        ("alert.n_raise = 5", "alert.n_raise = 5: expected at most m_raise = 3"),
         ("window = 10\nhop = 11", "hop = 11: expected at most the window, 10 samples"),
         (
             'model = "models/press"',

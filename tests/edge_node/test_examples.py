@@ -10,9 +10,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from msgspec import inspect
 
-from edge_node.config import load_config
+from edge_node.config import ConfigError, load_config
 from edge_node.config_schema import Document
 from edge_node.config_validation import convert, find_problems
 
@@ -84,7 +86,7 @@ def test_every_option_is_documented() -> None:
 def test_every_documented_option_exists_and_its_example_is_valid(tmp_path: Path) -> None:
     document = everything_set()
     assert find_problems(document, Document) == []
-    assert isinstance(convert(document, Document, tmp_path), Document)
+    assert isinstance(convert(document, Document, tmp_path, ()), Document)
 
 
 DOCUMENTED = [
@@ -113,3 +115,59 @@ def test_required_options_are_said_to_be() -> None:
     assert {"name", "host", "topic", "paths", "id", "channel"} <= required
     for name in required:
         assert re.search(rf"^#?{name} = .*# required", REFERENCE, re.MULTILINE), name
+
+
+SETTINGS = [n for n, line in enumerate(REFERENCE.splitlines()) if re.match(r"#?[a-z_]+ = |#?\[", line)]
+LITERALS = [
+    "0",
+    "-1",
+    "7",
+    "1e300",
+    "9" * 400,
+    "nan",
+    "inf",
+    "true",
+    '"x"',
+    '""',
+    '"1/3"',
+    '"a.b > 1"',
+    "1979-05-27",
+]
+LITERALS += [
+    "[]",
+    "{}",
+    "[1]",
+    "[{}]",
+    '["x", "x"]',
+    "[[1, 2]]",
+    "{ a = 1 }",
+    '{ name = "x" }',
+    '[{ name = "x" }]',
+]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(st.sampled_from(SETTINGS), st.sampled_from([*LITERALS, None]), max_size=4))
+def test_any_change_of_the_reference_loads_or_is_named_by_line(
+    tmp_path: Path, changes: dict[int, str | None]
+) -> None:
+    """Whatever is set to whatever, or left out (None): never another exception."""
+    lines = REFERENCE.splitlines()
+    for number, literal in changes.items():
+        header = "[" in lines[number].split("=")[0]
+        if literal is None:
+            lines[number] = ""
+        elif not header:
+            key = lines[number].removeprefix("#").split(" = ")[0]
+            lines[number] = f"{key} = {literal}"
+    path = tmp_path / "gateway.toml"
+    path.write_text("\n".join(lines))
+    try:
+        config = load_config(path)
+    except ConfigError as error:
+        problems = str(error).splitlines()
+    else:
+        problems = []
+        for device in config.devices:
+            config.settle(device, None)
+    assert all(re.match(rf"{re.escape(str(path))}(:\d+)?: ", problem) for problem in problems), problems
