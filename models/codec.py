@@ -32,8 +32,9 @@ def parse_rate(value: object) -> Fraction:
         raise ValueError(f"a rate is a number or a string like '1/300', not {value!r}")
     try:
         # Through float, because Fraction("1e999999999") would compute all of its digits.
-        exponent = isinstance(value, str) and "e" in value.lower()
-        rate = Fraction(float(value) if exponent else value)
+        if isinstance(value, str) and "e" in value.lower():
+            value = float(value)
+        rate = Fraction(value)
     except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"{value!r} is not a rate: use a number or a fraction such as '1/300'") from None
     if isinstance(value, float):

@@ -16,6 +16,7 @@ from models.codec import parse_rate
         ("1/300", Fraction(1, 300)),
         ("0.5", Fraction(1, 2)),
         ("1e3", Fraction(1000)),
+        ("1e-1", Fraction(1, 10)),
         (1 / 3, Fraction(1, 3)),
         (25600, Fraction(25600)),
     ],
