@@ -78,6 +78,8 @@ class EgressQueue:
 
     def put(self, item: Outgoing) -> tuple[list[Outgoing], list[Outgoing]]:
         """Adds ``item``; returns what was given up for it (it may be ``item``) and what it superseded."""
+        if item.rank is not None and item.n_bytes > self._max_bytes:
+            return [item], []
         old = self._remove_retained(item.topic) if item.retain else None
         self._add(item, first=False)
         return self._shrink(), [] if old is None else [old]

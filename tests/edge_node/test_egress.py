@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_node import egress, uplink
+from edge_node.egress import EgressQueue, Outgoing, outgoing
+from models.messages import Alert, Delivery, Event, Status, rfc3339
+from models.signal import DeviceCondition, SampleBlock, WindowBatch
+from tests.edge_node.outgoing_messages import AT, TOPICS, alert, device_state, status, summary
+
+WINDOWS = WindowBatch(
+    "press-4",
+    np.zeros(1, np.int64),
+    np.ones(1, np.int64),
+    np.zeros((1, 4, 1), np.float32),
+    np.ones((1, 4, 1), bool),
+)
+BLOCK = SampleBlock.irregular(
+    "press-4", ("x",), np.zeros((1, 1), np.float32), time_ns=np.zeros(1, np.int64), arrival_ns=0
+)
+
+
+class WithRaw(Alert, frozen=True, kw_only=True):
+    """An alert that somebody added the raw window to."""
+
+    raw: tuple[float, ...] = (1.0,)
+
+
+@pytest.mark.parametrize(
+    ("event", "topic", "kind", "retain"),
+    [
+        (alert(), "lw/plant/gw-1/alert/press-4", "alert", False),
+        (alert(device="_gateway", kind="system"), "lw/plant/gw-1/alert/_gateway", "alert", False),
+        (summary(), "lw/plant/gw-1/summary/press-4", "summary", False),
+        (device_state(), "lw/plant/gw-1/device/press-4/state", "device_state", True),
+        (status(), "lw/plant/gw-1/status", "status", True),
+    ],
+)
+def test_what_may_leave(event: Any, topic: str, kind: str, retain: bool) -> None:
+    item = outgoing(event, TOPICS)
+    assert (item.topic, item.kind, item.retain) == (topic, kind, retain)
+    assert msgspec.json.decode(item.payload, type=type(event)) == event
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        BLOCK,
+        WINDOWS,
+        BLOCK.values,
+        b"raw",
+        {"type": "alert", "raw": [1.0]},
+        None,
+        Delivery(emitted_ns=AT, emitted_at=rfc3339(AT), latency_ms=1.0, backend="cpu"),
+        WithRaw(**{f: getattr(alert(), f) for f in Alert.__struct_fields__}),
+    ],
+)
+def test_nothing_else_may_leave(event: Any) -> None:
+    with pytest.raises(TypeError, match="may not leave the gateway"):
+        outgoing(event, TOPICS)
+
+
+def test_no_message_of_another_gateway() -> None:
+    with pytest.raises(ValueError, match="a message of plant/gw-2 on lw/plant/gw-1"):
+        outgoing(alert(gateway="gw-2"), TOPICS)
+    with pytest.raises(ValueError, match="a message of here/gw-1 on"):
+        outgoing(status(site="here"), TOPICS)
+
+
+def test_publish_is_the_only_way_out() -> None:
+    """Whatever is public on the uplink and takes data takes it as an event."""
+    takes: dict[str, list[str]] = {}
+    for name, member in inspect.getmembers(uplink.Uplink, inspect.isfunction):
+        if not name.startswith(("_", "on_")):
+            takes[name] = [str(p.annotation) for p in list(inspect.signature(member).parameters.values())[1:]]
+    assert takes == {
+        "counters": [],
+        "publish": ["Event | Status"],
+        "start": [],
+        "stop": ["Status", "float"],
+    }
+    assert set(egress.SENDABLE) >= {Alert, Status}
+    assert len(egress.SENDABLE) == 4
+
+
+def ids(items: Any) -> list[str]:
+    return [msgspec.json.decode(item.payload)["message_id"] for item in items]
+
+
+def drain(queue: EgressQueue) -> list[Outgoing]:
+    return [queue.take() for _ in range(len(queue))]
+
+
+def test_gives_up_old_summaries_first_and_alerts_last() -> None:
+    queue = EgressQueue(4, 10**6)
+    events: list[Event] = [
+        alert(0),
+        summary(0),
+        alert(1, "updated"),
+        summary(1),
+        alert(2),
+        alert(3, "cleared"),
+        alert(4),
+        alert(5),
+    ]
+    given_up = []
+    for event in events:
+        dropped, superseded = queue.put(outgoing(event, TOPICS))
+        given_up += dropped
+        assert superseded == []
+    assert ids(given_up) == ["s0", "s1", "a1-0", "a0-0"]
+    assert ids(drain(queue)) == ["a2-0", "a3-0", "a4-0", "a5-0"]
+    assert queue.n_bytes == 0
+
+
+def test_bounded_in_bytes() -> None:
+    size = outgoing(summary(), TOPICS).n_bytes
+    queue = EgressQueue(10**6, 3 * size)
+    dropped = [ids(queue.put(outgoing(summary(i), TOPICS))[0]) for i in range(5)]
+    assert dropped == [[], [], [], ["s0"], ["s1"]]
+    assert queue.n_bytes == 3 * size
+    huge = outgoing(summary(9, reservoir="x" * 5 * size), TOPICS)
+    assert queue.put(huge) == ([huge], [])  # alone too large: it displaces nobody
+    assert ids(drain(queue)) == ["s2", "s3", "s4"]
+
+
+def test_a_retained_message_waits_once_with_its_latest_text() -> None:
+    queue = EgressQueue(10, 10**6)
+    for condition in DeviceCondition:
+        queue.put(outgoing(device_state(condition), TOPICS))
+    other = outgoing(device_state(device="oven"), TOPICS)
+    queue.put(other)
+    assert ids(drain(queue)) == [f"d-press-4-{list(DeviceCondition)[-1]}", "d-oven-normal"]
+
+
+def test_what_is_put_back_goes_first_unless_something_newer_waits() -> None:
+    queue = EgressQueue(10, 10**6)
+    events: list[Event] = [alert(0), device_state(), alert(1), summary(0)]
+    for event in events:
+        queue.put(outgoing(event, TOPICS))
+    taken = [queue.take(), queue.take(), queue.take()]
+    queue.put(outgoing(device_state(DeviceCondition.STALE), TOPICS))
+    _, superseded = queue.put_back(taken)
+    assert ids(superseded) == ["d-press-4-normal"]
+    assert ids(drain(queue)) == ["a0-0", "a1-0", "s0", "d-press-4-stale"]
+
+
+def test_put_first() -> None:
+    queue = EgressQueue(10, 10**6)
+    queue.put(outgoing(alert(0), TOPICS))
+    states = [outgoing(device_state(device=name), TOPICS) for name in ("a", "b")]
+    queue.put(states[1])
+    assert not queue.holds(states[0])
+    assert queue.put_first(states) == ([], [])
+    assert queue.holds(states[0])
+    newer = outgoing(device_state(DeviceCondition.STALE, "a"), TOPICS)
+    assert queue.put_first([newer]) == ([], [states[0]])
+    assert drain(queue)[:2] == [newer, states[1]]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(["summary", "updated", "raised", "state"]),
+            st.integers(1, 3),  # take so many
+            st.just("back"),  # put back what was taken
+        ),
+        max_size=60,
+    )
+)
+def test_nothing_is_lost_or_reordered(steps: list[str | int]) -> None:
+    """Everything put in is taken, given up or superseded, once; what is taken of one rank comes in order."""
+    queue = EgressQueue(5, 10**6)
+    out: deque[Outgoing] = deque()
+    gone: list[Outgoing] = []
+    put: list[Outgoing] = []
+    for n, step in enumerate(steps):
+        if isinstance(step, int):
+            out += [queue.take() for _ in range(min(step, len(queue)))]
+            continue
+        if step == "back":
+            given_up, superseded = queue.put_back(out)
+            out.clear()
+        else:
+            events: dict[str, Event] = {
+                "summary": summary(n),
+                "updated": alert(n, "updated"),
+                "raised": alert(n),
+                "state": device_state(),
+            }
+            put.append(outgoing(events[step], TOPICS))
+            given_up, superseded = queue.put(put[-1])
+        gone += given_up + superseded
+        assert len(queue) <= 5
+    left = [*out, *drain(queue)]
+    assert sorted(map(id, left + gone)) == sorted(map(id, put))
+    assert queue.n_bytes == 0
+    for rank in range(3):
+        order = [put.index(item) for item in left if item.rank == rank]
+        assert order == sorted(order)
