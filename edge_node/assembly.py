@@ -6,7 +6,7 @@ The daemon and replay build their core here and nowhere else, so both run the sa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_node.config import Config
@@ -15,11 +15,16 @@ from edge_node.inference import ArtifactMissing, EdgeTpuUnavailable, Engine
 from edge_node.model_store import Bundle, BundleRefused, check_device, check_golden, load_bundle
 from edge_node.pipeline import Pipeline
 from edge_node.plans import DevicePlan, ServedModel
+from models.alerting import AlertPolicy
 from models.calibration import AlertLevel, level_for_budget, level_for_p
 from models.manifest import ModelManifest
 from models.messages import ModelStatus
 from models.runtime import GraphUnusable
-from models.signal import ArtifactTarget, DropReason
+from models.signal import ArtifactTarget, Channel, Device, DropReason, SampleBlock
+from models.windowing import default_policy
+
+# A block that completes more windows than this is taken in pieces: bounds memory, changes nothing else.
+MAX_WINDOWS_AT_ONCE = 1024
 
 
 @dataclass(slots=True)
@@ -31,6 +36,23 @@ class Core:
     plans: tuple[DevicePlan, ...]
     n_inference_failures: int = 0
     last_failure: str | None = None
+    _rows_at_once: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rows_at_once = {
+            plan.device.device_id: max(plan.window.n, MAX_WINDOWS_AT_ONCE * plan.window.hop)
+            for plan in self.plans
+        }
+
+    def push(self, block: SampleBlock) -> int:
+        """Take ``block`` and score what it completes, piece by piece where it makes very many windows; the number scored."""
+        step = self._rows_at_once.get(block.device_id, block.n)
+        n = 0
+        for begin in range(0, block.n, step):
+            self.pipeline.push(block.slice(begin, begin + step) if step < block.n else block)
+            if begin + step < block.n:
+                n += self.score()
+        return n + self.score()
 
     def score(self) -> int:
         """Score all that is ready; returns the number of windows. A batch whose invoke fails is dropped and counted."""
@@ -116,14 +138,20 @@ def assemble(config: Config, *, on_notice: Callable[[str], None]) -> Core:
 
 def alert_levels(manifest: ModelManifest, device: DeviceConfig) -> dict[ArtifactTarget, AlertLevel]:
     """Where each artifact's scores begin to count as anomalous, from the device's budget or p-value."""
+    return _levels(manifest, device.alert, device.alerts_per_week, device.p_threshold)
+
+
+def _levels(
+    manifest: ModelManifest, policy: AlertPolicy, alerts_per_week: float | None, p_threshold: float | None
+) -> dict[ArtifactTarget, AlertLevel]:
     levels: dict[ArtifactTarget, AlertLevel] = {}
     for artifact in manifest.artifacts:
-        if device.p_threshold is not None:
-            levels[artifact.target] = level_for_p(artifact.calibration, device.p_threshold, device.alert)
+        if p_threshold is not None:
+            levels[artifact.target] = level_for_p(artifact.calibration, p_threshold, policy)
         else:
-            assert device.alerts_per_week is not None
+            assert alerts_per_week is not None
             levels[artifact.target] = level_for_budget(
-                artifact.calibration, device.alert, manifest.window.hop_ns, device.alerts_per_week
+                artifact.calibration, policy, manifest.window.hop_ns, alerts_per_week
             )
     return levels
 
@@ -137,3 +165,40 @@ def _bundle(config: Config, device: DeviceConfig, bundles: dict[Path, Bundle]) -
         except BundleRefused as error:
             raise config.error(device.device.device_id, "model", str(device.model), str(error)) from error
     return bundles[device.model]
+
+
+def assemble_bundle(
+    bundle: Bundle,
+    device_id: str,
+    *,
+    alerts_per_week: float | None = None,
+    p_threshold: float | None = None,
+    policy: AlertPolicy = AlertPolicy(),  # noqa: B008 (frozen)
+    site: str = "replay",
+    gateway: str = "replay",
+    on_notice: Callable[[str], None],
+) -> Core:
+    """A core for one device that is just as ``bundle`` was trained: no configuration needed."""
+    manifest = bundle.manifest
+    channels = tuple(Channel(name=c.name, unit=c.unit, origin=c.origin) for c in manifest.channels)
+    window = manifest.window
+    device = Device(
+        device_id=device_id,
+        machine=device_id,
+        class_=manifest.class_,
+        mode=window.mode,
+        rate_hz=window.rate_hz,
+        channels=channels,
+    )
+    engine = Engine(manifest, bundle.artifacts, on_notice=on_notice)
+    budget = alerts_per_week if alerts_per_week is not None or p_threshold is not None else 1.0
+    plan = DevicePlan(
+        device=device,
+        window=window,
+        time=default_policy(window),
+        alert=policy,
+        model=ServedModel.build(manifest, device),
+        engine=manifest.model_id,
+        levels=_levels(manifest, policy, budget, p_threshold),
+    )
+    return Core(Pipeline(site, gateway, [plan]), {manifest.model_id: engine}, (plan,))

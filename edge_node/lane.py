@@ -127,6 +127,10 @@ class Lane:
         return self._settler.outbox
 
     @property
+    def settler(self) -> Settler:
+        return self._settler
+
+    @property
     def condition(self) -> DeviceCondition:
         return self._settler.condition
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from edge_node.gating import Gate, GateState
 from edge_node.lane import Chunk, Lane, LaneState, PipelineEvent
 from edge_node.plans import DevicePlan, ServedModel
+from edge_node.settling import Trace
 from models import codec, scoring
 from models.features import extract
 from models.signal import ArtifactTarget, DropReason, SampleBlock
@@ -194,6 +195,20 @@ class Pipeline:
                 events.extend(lane.outbox)
                 lane.outbox.clear()
         return events
+
+    def trace_scores(self) -> None:
+        """Keep every score from now on for :meth:`take_traces` (a replay, a page that draws them)."""
+        for lane in self._lanes.values():
+            lane.settler.traces = []
+
+    def take_traces(self) -> list[Trace]:
+        """Scores settled since the last call, per device in event-time order."""
+        traces: list[Trace] = []
+        for lane in self._lanes.values():
+            if lane.settler.traces:
+                traces.extend(lane.settler.traces)
+                lane.settler.traces = []
+        return traces
 
     def finish(self) -> None:
         """The end of the signal (a replay's end, a drained daemon): summaries in progress are closed as they are."""

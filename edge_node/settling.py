@@ -49,6 +49,20 @@ class PipelineEvent:
     backend: ArtifactTarget | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """Scored windows of one device, oldest first, for people who want every score: int64[m], float32[m], float64[m], and
+    whether a machine alert was open after each, bool[m]."""
+
+    device_id: str
+    start_ns: NDArray[np.int64]
+    end_ns: NDArray[np.int64]
+    score: NDArray[np.float32]
+    p: NDArray[np.float64]
+    above: NDArray[np.bool_]
+    alerting: NDArray[np.bool_]
+
+
 class Evidence(msgspec.Struct, kw_only=True):
     """The worst window of a machine episode so far, and its last few feature rows."""
 
@@ -109,6 +123,7 @@ class Settler:
         self._published: tuple[DeviceCondition, tuple[str, ...]] | None = None
         self.condition = DeviceCondition.LEARNING
         self.outbox: list[PipelineEvent] = []
+        self.traces: list[Trace] | None = None  # None: nobody asked
 
     def settle(self, chunk: Chunk) -> None:
         """Every window of ``chunk`` has its score or will never have one: say what follows from it."""
@@ -258,6 +273,7 @@ class Settler:
         """Step the machine episode through the scored windows; which of them are healthy, bool[m]."""
         m = chunk.n
         healthy = np.ones(m, np.bool_)
+        is_open = np.zeros(m, np.bool_)
         if m == 0:
             return healthy
         assert chunk.p is not None
@@ -267,6 +283,7 @@ class Settler:
         level = self._plan.levels[chunk.backend]
         above = chunk.p <= level.p_raise
         if self._quiet("machine", above):
+            self._trace(chunk, above, is_open)
             return healthy
         episodes = self._episode("machine")
         critical = chunk.p <= level.p_raise / self._plan.alert.critical_p_ratio
@@ -287,10 +304,20 @@ class Settler:
             )
             if change is not None:
                 events.append((row, self._machine_alert(chunk, change, level.score_raise)))
+            is_open[i] = episodes.open
             healthy[i] = not above[i] and not episodes.open
             if episodes.quiet:
                 self._evidence = None
+        self._trace(chunk, above, is_open)
         return healthy
+
+    def _trace(self, chunk: Chunk, above: NDArray[np.bool_], is_open: NDArray[np.bool_]) -> None:
+        if self.traces is None:
+            return
+        assert chunk.p is not None
+        assert chunk.score is not None
+        start, end = chunk.start_ns[chunk.rows], chunk.end_ns[chunk.rows]
+        self.traces.append(Trace(chunk.device_id, start, end, chunk.score, chunk.p, above, is_open))
 
     def _remember(self, chunk: Chunk, i: int) -> None:
         assert chunk.p is not None
@@ -385,7 +412,7 @@ class Settler:
             info = model.infos[j]
             origin = self._channels[info.channel].origin
             seen = alerting.contribution(
-                info, float(chunk.raw[i, j]), model.centre[j], model.scale[j], 1.0, origin
+                info, float(chunk.raw[i, j]), float(model.centre[j]), float(model.scale[j]), 1.0, origin
             )
             text = alerting.drift_sentence(
                 self._plan.device.machine, seen, info, change.start_ns, change.end_ns, change.state
@@ -398,7 +425,7 @@ class Settler:
         episodes = self._episode("stale")
         if stale:
             self._stale_since_ns = chunk.at_ns
-        start, end = self._stale_since_ns, max(chunk.at_ns, self._stale_since_ns)
+        start, end = int(self._stale_since_ns), max(chunk.at_ns, self._stale_since_ns)
         change = episodes.step(start, end, stale, not stale, "warning", "")
         self._stale = stale
         if change is not None:
