@@ -58,7 +58,8 @@ def outgoing(event: Event | Status, topics: GatewayTopics) -> Outgoing:
 
 
 class EgressQueue:
-    """First in, first out, bounded in messages and bytes; one retained message a topic."""
+    """First in, first out, bounded in messages (retained ones, of which there is one a topic, do not
+    count) and bytes."""
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self._max_messages = max_messages
@@ -149,7 +150,7 @@ class EgressQueue:
 
     def _shrink(self) -> list[Outgoing]:
         given_up = []
-        while len(self._items) > self._max_messages or self.n_bytes > self._max_bytes:
+        while len(self._items) - len(self._retained) > self._max_messages or self.n_bytes > self._max_bytes:
             key = next((keys[0] for keys in self._by_rank if keys), None)
             if key is None:
                 break  # only retained messages are left: one a device

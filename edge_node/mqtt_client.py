@@ -79,6 +79,11 @@ class Link:
         self.receive_maximum = receive_maximum  # unacknowledged publications that the broker takes
         self.filters: dict[int, list[str]] = {}
 
+    @property
+    def answered(self) -> bool:
+        """Whether the broker has answered every subscription: the connection works in both directions."""
+        return not self.filters
+
     def publish(self, topic: str, payload: bytes, *, retain: bool) -> int:
         """Publishes at QoS 1 and returns the message id that on_acked will name."""
         return self._client.publish(topic, payload, qos=1, retain=retain).mid

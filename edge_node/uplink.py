@@ -243,9 +243,10 @@ class Uplink:
                 self._in_flight[link.publish(item.topic, item.payload, retain=item.retain)] = item
 
     def _may_send(self, item: Outgoing, link: Link) -> bool:
-        """What was in flight when a connection broke goes alone: then it is known which message breaks it."""
+        """What was in flight when a connection broke goes alone, and over a connection that is known to
+        work: then it is known which message breaks it."""
         if item.n_lost or any(i.n_lost for i in self._in_flight.values()):
-            return not self._in_flight
+            return link.answered and not self._in_flight
         return len(self._in_flight) < min(WINDOW, link.receive_maximum)
 
     def _waiting(self, item: Outgoing) -> bool:

@@ -199,7 +199,7 @@ def test_nothing_is_lost_or_reordered(steps: list[str | int]) -> None:
             put.append(outgoing(events[step], TOPICS))
             given_up, superseded = queue.put(put[-1])
         gone += given_up + superseded
-        assert len(queue) <= 5
+        assert len(queue) <= 5 + 1  # the retained one does not count
     left = [*out, *drain(queue)]
     assert sorted(map(id, left + gone)) == sorted(map(id, put))
     assert queue.n_bytes == 0
