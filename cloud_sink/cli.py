@@ -138,7 +138,8 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         "--labels",
         type=Path,
         metavar="FILE",
-        help="known anomalies: never trained on, used to test the model (default: label columns of the log)",
+        help="known anomalies, to test the model with (default: label columns of the log); left out of "
+        "training unless the healthy part is named",
     )
     read = train.add_argument_group("reading the log")
     read.add_argument("--device", metavar="ID", help="which device of a log of several")

@@ -46,16 +46,14 @@ def commission(
     """Normalisation learned from ``rows[learn]``, re-centring run over all ``rows`` float32[w, k] in time
     order.
 
-    The scale is that of re-centred features, which is what the graph sees; re-centring in turn is clipped and
-    bounded by the scale, so it is run twice.
+    The scale includes the slow drift seen while commissioning, so that much of it is no departure. Re-centring
+    starts from the first windows, a window's length of them, as if it had been running before.
     """
     centre, scale = fit_normalisation(rows[learn], min_scale)
     if recentring is None:
         return Commissioned(centre, scale, centre, centre, normalise(rows, centre, scale))
-    for _ in range(2):
-        follower = Recentring(recentring, centre, scale, recentred)
-        moved, _ = follower.apply(rows)
-        _, scale = fit_normalisation(moved[learn], min_scale)
-    follower = Recentring(recentring, centre, scale, recentred)
+    n_first = max(1, round(recentring.tau_windows / RECENTRING_WINDOW_LENGTHS))
+    first_centre = rows[:n_first].astype(np.float64).mean(axis=0)
+    follower = Recentring(recentring, centre, scale, recentred, first_centre)
     moved, _ = follower.apply(rows)
-    return Commissioned(centre, scale, centre, follower.moving_centre, normalise(moved, centre, scale))
+    return Commissioned(centre, scale, first_centre, follower.moving_centre, normalise(moved, centre, scale))

@@ -38,8 +38,8 @@ class Request:
     recording.
 
     Trained on are the first ``n_rows`` rows with ``from_ns`` <= event time < ``until_ns``, less the intervals
-    of ``exclude``. ``labels`` mark anomalies: never trained on, and the test of the finished model. ``units``
-    by channel.
+    of ``exclude``. ``labels`` mark anomalies and test the finished model. A part that is named is taken at
+    its word to be healthy; of a whole recording the anomalies are left out. ``units`` by channel.
     """
 
     logs: tuple[Path, ...]
@@ -56,6 +56,11 @@ class Request:
     exclude: tuple[Labels, ...] = ()
     labels: Labels | None = None
     units: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names_a_part(self) -> bool:
+        """Whether the part to train on was named, and is not the whole recording."""
+        return (self.n_rows, self.from_ns, self.until_ns) != (None, None, None)
 
 
 def shape(request: Request) -> tuple[Device, WindowSpec]:

@@ -7,6 +7,7 @@ the part asked for and nothing speaks against it; every other one is counted und
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +21,7 @@ from models.features import FeatureInfo, FeatureSpec, describe, extract, learn_f
 from models.logs import Tick, Warn
 from models.recording import select_rows
 from models.sensor_checks import ChannelBaseline, SensorChecks, learn_baselines
-from models.signal import NS_PER_S, Device, SampleBlock, WindowBatch, WindowSpec, samples_to_ns
+from models.signal import NS_PER_S, Device, Mode, SampleBlock, WindowBatch, WindowSpec, samples_to_ns
 
 MAX_EXAMPLES = 1024  # raw windows kept to learn amplitude floors from
 
@@ -49,6 +50,14 @@ class Dataset:
     set_aside: Mapping[str, int]
     sample_drops: Mapping[str, int]
 
+    @property
+    def step_ns(self) -> int:
+        """The usual time from one used window to the next: the hop, or more where records come in bursts."""
+        starts = self.start_ns[self.used]
+        if self.window.mode is not Mode.BURST or starts.size < 2:
+            return self.window.hop_ns
+        return max(self.window.hop_ns, int((starts[-1] - starts[0]) // (starts.size - 1)))
+
 
 def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _: None) -> Dataset:
     """The windows of ``request``. ``progress`` is told the number of rows read, pass by pass.
@@ -65,10 +74,12 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
         from_ns=request.from_ns,
         until_ns=request.until_ns,
     )
-    baselines = learn_baselines(healthy.pick(windows(windower, window, part.watch(selected))), window)
+    used = healthy.pick(windows(windower, window, part.watch(selected)))
+    first = next(used, None)
+    baselines = learn_baselines(itertools.chain([first], used), window) if first is not None else ()
     set_aside = Counter(healthy.set_aside)
     set_aside.update({reason.value: n for reason, n in windower.window_drops.items()})
-    if healthy.n_used == 0:
+    if first is None:
         raise DatasetError(_nothing(request, device, window, part, set_aside))
     values, valid = healthy.examples()
     spec = FeatureSpec(
@@ -139,7 +150,7 @@ class _Part:
         for labels in self._request.exclude:
             excluded = labels.overlap(batch.start_ns, batch.end_ns)
             found["excluded"] = found.get("excluded", np.zeros(batch.n, np.bool_)) | excluded
-        if self._request.labels is not None:
+        if self._request.labels is not None and not self._request.names_a_part:
             found["labelled_anomalous"] = self._request.labels.overlap(batch.start_ns, batch.end_ns)
         return found
 

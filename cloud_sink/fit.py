@@ -90,13 +90,13 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
     starts, ends = dataset.start_ns[dataset.used], dataset.end_ns[dataset.used]
     overlap = max(1.0, window.n / window.hop)
     purge = math.ceil(overlap)
-    require_enough(rows.shape[0], rows.shape[0] / overlap, window)
+    require_enough(rows.shape[0], rows.shape[0] / overlap, window, dataset.step_ns)
     try:
         folds = block_folds(rows.shape[0], N_FOLDS, purge)
     except ValueError:
         folds = []
     if min((train.size for train, _ in folds), default=0) < MIN_ROWS:
-        require_enough(rows.shape[0], 0.0, window)
+        require_enough(rows.shape[0], 0.0, window, dataset.step_ns)
     recentred = np.array([info.recentred for info in dataset.infos], dtype=np.bool_)
     recentring = recentring_spec(window) if options.recentring and recentred.any() else None
 
@@ -119,7 +119,7 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
     tick("calibrating")
     breaks = _breaks(starts, window.hop_ns)
     n_effective = effective_windows(np.log(np.maximum(out_of_fold["float32"], 1e-12)), overlap)
-    require_enough(rows.shape[0], n_effective, window)
+    require_enough(rows.shape[0], n_effective, window, dataset.step_ns)
     calibration = {name: fit_calibration(oof, n_effective, breaks) for name, oof in out_of_fold.items()}
 
     tick("checking the graphs")
@@ -166,7 +166,12 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
         warnings.append(
             f"{n_effective:.1f} effective windows are few (below {WARN_EFFECTIVE:.0f}): "
             "false-alarm rates are rough; "
-            f"{more_data(window, rows.shape[0], n_effective, WARN_EFFECTIVE)} would do"
+            f"{more_data(window, dataset.step_ns, rows.shape[0], n_effective, WARN_EFFECTIVE)} would do"
+        )
+    if dataset.anomalous is not None and (n_odd := int(np.count_nonzero(dataset.anomalous & dataset.used))):
+        warnings.append(
+            f"{n_odd} of the windows trained on are labelled anomalous: name another part, or leave them out "
+            "with --exclude"
         )
     metrics = {
         "score_correlation": rank_correlation(out_of_fold["float32"], out_of_fold["int8"]),

@@ -11,23 +11,23 @@ WARN_EFFECTIVE = 50.0
 MIN_EFFECTIVE = 5.0
 
 
-def require_enough(n_windows: int, n_effective: float, window: WindowSpec) -> None:
+def require_enough(n_windows: int, n_effective: float, window: WindowSpec, step_ns: int) -> None:
     """Raises FitError below MIN_EFFECTIVE, saying how much more data it takes."""
     if n_effective >= MIN_EFFECTIVE:
         return
     raise FitError(
         f"{n_windows} windows of {window.n} samples are only {n_effective:.1f} effective ones, and a model "
-        f"needs {MIN_EFFECTIVE:.0f}: record {more_data(window, n_windows, n_effective, MIN_EFFECTIVE)} "
+        f"needs {MIN_EFFECTIVE:.0f}: record {more_data(window, step_ns, n_windows, n_effective, MIN_EFFECTIVE)} "
         "of healthy running, or choose a shorter --window"
     )
 
 
-def more_data(window: WindowSpec, n_windows: int, n_effective: float, wanted: float) -> str:
+def more_data(window: WindowSpec, step_ns: int, n_windows: int, n_effective: float, wanted: float) -> str:
     """How much more signal gives ``wanted`` effective windows, in words."""
     least = MIN_ROWS * 2 + 2 * math.ceil(window.n / window.hop)
     per_effective = n_windows / n_effective if n_effective > 0 else max(1.0, window.n / window.hop)
     n_more = max(1, math.ceil(max(wanted * per_effective, least) - n_windows))
-    seconds = n_more * window.hop_ns / NS_PER_S
+    seconds = n_more * step_ns / NS_PER_S
     return f"about {n_more * window.hop} more samples ({duration(seconds)})"
 
 

@@ -62,7 +62,7 @@ def test_commissioning_is_what_serving_repeats() -> None:
     moved, _ = serving.apply(rows)
     assert normalise(moved, done.centre, done.scale).tobytes() == done.inputs.tobytes()
     assert serving.moving_centre.tobytes() == done.last_centre.tobytes()
-    assert np.abs(done.inputs.std(axis=0) - 1).max() < 0.1
+    assert done.inputs.std(axis=0).min() > 0.5
 
 
 def test_rows_left_out_teach_commissioning_nothing() -> None:
@@ -106,15 +106,15 @@ def test_each_artifact_is_calibrated_on_its_own_out_of_fold_scores(trained: Trai
 
 
 def test_a_model_is_never_judged_on_what_it_has_seen() -> None:
-    # A stretch that is unlike the rest: a model fitted on it finds it ordinary, its out-of-fold scores do
-    # not.
+    # A stretch that is unlike the rest and lies in one block: a model fitted on it finds it ordinary, the
+    # others do not.
     signal = slow_signal(1200)
-    signal[600:840, 1] -= 8 * (signal[600:840, 0] - 3.0) * 20
+    signal[500:700, 2] += 1.0
     data = dataset(signal)
     model = fit_dataset(data, options(recentring=False))
-    strange = slice(640, 800)
+    strange = slice(510, 680)
     in_sample = fit_in_sample_scores(data)
-    assert np.median(oof(model)[strange]) > 2 * np.median(in_sample[strange])
+    assert np.median(oof(model)[strange]) > 3 * np.median(in_sample[strange])
 
 
 def fit_in_sample_scores(data: Dataset) -> NDArray[np.float32]:
@@ -217,5 +217,5 @@ def test_an_edge_tpu_model_is_what_the_compiler_made(tmp_path: Path, monkeypatch
 
 def test_what_is_missing_is_said_in_samples_and_time() -> None:
     window = dataset(slow_signal(100)).window
-    assert more_data(window, 50, 2.5, 5.0) == "about 50 more samples (50 s)"
+    assert more_data(window, window.hop_ns, 50, 2.5, 5.0) == "about 50 more samples (50 s)"
     assert [duration(s) for s in (45, 600, 36_000, 400_000)] == ["45 s", "10 min", "10 h", "4.63 days"]
