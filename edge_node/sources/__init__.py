@@ -34,6 +34,17 @@ class SourceCounters:
     message_drops: Counter[DropReason] = field(default_factory=Counter)
     sample_drops: Counter[DropReason] = field(default_factory=Counter)
 
+    def copy(self) -> SourceCounters:
+        """What another thread may look at while these go on counting."""
+        return SourceCounters(
+            self.n_messages,
+            self.n_bytes,
+            self.n_blocks,
+            self.n_samples,
+            Counter(self.message_drops),
+            Counter(self.sample_drops),
+        )
+
 
 class Source(Protocol):
     """One configured source."""
@@ -44,7 +55,7 @@ class Source(Protocol):
 
     @property
     def counters(self) -> SourceCounters:
-        """What came in so far."""
+        """What came in so far; safe to read from any thread."""
 
     @property
     def connected(self) -> bool:

@@ -85,7 +85,7 @@ class MqttSubscriber:
 
     @property
     def counters(self) -> SourceCounters:
-        return self._counters
+        return self._counters.copy()
 
     @property
     def connected(self) -> bool:
