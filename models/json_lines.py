@@ -52,9 +52,10 @@ class JsonLines:
         if not rows:
             raise LogError(path, "has no JSON objects, one a line")
         names = dict.fromkeys(name for row in rows for name in row)
-        self.columns: tuple[str, ...] = tuple(names)
         self.batches = any(isinstance(value, list) for value in rows[0].values())
-        self.sample = {name: _column([row.get(name) for row in rows], self.batches) for name in names}
+        rates = (*_RATE_KEYS, *_PERIOD_KEYS) if self.batches else ()
+        self.columns: tuple[str, ...] = tuple(name for name in names if name not in rates)
+        self.sample = {name: _column([row.get(name) for row in rows], self.batches) for name in self.columns}
 
     def chunks(self, numbers: Sequence[str], texts: Sequence[str]) -> Iterator[Chunk]:
         """``numbers`` as float64 (NaN where missing) and ``texts`` as Arrow arrays."""
@@ -168,16 +169,11 @@ def _rate(row: Row) -> Fraction | None:
 
 
 def _column(values: Sequence[Any], batches: bool) -> Column:
-    """A column's first values; of a batch, a list of numbers counts as numbers and a list of times as
-    times."""
+    """A column's first values; of a batch, the first of each list."""
+    lists = sum(isinstance(value, list) for value in values)
     flat = [v[0] if isinstance(v, list) and v else v for v in values]
     texts = ["" if v is None else v if isinstance(v, str) else msgspec.json.encode(v).decode() for v in flat]
-    return Column(texts)
-
-
-def is_batch_channel(table: JsonLines, name: str) -> bool:
-    """Whether ``name`` can be a channel of a file of batches."""
-    return name not in _RATE_KEYS and name not in _PERIOD_KEYS
+    return Column(texts, "scalar" if batches and not lists else "text")
 
 
 def _arrow(values: list[Any]) -> Array:

@@ -39,7 +39,8 @@ def suggest_rate(blocks: Sequence[SampleBlock]) -> tuple[Mode, Fraction | None, 
     period = mean if repeats or abs(mean - interval) < 0.01 * interval else interval
     if NS_PER_S / period < _UNIFORM_ABOVE_HZ:
         return Mode.IRREGULAR, _round_rate(NS_PER_S / interval), interval / NS_PER_S
-    rate = _round_rate(NS_PER_S / period)
+    span = period * max(1, inside.size)
+    rate = _round_rate(NS_PER_S / period, 2 * float(steps.min()) / span if repeats else 0.0)
     return (Mode.BURST if _is_burst(times, period) else Mode.CONTINUOUS), rate, period / NS_PER_S
 
 
@@ -52,10 +53,16 @@ def _is_burst(times: np.ndarray[tuple[int], np.dtype[np.int64]], period_ns: floa
     return bool(lengths.min() >= _MIN_RECORD and lengths.max() <= 2 * lengths.min())
 
 
-def _round_rate(rate_hz: float) -> Fraction:
-    """The rate that was meant: whole hertz, or a whole number of seconds, within a thousandth."""
-    if rate_hz >= 1 and abs(rate_hz - round(rate_hz)) < 1e-3 * rate_hz:
-        return Fraction(round(rate_hz))
-    if rate_hz < 1 and abs(1 / rate_hz - round(1 / rate_hz)) < 1e-3 / rate_hz:
-        return Fraction(1, round(1 / rate_hz))
-    return Fraction(rate_hz).limit_denominator(1000) or Fraction(rate_hz).limit_denominator(10**9)
+def _round_rate(rate_hz: float, uncertainty: float = 0.0) -> Fraction:
+    """The rate that was meant: the roundest number within the relative ``uncertainty`` of the times and 100 ppm of a
+    clock, or a whole number of seconds."""
+    tolerance = uncertainty + 1e-4
+    if rate_hz < 1:
+        if abs(1 / rate_hz - round(1 / rate_hz)) <= max(tolerance, 1e-3) / rate_hz:
+            return Fraction(1, round(1 / rate_hz))
+        return Fraction(rate_hz).limit_denominator(10**9)
+    for digits in range(1, 6):
+        rounded = Fraction(f"{rate_hz:.{digits - 1}e}")
+        if abs(float(rounded) - rate_hz) <= tolerance * rate_hz:
+            return rounded
+    return Fraction(rate_hz).limit_denominator(1000)

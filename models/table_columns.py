@@ -36,24 +36,25 @@ _CLOCK = re.compile(r"\s*\d\d?:\d\d(:\d\d([.,]\d+)?)?\s*$")
 @dataclass(frozen=True, slots=True)
 class Column:
     """The first values of a column as text. ``kind`` and ``naive`` say what the file itself knows of its
-    type."""
+    type; a ``scalar`` is one value for a whole batch of samples, so no channel.
+
+    Most values decide what a column is, so that a broken one is named as such and does not change the column.
+    """
 
     texts: Sequence[str]
-    kind: Literal["text", "number", "time"] = "text"
+    kind: Literal["text", "number", "time", "scalar"] = "text"
     naive: bool | None = None
 
     @property
     def is_numeric(self) -> bool:
-        """Whether every value is a number or missing."""
-        return self.kind == "number" or (
-            self.kind == "text" and all(_is_numeric(text) for text in self.texts)
-        )
+        """Whether the values are numbers, or missing."""
+        return self.kind == "number" or (self.kind != "time" and _most(_is_numeric, self.texts))
 
     @property
     def is_time(self) -> bool:
         """Whether the values are dates."""
         filled = [text for text in self.texts if text.strip()]
-        return self.kind == "time" or (bool(filled) and all(is_time(text) for text in filled))
+        return self.kind == "time" or (bool(filled) and _most(is_time, filled))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Roles:
     device: str | None
     channels: tuple[str, ...]
     labels: tuple[str, ...]
-    ignored: tuple[str, ...]  # not numeric, and not asked for
+    ignored: tuple[str, ...]  # not columns of numbers
 
 
 def find_roles(table: Table, options: LogOptions) -> Roles:
@@ -121,8 +122,10 @@ def find_roles(table: Table, options: LogOptions) -> Roles:
     if options.channels is not None:
         channels = options.channels
         for name in channels:
-            if not sample[name].is_numeric:
-                wrong = next(text for text in sample[name].texts if not _is_numeric(text))
+            if not _is_channel(sample[name]):
+                wrong = next(
+                    (text for text in sample[name].texts if not _is_numeric(text)), "one for all rows"
+                )
                 raise LogError(
                     table.path, f"{wrong!r} is not a number", line=table.first_line, column=name,
                     remedy="a channel is a numeric column",
@@ -130,7 +133,7 @@ def find_roles(table: Table, options: LogOptions) -> Roles:
         ignored: tuple[str, ...] = ()
     else:
         unnamed = [name for name in left if name.startswith(("unnamed_", "Unnamed: "))]
-        channels = tuple(name for name in left if sample[name].is_numeric and name not in unnamed)
+        channels = tuple(name for name in left if _is_channel(sample[name]) and name not in unnamed)
         ignored = tuple(name for name in left if name not in channels)
     if not channels:
         raise LogError(
@@ -143,6 +146,10 @@ def find_roles(table: Table, options: LogOptions) -> Roles:
             remedy="name it with --time-column, or give the sampling rate with --rate-hz",
         )  # fmt: skip
     return Roles(time, clock, device, channels, labels, ignored)
+
+
+def _is_channel(column: Column) -> bool:
+    return column.is_numeric and column.kind != "scalar"
 
 
 def _find_time(columns: Sequence[str], sample: Mapping[str, Column]) -> str | None:
@@ -198,8 +205,9 @@ def arrow_errors() -> Iterator[None]:
     name."""
     try:
         yield
-    except Exception as error:
-        if type(error) is not Exception:
+    except BaseException as error:
+        # a Rust panic (arro3 has some for corrupt Parquet) is a BaseException that only its name tells
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise ArrowRefusedError(str(error)) from error
 
@@ -216,7 +224,11 @@ def float_column(column: Array) -> NDArray[np.float64]:
 def warn_ignored(table: Table, roles: Roles, warn: Warn) -> None:
     """Say which columns are left out because they are not numbers."""
     if roles.ignored:
-        warn(f"{table.path}: left out, not numeric: {', '.join(roles.ignored)}")
+        warn(f"{table.path}: left out, not columns of numbers: {', '.join(roles.ignored)}")
+
+
+def _most(test: Callable[[str], bool], texts: Sequence[str]) -> bool:
+    return 2 * sum(map(test, texts)) >= len(texts)
 
 
 def _is_numeric(text: str) -> bool:

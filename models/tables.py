@@ -44,11 +44,26 @@ Values = NDArray[np.float32]
 @contextmanager
 def parquet_errors(path: Path) -> Iterator[None]:
     """What Arrow says of an unreadable Parquet file, as a LogError."""
+    _check_ends(path)
     try:
         with arrow_errors():
             yield
     except (ArrowRefusedError, OSError) as error:
         raise LogError(path, f"is not readable as Parquet ({error})") from error
+
+
+def _check_ends(path: Path) -> None:
+    """A Parquet file begins and ends with its mark: a torn one is told before Arrow panics over it."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+            file.seek(max(0, path.stat().st_size - 4))
+            tail = file.read(4)
+    except OSError as error:
+        raise LogError(path, f"cannot be read ({error.strerror})") from error
+    if head != b"PAR1" or tail != b"PAR1":
+        what = "its end is missing" if head == b"PAR1" else "it is something else"
+        raise LogError(path, f"is not readable as Parquet ({what})")
 
 
 class ParquetTable:
@@ -226,9 +241,12 @@ class _Blocks:
     def _check_rate(self, times: Times, rate: Fraction) -> None:
         if len(times) < 100:
             return
-        step = float(np.median(np.diff(times)))
+        # Coarse times repeat, so no single step tells: the mean between silences does.
         period = NS_PER_S / float(rate)
-        if abs(step - period) > max(0.25 * period, _resolution(times)):
+        steps = np.diff(times)
+        inside = steps[(steps >= 0) & (steps <= 10 * max(period, _resolution(times)))]
+        step = float(inside.mean() if inside.size else np.median(steps))
+        if not 0.75 * period < step < 1.5 * period:
             raise LogError(
                 self._path,
                 f"rows are {step / NS_PER_S:g} s apart, not {period / NS_PER_S:g} s",

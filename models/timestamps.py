@@ -67,12 +67,13 @@ class TimeColumn:
         self._unit: TimeUnit | None = None
         self._zone: LocalTime | None = None
         texts = [text for text in sample if text.strip()]
-        if naive is None and self._format is None and texts and all(is_number(text) for text in texts):
-            self._unit, elapsed = _unit_of(name, [float(text) for text in texts], options.time_unit)
+        numbers = [float(text) for text in texts if is_number(text)]
+        if naive is None and self._format is None and texts and 2 * len(numbers) >= len(texts):
+            self._unit, elapsed = _unit_of(name, numbers, options.time_unit)
             self._start_ns = options.start_ns if elapsed else 0
             return
         if naive is None:
-            naive = self._is_naive(texts[0]) if texts else False
+            naive = self._is_naive(next(filter(is_time, texts), texts[0])) if texts else False
         if not naive:
             return
         if options.timezone is None:
@@ -114,7 +115,7 @@ class TimeColumn:
         values, _ = _floats(column.cast(DataType.float64()))
         bad = ~np.isfinite(values)
         values[bad] = 0.0
-        bad |= np.abs(values) * scale >= 2.0**63
+        bad |= np.abs(values) >= 2.0**63 / scale
         values[bad] = 0.0
         if scale == NS_PER_S and np.abs(values).max(initial=0.0) >= _ELAPSED_BELOW:
             # float64 resolves 0.24 us at today's date: whole microseconds are what was meant
