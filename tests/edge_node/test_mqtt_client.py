@@ -45,9 +45,8 @@ class Recorded:
 
 
 def config(port: int, **more: Any) -> MqttSource:
-    return MqttSource(
-        **({"host": HOST, "port": port, "reconnect_min_s": 0.05, "reconnect_max_s": 0.2} | more)
-    )
+    settings: Any = {"host": HOST, "port": port, "reconnect_min_s": 0.05, "reconnect_max_s": 0.2} | more
+    return MqttSource(**settings)
 
 
 @contextmanager
