@@ -53,6 +53,10 @@ class BlockQueue:
                 self._filled.clear()
         return taken
 
+    def wake(self) -> None:
+        """End a :meth:`wait` that is under way; on the loop's thread."""
+        self._filled.set()
+
     async def wait(self, timeout_s: float) -> None:
         """Until there is something to take, at most ``timeout_s``."""
         try:

@@ -13,7 +13,7 @@ What comes out depends only on the sequence of ``push``, ``advance`` and scores,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -268,12 +268,12 @@ class Pipeline:
             )
         )
 
-    def restore(self, data: bytes) -> None:
+    def restore(self, data: bytes, *, only: Collection[str] | None = None) -> None:
         """Continue from a snapshot of a pipeline with the same plans. A device that has since been added starts
         afresh, one that was removed is forgotten. Raises msgspec.ValidationError when ``data`` is not a snapshot."""
         state = codec.unpack_state(data, PipelineState)
         for device_id, lane_state in state.lanes.items():
-            if device_id in self._lanes:
+            if device_id in self._lanes and (only is None or device_id in only):
                 self._lanes[device_id].restore(lane_state)
                 self._dirty[device_id] = None
         for gates in self._gates.values():

@@ -20,6 +20,7 @@ from models.signal import NS_PER_S, DeviceCondition
 
 AlertState = Literal["raised", "updated", "cleared"]
 AlertKind = Literal["machine", "sensor", "limit", "stale", "drift", "system"]
+GatewayState = Literal["online", "stopped", "offline"]
 Severity = Literal["info", "warning", "critical"]
 
 
@@ -140,7 +141,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["status"] = "status"
     site: str
     gateway: str
-    state: Literal["online", "stopped", "offline"]
+    state: GatewayState
     version: str
     boot_id: str
     config_hash: str

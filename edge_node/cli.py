@@ -1,0 +1,184 @@
+"""``edge-node``: run, check, record, replay.
+
+Exit codes: 0 done, 1 refused or failed (one line says why), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.metadata
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import structlog
+from tabulate import tabulate
+
+from edge_node import cli_replay, probing
+from edge_node.assembly import assemble
+from edge_node.config import ConfigError, load_config
+from edge_node.config_schema import Gateway
+from models.logs import LogError
+
+FAILED, USAGE = 1, 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(USAGE)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = _Parser(prog="edge-node", description="The Linewatch gateway: sensor streams in, alerts out.")
+    top.add_argument("--version", action="version", version=importlib.metadata.version("linewatch"))
+    commands = top.add_subparsers(dest="command", required=True, parser_class=_Parser)
+
+    run = commands.add_parser(
+        "run", help="run the gateway", description="Runs the gateway until it is stopped."
+    )
+    _add_config(run)
+    run.add_argument(
+        "--record", type=Path, metavar="FILE", help="also write what the sources deliver (.jsonl or .parquet)"
+    )
+    run.set_defaults(act=_run)
+
+    check = commands.add_parser(
+        "check",
+        help="check a configuration without running it",
+        description="Loads the configuration and its models, and says what would run.",
+    )
+    _add_config(check)
+    check.add_argument("--test", action="store_true", help="also connect to every broker")
+    check.set_defaults(act=_check)
+
+    record = commands.add_parser(
+        "record",
+        help="write what the sources deliver to a log",
+        description="Writes what the sources deliver to a log that cloud-sink train and edge-node replay read. "
+        "No model is needed; nothing is published.",
+    )
+    _add_config(record)
+    record.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".jsonl or .parquet")
+    record.add_argument("--for", dest="for_s", type=_seconds, metavar="SECONDS", help="stop after this long")
+    record.set_defaults(act=_record)
+
+    cli_replay.add(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``edge-node``; returns the exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        code: int = given.act(given)
+    except (ConfigError, LogError) as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _run(given: argparse.Namespace) -> int:
+    from edge_node.daemon import Daemon, StartError
+
+    config = load_config(given.config)
+    set_up_logging(config.gateway)
+    try:
+        daemon = Daemon(given.config, record=given.record)
+        asyncio.run(daemon.run())
+    except StartError as error:
+        print(f"edge-node: {error}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _check(given: argparse.Namespace) -> int:
+    config = load_config(given.config)
+    notices: list[str] = []
+    core = assemble(config, on_notice=notices.append)
+    rows = []
+    for plan in core.plans:
+        window = f"{float(plan.window.n / plan.window.rate_hz):g} s every {float(plan.window.hop / plan.window.rate_hz):g} s"
+        model, level = "none: limits and sensor checks only", ""
+        if plan.model is not None:
+            engine = core.engines[plan.engine]
+            model = f"{plan.model.model_id} v{plan.model.version} on {engine.backend}"
+            level = plan.levels[engine.target].text()
+        rows.append(
+            (plan.device.device_id, plan.device.machine, len(plan.device.channels), window, model, level)
+        )
+    print(tabulate(rows, headers=("device", "machine", "channels", "window", "model", "alerts at")))
+    for notice in notices:
+        print(f"warning: {notice}")
+    failed = probing.report(config) if given.test else 0
+    if failed:
+        return FAILED
+    print(f"{given.config}: ok, {len(core.plans)} devices, {len(config.sources)} sources")
+    return 0
+
+
+def _record(given: argparse.Namespace) -> int:
+    from edge_node.recording_daemon import record
+
+    config = load_config(given.config, need_models=False)
+    set_up_logging(config.gateway)
+    n = asyncio.run(record(config, given.output, for_s=given.for_s))
+    print(f"wrote {n} values to {given.output}")
+    return 0
+
+
+def set_up_logging(gateway: Gateway) -> None:
+    """Structured logs on standard error: for people on a terminal, else one JSON object a line."""
+    human = gateway.log_format == "human" or (gateway.log_format == "auto" and sys.stderr.isatty())
+    level = getattr(logging, gateway.log_level.upper())
+    render: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if human
+        else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="gateway.toml (see examples/gateway.toml)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return value
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,378 @@
+"""The gateway as it runs: one event loop that feeds blocks to the core, publishes what comes out, and answers signals.
+
+Strategy: sources put blocks into one bounded queue from whatever thread they like; a single task takes them, records them if
+asked, pushes them through the core, ticks the clock, and hands events to the uplink. Everything else (status, metrics,
+signals) reads. Invariant: what the pipeline is given, in which order, is exactly what a recording holds, so a
+replay of it says the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import signal
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from edge_node import figures, metrics
+from edge_node.assembly import assemble
+from edge_node.block_queue import BlockQueue
+from edge_node.config import Config, ConfigError, load_config
+from edge_node.config_schema import Source as SourceConfig
+from edge_node.metrics import Family
+from edge_node.plans import DevicePlan
+from edge_node.settling import PipelineEvent
+from edge_node.sources import SOURCES, Source, SourceCounters
+from edge_node.uplink import Uplink
+from models.logs import LogError, Tick
+from models.messages import Alert, Delivery, Event, GatewayState, Status, rfc3339
+from models.recording import RecordingWriter
+from models.signal import NS_PER_S, Device, SampleBlock
+from models.topics import GatewayTopics
+
+TICK_S = 0.25
+BLOCKS_A_TURN = 256
+
+log = structlog.get_logger("linewatch.daemon")
+
+
+class StartError(Exception):
+    """The daemon cannot start; the text says why and what to do."""
+
+
+@dataclass(slots=True)
+class _Running:
+    """A source, its task and what it was built from."""
+
+    config: SourceConfig
+    devices: dict[str, Device]
+    source: Source
+    task: asyncio.Task[None]
+
+
+@dataclass(slots=True)
+class _Latency:
+    n: int = 0
+    total_s: float = 0.0
+
+
+class Daemon:
+    """The gateway for one configuration file. Build it, then :meth:`run` it once."""
+
+    def __init__(
+        self,
+        config_path: Path,
+        *,
+        record: Path | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Loads the configuration and the models. Raises ConfigError, StartError and LogError (``record``)."""
+        self._path = config_path
+        self._now_ns = now_ns
+        self._on_event = on_event
+        self._boot_id = uuid.uuid4().hex[:12]
+        self._version = importlib.metadata.version("linewatch")
+        self._started_at = rfc3339(now_ns())
+        self._config = load_config(config_path)
+        if not self._config.sources:
+            raise StartError(f"{config_path}: no [[source]]: a gateway that runs needs one to read from")
+        self._core = assemble(self._config, on_notice=self._notice)
+        self._recorder = RecordingWriter(record) if record is not None else None
+        self._uplink: Uplink | None = None
+        self._sources: dict[str, _Running] = {}
+        self._retired: dict[str, SourceCounters] = {}
+        self._latency: dict[str, _Latency] = {}
+        self._stopping = False
+        self._reload = False
+        self._next_tick_ns = 0
+
+    @property
+    def config(self) -> Config:
+        return self._config
+
+    def stop(self) -> None:
+        """End :meth:`run`; on the loop's thread."""
+        self._stopping = True
+        self._queue.wake()
+
+    async def run(self, *, end_with_sources: bool = False) -> None:
+        """Serves until SIGTERM, SIGINT or :meth:`stop` (or, if asked, until every source has ended); then drains, and
+        says ``stopped``."""
+        loop = asyncio.get_running_loop()
+        gateway = self._config.gateway
+        self._queue = BlockQueue(gateway.queue_samples, loop)
+        self._loop = loop
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
+        server = None
+        if gateway.metrics_port:
+            try:
+                server = metrics.serve(gateway.metrics_host, gateway.metrics_port, self._families_from_thread)
+            except OSError as error:
+                raise StartError(
+                    f"the metrics cannot be served on {gateway.metrics_host}:{gateway.metrics_port}: "
+                    f"{error.strerror}. Set [gateway] metrics_port to a free port, or to 0 for none"
+                ) from error
+        self._start_uplink()
+        self._start_sources()
+        log.info(
+            "running",
+            gateway=f"{gateway.site}/{gateway.name}",
+            n_devices=len(self._config.devices),
+            models=[f"{m.model_id} v{m.version} on {m.backend}" for m in self._core.models],
+            metrics=f"http://{gateway.metrics_host}:{gateway.metrics_port}/metrics" if server else None,
+        )
+        for plan in self._core.plans:
+            for target, level in plan.levels.items():
+                log.debug("level", device=plan.device.device_id, target=target, level=level.text())
+        try:
+            await self._serve(end_with_sources)
+        finally:
+            await self._stop()
+            if server is not None:
+                server.shutdown()
+                server.server_close()
+
+    async def _serve(self, end_with_sources: bool) -> None:
+        next_status_ns = 0
+        while not self._stopping and not (end_with_sources and self._sources_ended()):
+            due_s = (self._next_tick_ns - self._now_ns()) / NS_PER_S
+            await self._queue.wait(min(max(due_s, 0.0), TICK_S))
+            self._turn()
+            now_ns = self._now_ns()
+            if self._reload:
+                self._reload = False
+                await self._reconfigure()
+                next_status_ns = 0
+            if now_ns >= next_status_ns or next_status_ns - now_ns > 2 * self._status_ns:
+                next_status_ns = now_ns + self._status_ns
+                self._publish_status("online")
+            self._check_sources()
+
+    def _turn(self) -> None:
+        """Blocks that wait, then the clock if it is time, then what follows from both."""
+        for block in self._queue.take(BLOCKS_A_TURN):
+            self._record(block)
+            self._core.push(block)
+        now_ns = self._now_ns()
+        tick_ns = round(TICK_S * NS_PER_S)
+        if now_ns >= self._next_tick_ns or self._next_tick_ns - now_ns > 2 * tick_ns:
+            self._next_tick_ns = now_ns + tick_ns
+            self._record(Tick(now_ns))
+            self._core.pipeline.advance(now_ns)
+            self._core.score()
+        for event in self._core.pipeline.events():
+            self._deliver(event)
+
+    def _deliver(self, event: PipelineEvent) -> None:
+        message = event.event
+        if isinstance(message, Alert):
+            now_ns = self._now_ns()
+            latency_ms = max((now_ns - event.arrival_ns) / 1e6, 0.0)
+            message = msgspec.structs.replace(
+                message,
+                delivery=Delivery(
+                    emitted_ns=now_ns,
+                    emitted_at=rfc3339(now_ns),
+                    latency_ms=round(latency_ms, 3),
+                    backend=event.backend or "",
+                ),
+            )
+            latency = self._latency.setdefault(message.kind, _Latency())
+            latency.n += 1
+            latency.total_s += latency_ms / 1e3
+            log.info(message.message, alert=message.alert_id, state=message.state, severity=message.severity)
+        if self._on_event is not None:
+            self._on_event(message)
+        if self._uplink is not None:
+            self._uplink.publish(message)
+
+    def _record(self, item: SampleBlock | Tick) -> None:
+        if self._recorder is None:
+            return
+        try:
+            self._recorder.write(item)
+        except LogError as error:
+            log.error("recording stopped", error=str(error))
+            self._recorder = None
+
+    async def _reconfigure(self) -> None:
+        """Take up the configuration anew, keeping what both have; a bad one changes nothing."""
+        try:
+            config = load_config(self._path)
+            if not config.sources:
+                raise ConfigError(f"{self._path}: no [[source]]")
+            core = assemble(config, on_notice=self._notice)
+        except ConfigError as error:
+            log.error("the configuration was not taken up; the old one goes on", error=str(error))
+            return
+        before, self._config = self._config, config
+        same_place = (before.gateway.site, before.gateway.name) == (config.gateway.site, config.gateway.name)
+        old = {plan.device.device_id: plan for plan in self._core.plans}
+        kept = {
+            plan.device.device_id
+            for plan in core.plans
+            if same_place and plan.device.device_id in old and _same(plan, old[plan.device.device_id])
+        }
+        core.pipeline.restore(self._core.pipeline.snapshot(), only=kept)
+        self._core = core
+        if config.uplink != before.uplink or not same_place:
+            await self._stop_uplink()
+            self._start_uplink()
+        devices = self._devices()
+        for name, running in list(self._sources.items()):
+            if running.config not in config.sources or running.devices != devices:
+                await self._stop_source(name)
+        self._start_sources()
+        log.info("configuration taken up", n_devices=len(config.devices), n_kept=len(kept))
+
+    def _start_sources(self) -> None:
+        devices = self._devices()
+        for config in self._config.sources:
+            if config.name in self._sources:
+                continue
+            source = SOURCES[str(config.__struct_config__.tag)](config, devices)
+            task = asyncio.create_task(source.run(self._queue.put), name=f"source {config.name}")
+            self._sources[config.name] = _Running(config, devices, source, task)
+
+    def _check_sources(self) -> None:
+        """A source that ended (a log played to its end) is left; one that failed ends the daemon with its error."""
+        for running in self._sources.values():
+            if running.task.done() and not running.task.cancelled():
+                running.task.result()
+
+    def _sources_ended(self) -> bool:
+        """Whether every source has ended and all it delivered was taken."""
+        return not self._queue.n_samples and all(r.task.done() for r in self._sources.values())
+
+    async def _stop_source(self, name: str) -> None:
+        running = self._sources.pop(name)
+        running.task.cancel()
+        await asyncio.wait((running.task,))
+        self._retired[name] = _merged(running.source.counters, self._retired.get(name))
+
+    def _start_uplink(self) -> None:
+        if self._config.uplink is None:
+            log.warning("no [uplink]: alerts are only logged")
+            return
+        gateway = self._config.gateway
+        topics = GatewayTopics(self._config.uplink.prefix, gateway.site, gateway.name)
+        self._uplink = Uplink(self._config.uplink, topics, self._status("offline"))
+        self._uplink.start()
+
+    async def _stop_uplink(self) -> None:
+        if self._uplink is not None:
+            uplink, self._uplink = self._uplink, None
+            await asyncio.to_thread(uplink.stop, self._status("stopped"))
+
+    async def _stop(self) -> None:
+        """Stop the sources, settle what they delivered, publish it, say ``stopped``."""
+        for name in list(self._sources):
+            await self._stop_source(name)
+        while self._queue.n_samples:
+            self._turn()
+        self._core.pipeline.finish()
+        for event in self._core.pipeline.events():
+            self._deliver(event)
+        await self._stop_uplink()
+        if self._recorder is not None:
+            self._recorder.close()
+        log.info("stopped")
+
+    def _publish_status(self, state: GatewayState) -> None:
+        if self._uplink is not None:
+            self._uplink.publish(self._status(state))
+
+    def _status(self, state: GatewayState) -> Status:
+        gateway, models = self._config.gateway, self._core.models
+        return Status(
+            site=gateway.site,
+            gateway=gateway.name,
+            state=state,
+            version=self._version,
+            boot_id=self._boot_id,
+            config_hash=self._config.config_hash,
+            updated_at=rfc3339(self._now_ns()),
+            started_at=self._started_at,
+            models=models,
+            backend=", ".join(dict.fromkeys(m.backend for m in models)),
+            counters={} if state == "offline" else figures.flat(self._families()),
+            conflicts=self._uplink.conflicts if self._uplink is not None else (),
+        )
+
+    def _families_from_thread(self) -> list[Family]:
+        """For the metrics server: gathered on the loop, so that the figures are of one instant."""
+
+        async def gather() -> list[Family]:
+            return self._families()
+
+        return asyncio.run_coroutine_threadsafe(gather(), self._loop).result(timeout=5.0)
+
+    def _families(self) -> list[Family]:
+        running = {name: r.source for name, r in list(self._sources.items())}
+        counters = {name: _merged(s.counters, self._retired.get(name)) for name, s in running.items()}
+        for name, retired in self._retired.items():
+            counters.setdefault(name, retired)
+        connected = {f"source {name}": source.connected for name, source in running.items()}
+        if self._uplink is not None:
+            connected["uplink"] = self._uplink.connected
+        latency = {kind: (latency.n, latency.total_s) for kind, latency in list(self._latency.items())}
+        return figures.families(self._core, counters, connected, self._uplink, self._queue.n_samples, latency)
+
+    @property
+    def _status_ns(self) -> int:
+        return round(self._config.gateway.status_s * NS_PER_S)
+
+    def _devices(self) -> dict[str, Device]:
+        return {plan.device.device_id: plan.device for plan in self._core.plans}
+
+    def _ask_reload(self) -> None:
+        self._reload = True
+        self._queue.wake()
+
+    def _notice(self, text: str) -> None:
+        log.warning(text)
+
+
+def _same(a: DevicePlan, b: DevicePlan) -> bool:
+    """Whether what one remembers means the same to the other."""
+    models = [None if plan.model is None else plan.model.manifest for plan in (a, b)]
+    return models[0] == models[1] and (
+        a.device,
+        a.window,
+        a.time,
+        a.alert,
+        a.limits,
+        a.gate,
+        a.summary_s,
+    ) == (
+        b.device,
+        b.window,
+        b.time,
+        b.alert,
+        b.limits,
+        b.gate,
+        b.summary_s,
+    )
+
+
+def _merged(now: SourceCounters, before: SourceCounters | None) -> SourceCounters:
+    """``now`` on top of what the source counted before it was last restarted."""
+    if before is None:
+        return now
+    return SourceCounters(
+        n_messages=now.n_messages + before.n_messages,
+        n_bytes=now.n_bytes + before.n_bytes,
+        n_blocks=now.n_blocks + before.n_blocks,
+        n_samples=now.n_samples + before.n_samples,
+        message_drops=now.message_drops + before.message_drops,
+        sample_drops=now.sample_drops + before.sample_drops,
+    )

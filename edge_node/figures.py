@@ -1,0 +1,136 @@
+"""What the gateway counts, gathered from all who count it: for ``/metrics`` and for the status message."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from edge_node.assembly import Core
+from edge_node.metrics import Family
+from edge_node.sources import SourceCounters
+from edge_node.uplink import Uplink, UplinkCounters
+from models.signal import DropReason
+
+NO_UPLINK = UplinkCounters()
+
+
+def families(
+    core: Core,
+    sources: Mapping[str, SourceCounters],
+    connected: Mapping[str, bool],
+    uplink: Uplink | None,
+    n_queued_samples: int,
+    latency_s: Mapping[str, tuple[int, float]],
+) -> list[Family]:
+    """Every metric of the gateway but the process's own. ``latency_s``: kind of alert -> (count, sum)."""
+    counters = core.pipeline.counters()
+    up = uplink.counters() if uplink is not None else NO_UPLINK
+    conditions = core.pipeline.conditions()
+    refused = _sum(s.sample_drops for s in sources.values())
+    samples_in = counters.n_samples_in + n_queued_samples + sum(refused.values())
+    return [
+        _counter("samples_in", "Values (one channel at one time) that sources delivered.", samples_in),
+        _counter("samples_windowed", "Values that went into windows.", counters.n_windowed),
+        _gauge("samples_queued", "Values that wait for the pipeline.", n_queued_samples),
+        _by_reason("samples_dropped", "Values that went no further.", counters.sample_drops + refused),
+        _counter("windows_closed", "Windows that came into being.", counters.n_windows_closed),
+        _counter("windows_scored", "Windows that were scored.", counters.n_windows_scored),
+        _gauge("windows_pending", "Windows that wait for a score.", counters.n_windows_pending),
+        _by_reason("windows_dropped", "Windows that were not scored.", counters.window_drops),
+        _counter("saturated_outputs", "Values at an end of an int8 range.", counters.n_saturated),
+        _counter("inference_failures", "Batches whose invoke failed.", core.n_inference_failures),
+        Family(
+            "source_messages",
+            "Messages that a source received.",
+            "counter",
+            ("source",),
+            {(name,): s.n_messages for name, s in sources.items()},
+        ),
+        Family(
+            "source_bytes",
+            "Payload bytes that a source received.",
+            "counter",
+            ("source",),
+            {(name,): s.n_bytes for name, s in sources.items()},
+        ),
+        Family(
+            "source_messages_dropped",
+            "Messages, or lines of them, that a source refused.",
+            "counter",
+            ("source", "reason"),
+            {(name, r.value): n for name, s in sources.items() for r, n in s.message_drops.items()},
+        ),
+        Family(
+            "connected",
+            "Whether a source or the uplink is connected.",
+            "gauge",
+            ("connection",),
+            {(name,): float(up_now) for name, up_now in connected.items()},
+        ),
+        _by_type("events_published", "Messages given to the uplink.", up.n_published),
+        _by_type("events_republished", "Retained messages given again after a reconnect.", up.n_republished),
+        _by_type("events_superseded", "Retained messages replaced before they were sent.", up.n_superseded),
+        _by_type("events_delivered", "Messages that the broker acknowledged.", up.n_delivered),
+        Family(
+            "events_dropped",
+            "Messages that were given up.",
+            "counter",
+            ("type", "reason"),
+            {(kind, reason.value): n for (kind, reason), n in up.drops.items()},
+        ),
+        _gauge(
+            "events_queued",
+            "Messages that the broker has not acknowledged.",
+            uplink.n_queued if uplink else 0,
+        ),
+        _by_type("egress_bytes", "Bytes sent upstream: payload and topic.", up.n_bytes),
+        Family(
+            "device_state",
+            "1 for the state that a device is in.",
+            "gauge",
+            ("device", "state"),
+            dict.fromkeys(conditions.items(), 1.0),
+        ),
+        Family(
+            "alert_latency_seconds",
+            "From the arrival of the last sample of a window to its alert.",
+            "summary",
+            ("kind",),
+            {(kind,): total for kind, (_, total) in latency_s.items()},
+            {(kind,): n for kind, (n, _) in latency_s.items()},
+        ),
+    ]
+
+
+def flat(metrics: Iterable[Family]) -> dict[str, int]:
+    """Counters and gauges for the status message: ``name`` or ``name.label.label`` -> whole number."""
+    skipped = ("device_state", "alert_latency_seconds", "connected")
+    return {
+        ".".join((family.name, *labels)): int(value)
+        for family in metrics
+        if family.name not in skipped
+        for labels, value in sorted(family.values.items())
+    }
+
+
+def _sum(counters: Iterable[Counter[DropReason]]) -> Counter[DropReason]:
+    total: Counter[DropReason] = Counter()
+    for counter in counters:
+        total.update(counter)
+    return total
+
+
+def _counter(name: str, text: str, value: float) -> Family:
+    return Family(name, text, "counter", (), {(): value})
+
+
+def _gauge(name: str, text: str, value: float) -> Family:
+    return Family(name, text, "gauge", (), {(): value})
+
+
+def _by_reason(name: str, text: str, values: Mapping[DropReason, int]) -> Family:
+    return Family(name, text, "counter", ("reason",), {(reason.value,): n for reason, n in values.items()})
+
+
+def _by_type(name: str, text: str, values: Mapping[str, int]) -> Family:
+    return Family(name, text, "counter", ("type",), {(kind,): n for kind, n in values.items()})

@@ -1,0 +1,64 @@
+"""The gateway's counters as Prometheus metrics, on a local port.
+
+Strategy: nothing in the gateway knows Prometheus. A :class:`Family` is built from plain integers when
+``/metrics`` is asked for. Names follow Prometheus' own rules: base units, ``_total`` for counters. Every reason is a
+``DropReason``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric: its name without ``_total``, help, and value by label values."""
+
+    name: str
+    help: str
+    kind: Literal["counter", "gauge", "summary"]
+    labels: tuple[str, ...] = ()
+    values: Mapping[tuple[str, ...], float] = field(default_factory=dict)  # of a summary: the sums
+    counts: Mapping[tuple[str, ...], int] = field(default_factory=dict)  # of a summary
+
+
+class GatewayCollector(Collector):
+    """Asks ``read`` for the families each time somebody looks."""
+
+    def __init__(self, read: Callable[[], list[Family]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._read():
+            name = f"linewatch_{family.name}"
+            if family.kind == "summary":
+                summary = SummaryMetricFamily(name, family.help, labels=family.labels)
+                for labels, total in sorted(family.values.items()):
+                    summary.add_metric(labels, family.counts[labels], total)
+                yield summary
+                continue
+            build = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+            metric = build(name, family.help, labels=family.labels)
+            for labels, value in sorted(family.values.items()):
+                metric.add_metric(labels, value)
+            yield metric
+
+
+def serve(host: str, port: int, read: Callable[[], list[Family]]) -> WSGIServer:
+    """Serve ``/metrics`` on a thread of its own until ``shutdown()``; port 0 picks a free one.
+
+    Raises OSError when the port cannot be had.
+    """
+    registry = CollectorRegistry()
+    registry.register(GatewayCollector(read))
+    ProcessCollector(registry=registry)
+    server, _thread = start_http_server(port, host, registry)
+    return server
