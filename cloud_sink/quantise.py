@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 
 from cloud_sink.export import Range, int8_model
 from cloud_sink.train import Fitted, residual_scale
-from models.runtime import Graph, TensorInfo
+from models.runtime import Graph, dequantise, quantise
 from models.scoring import residuals, scores
 
 INPUT_SIGMAS = (6.0, 10.0, 15.0, 20.0, 30.0, 50.0)
@@ -90,18 +90,6 @@ class Int8Graph:
         raw = _in_parts(self._graph, quantised)
         at_end = (raw == -128) | (raw == 127)
         return dequantise(raw, self._graph.output), clipped.any(axis=1) | at_end.any(axis=1)
-
-
-def quantise(values: NDArray[np.float32], tensor: TensorInfo) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
-    """int8 of finite real ``values``, and where they were clipped to the ends of the range."""
-    steps = np.rint(values.astype(np.float64) / tensor.scale) + tensor.zero_point
-    clipped: NDArray[np.bool_] = (steps < -128) | (steps > 127)
-    return np.clip(steps, -128, 127).astype(np.int8), clipped
-
-
-def dequantise(values: NDArray[np.int8], tensor: TensorInfo) -> NDArray[np.float32]:
-    """Real float32 values of int8 ``values``."""
-    return ((values.astype(np.float64) - tensor.zero_point) * tensor.scale).astype(np.float32)
 
 
 def _in_parts(graph: Graph, inputs: NDArray[Any]) -> NDArray[Any]:

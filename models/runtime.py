@@ -99,6 +99,18 @@ class TensorInfo:
     zero_point: int
 
 
+def quantise(values: NDArray[np.float32], tensor: TensorInfo) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+    """int8 of finite real ``values``, and where they were clipped to the ends of the range."""
+    steps = np.rint(values.astype(np.float64) / tensor.scale) + tensor.zero_point
+    clipped: NDArray[np.bool_] = (steps < -128) | (steps > 127)
+    return np.clip(steps, -128, 127).astype(np.int8), clipped
+
+
+def dequantise(values: NDArray[np.int8], tensor: TensorInfo) -> NDArray[np.float32]:
+    """Real float32 values of int8 ``values``."""
+    return ((values.astype(np.float64) - tensor.zero_point) * tensor.scale).astype(np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class _Runtime:
     name: str
