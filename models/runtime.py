@@ -18,11 +18,14 @@ import importlib
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +43,7 @@ _INSTALL = "pip install 'linewatch[edge]' (or, on armv7l with Python 3.11, 'line
 
 
 _PROBE_FAILED = 3
+_GREETING = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU."
 
 # One dense layer of width 1, as cloud_sink.export writes it: what a working interpreter must be able to run.
 _PROBE = base64.b64decode(
@@ -244,9 +248,10 @@ def _runtime() -> _Runtime:
     for module, distribution in _CANDIDATES:
         try:
             loaded = importlib.import_module(module)
-            interpreter = loaded.Interpreter(model_content=_PROBE)
-            interpreter.allocate_tensors()
-            interpreter.invoke()
+            with _without_greeting():
+                interpreter = loaded.Interpreter(model_content=_PROBE)
+                interpreter.allocate_tensors()
+                interpreter.invoke()
             runtime = _Runtime(
                 distribution,
                 importlib.metadata.version(distribution),
@@ -271,6 +276,33 @@ def _runtime() -> _Runtime:
         f"no TFLite interpreter works with numpy {np.__version__} on {platform.machine()}, "
         f"Python {platform.python_version()} ({'; '.join(problems)}). Install one: {_INSTALL}"
     )
+
+
+@contextmanager
+def _without_greeting() -> Iterator[None]:
+    """Keeps the line that the runtimes greet a process with, once, from standard error.
+
+    Python has no switch for it, and the C++ one is not exported. Whatever else is written meanwhile, by native code
+    or another thread, is passed on when the block ends.
+    """
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # a process without standard error
+        yield
+        return
+    with tempfile.TemporaryFile() as spool:
+        os.dup2(spool.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            spool.seek(0)
+            for line in spool:
+                if line.strip() != _GREETING:
+                    os.write(2, line)
 
 
 def _check_library(library: str) -> None:

@@ -43,6 +43,29 @@ def test_name_says_which_interpreter_and_version() -> None:
     assert version[0].isdigit()
 
 
+def test_the_runtimes_greeting_does_not_reach_the_user_and_all_else_does() -> None:
+    script = (
+        "import os, numpy as np\n"
+        "from models import runtime\n"
+        "with runtime._without_greeting():\n"
+        "    os.write(2, runtime._GREETING + b'\\nWARNING: keep me\\n')\n"
+        "graph = runtime.Graph(runtime._PROBE)\n"
+        "graph.run(np.zeros((3, 1), np.float32))\n"
+        "os.write(2, b'the end')\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, check=True, timeout=60)
+    assert done.stderr == b"WARNING: keep me\nthe end"
+    assert done.stdout == b""
+
+
+def test_a_process_without_standard_error_can_score() -> None:
+    script = "from models import runtime; print(runtime.runtime_name())"
+    command = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, script]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, check=True, timeout=60)
+    assert done.stdout.decode().strip() == runtime_name()
+
+
 def test_probe_model_passes_the_static_check() -> None:
     assert check(runtime._PROBE).n_ops == 1
 
