@@ -43,7 +43,7 @@ class LogReplay:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._config = config
-        self._options = _options(config, devices)
+        self._devices = devices
         self._now_ns = now_ns
         self._sleep = sleep
         self._log = log.bind(source=config.name)
@@ -84,10 +84,12 @@ class LogReplay:
 
     async def _play(self, emit: Emit) -> None:
         paths = self._config.paths
+        fields = {name: getattr(self._config, name) for name in LogOptions.__struct_fields__}
+        options = log_options(LogOptions(**fields), self._devices)
         recorded = all(is_block_log(path) for path in log_files(paths))
         blocks = (
             item
-            for item in read_log(paths, self._options, warn=lambda text: self._log.warning(text))
+            for item in read_log(paths, options, warn=lambda text: self._log.warning(text))
             if isinstance(item, SampleBlock) and item.n
         )
         speed = None if self._config.speed == "max" else float(self._config.speed)
@@ -113,20 +115,28 @@ class LogReplay:
         await asyncio.sleep(0)
 
 
-def _options(config: ReplaySource, devices: Mapping[str, Device]) -> LogOptions:
-    """The configured options; what they leave open comes from the device that the log is of."""
-    fields = {name: getattr(config, name) for name in LogOptions.__struct_fields__}
-    options = LogOptions(**fields)
+def log_options(options: LogOptions, devices: Mapping[str, Device]) -> LogOptions:
+    """``options`` with what they leave open taken from the device of ``devices`` (by id) that the log is of: its
+    id where there is only one, its rate, its channels' origins.
+
+    Of a log of several devices only origins, and only where they agree: LogError where they do not.
+    """
     if options.device_id is None and options.device_column is None and len(devices) == 1:
         options = msgspec.structs.replace(options, device_id=next(iter(devices)))
     device = devices.get(options.device_id or "")
-    if device is None:
-        return options
-    if options.rate_hz is None and device.mode is not Mode.IRREGULAR:
+    concerned = list(devices.values()) if device is None else [device]
+    if device is not None and options.rate_hz is None and device.mode is not Mode.IRREGULAR:
         options = msgspec.structs.replace(options, rate_hz=device.rate_hz)
     if not options.origins:
-        origins = {channel.name: channel.origin for channel in device.channels if channel.origin}
-        options = msgspec.structs.replace(options, origins=origins)
+        origins: dict[str, float] = {}
+        for channel in (channel for device in concerned for channel in device.channels):
+            if origins.setdefault(channel.name, channel.origin) != channel.origin:
+                raise LogError(
+                    "the configuration",
+                    f"channel {channel.name!r} has another origin on each device",
+                    remedy="read the log of one device at a time, naming it",
+                )
+        options = msgspec.structs.replace(options, origins={k: v for k, v in origins.items() if v})
     return options
 
 

@@ -192,3 +192,23 @@ def test_cancelling_stops_it(slow: Path) -> None:
         return len(taken.blocks)
 
     assert asyncio.run(main()) < 60
+
+
+@pytest.mark.parametrize(("other", "expected"), [(100.0, "-95 -94"), (5.0, None)])
+def test_a_log_of_several_devices_has_the_origins_on_which_they_agree(
+    tmp_path: Path, other: float, expected: str | None
+) -> None:
+    path = tmp_path / "line.csv"
+    path.write_text(f"t,device,p\n{T0},a,5\n{T0 + 1},b,6\n")
+    devices = {
+        name: Device(device_id=name, machine=name, channels=(Channel(name="p", origin=origin),))
+        for name, origin in (("a", 100.0), ("b", other))
+    }
+    source, taken = play(ReplaySource(paths=(path,), speed="max"), devices=devices)
+    values = np.concatenate([b.values for b in taken.blocks]).ravel() if taken.blocks else np.zeros(0)
+    if expected is None:
+        assert not taken.blocks
+        assert source.last_error is not None
+        assert "'p'" in source.last_error
+    else:
+        assert values.tolist() == [float(v) for v in expected.split()]
