@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.episodes import AlertPolicy, Episodes, EpisodesState, Transition, count_episodes
+from models.episode_counts import count_episodes
+from models.episodes import AlertPolicy, Episodes, EpisodesState, Transition
 from models.features import FeatureInfo, readable
 from models.limits import LimitSpec
 from models.messages import AlertState, Contribution
@@ -44,10 +45,17 @@ _FAULTS = {
 
 
 def contribution(
-    info: FeatureInfo, value: float, centre: float, scale: float, share: float, origin: float
+    info: FeatureInfo,
+    value: float,
+    centre: float,
+    scale: float,
+    share: float,
+    origin: float,
+    sigma: float = EXPECTED_SIGMA,
 ) -> Contribution:
-    """One feature's part in an alert: ``value`` as a person reads it, expected within 3 ``scale`` of ``centre``."""
-    low = readable(info, centre - EXPECTED_SIGMA * scale, origin)
+    """One feature's part in an alert: ``value`` as a person reads it, expected within ``sigma`` times
+    ``scale`` of ``centre``."""
+    low = readable(info, centre - sigma * scale, origin)
     return Contribution(
         channel=info.channel,
         feature=info.name,
@@ -55,7 +63,7 @@ def contribution(
         observed=readable(info, value, origin),
         # Of what cannot be negative, a Gaussian range would say so.
         expected_low=max(low, 0.0) if info.kind == "peak" else low,
-        expected_high=readable(info, centre + EXPECTED_SIGMA * scale, origin),
+        expected_high=readable(info, centre + sigma * scale, origin),
         unit=info.unit,
     )
 

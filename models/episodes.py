@@ -1,24 +1,27 @@
 """When a run of anomalous windows becomes an alert, and when it stops being one: hysteresis in event time.
 
-An episode is raised when ``n_raise`` of the last ``m_raise`` windows were above the raise level and it has lasted
-``min_duration_s``; it is cleared after ``n_clear`` windows in a row below the clear level; after that ``cooldown_s`` must pass
-before the next. Invariant: what a machine says depends on the windows it was shown and on nothing else. Pure.
+An episode is raised when ``n_raise`` of the last ``m_raise`` windows were above the raise level and it has
+lasted ``min_duration_s``; it is cleared after ``n_clear`` windows in a row below the clear level; the next
+is raised no sooner than ``cooldown_s`` after that. Invariant: what a machine says depends on the windows it
+was shown and on nothing else. Windows that it is not shown (the machine at rest, the sensor faulty, the
+device silent) freeze it: an open episode stays open and is cleared by the windows after them. Pure.
+
+:func:`models.episode_counts.count_episodes` counts the same episodes without stepping.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from models.messages import AlertState, Severity
 from models.signal import NS_PER_S
 
-_RANK = {"info": 0, "warning": 1, "critical": 2}
+_RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
+# A change of the blamed channel is told sooner than the next regular update, but not at every window.
+_REBLAME_SHARE = 10
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -26,8 +29,12 @@ Ratio = Annotated[float, msgspec.Meta(ge=1)]
 
 
 class AlertPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How windows become alerts. ``p_clear = min(1, p_raise * clear_ratio)``; critical at ``p_raise / critical_p_ratio``;
-    an open alert is updated at once when it becomes more severe, else at most once per ``update_s``."""
+    """How windows become alerts.
+
+    ``p_clear = p_raise * clear_ratio`` (at most .5); critical at ``p_raise / critical_p_ratio``. An open
+    alert is updated once per ``update_s`` of event time; at once when it becomes more severe; and when
+    another channel is to blame for ``n_raise`` windows in a row, at most once per tenth of ``update_s``.
+    """
 
     n_raise: Count = 3
     m_raise: Count = 3
@@ -41,8 +48,12 @@ class AlertPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A change of an episode: ``start_ns`` of its first window, ``end_ns`` of its last one so far. ``detail`` is what the
-    caller said of it (the channel to blame, the kind of fault), as of the last window that was above."""
+    """A change of an episode: ``start_ns`` of its first window, ``end_ns`` of its last one so far.
+
+    ``seq`` counts from 0 (raised). ``severity`` is the worst so far. ``detail`` is what the caller said of
+    the windows above (the channel to blame, the kind of fault): of the raising one, or of those that
+    replaced it.
+    """
 
     state: AlertState
     start_ns: int
@@ -68,14 +79,23 @@ class EpisodesState(msgspec.Struct, kw_only=True):
     n_below: int = 0
     said_ns: int = 0
     cleared_ns: int | None = None
+    last_ns: int | None = None
 
 
 class Episodes:
-    """The episodes of one device, kind and subject. Windows are ``hop_ns`` apart."""
+    """The episodes of one device, kind and subject.
 
-    def __init__(self, policy: AlertPolicy, hop_ns: int) -> None:
+    ``hop_ns`` is what one window adds to a duration. Windows further than ``gap_ns`` apart are not of one
+    run: what was forming, and the count of windows below, start anew (None: they never do, for devices whose
+    records come seldom). ValueError when ``n_raise`` exceeds ``m_raise``.
+    """
+
+    def __init__(self, policy: AlertPolicy, hop_ns: int, gap_ns: int | None = None) -> None:
+        if policy.n_raise > policy.m_raise:
+            raise ValueError(f"{policy.n_raise} of {policy.m_raise} windows can never be above")
         self._policy = policy
         self._hop_ns = hop_ns
+        self._gap_ns = gap_ns
         self._min_ns = round(policy.min_duration_s * NS_PER_S)
         self._cooldown_ns = round(policy.cooldown_s * NS_PER_S)
         self._update_ns = round(policy.update_s * NS_PER_S)
@@ -94,19 +114,26 @@ class Episodes:
     def step(
         self, start_ns: int, end_ns: int, above: bool, below: bool, severity: Severity, detail: str
     ) -> Transition | None:
-        """One more window: ``above`` the raise level, or ``below`` the clear level, or neither. Never both."""
-        if self._state.open:
+        """One more window, later than all before: ``above`` the raise level, ``below`` the clear level, or
+        neither (never both). ``severity`` and ``detail`` count where it is above."""
+        s = self._state
+        if self._gap_ns is not None and s.last_ns is not None and end_ns - s.last_ns > self._gap_ns:
+            s.recent, s.n_below, s.n_new_detail = [], 0, 0
+        s.last_ns = end_ns
+        if s.open:
             return self._step_open(end_ns, above, below, severity, detail)
         return self._step_closed(start_ns, end_ns, above, severity, detail)
 
     def reset(self) -> None:
-        """Forget what is open or forming, silently (a break in a series that is only counted)."""
+        """Forget everything, silently (before a series of another time)."""
         self._state = EpisodesState()
 
     def state(self) -> EpisodesState:
+        """Everything that :meth:`restore` needs to go on as if nothing had happened."""
         return msgspec.structs.replace(self._state, recent=list(self._state.recent))
 
     def restore(self, state: EpisodesState) -> None:
+        """Go on from ``state``, under this machine's own policy."""
         self._state = msgspec.structs.replace(state, recent=list(state.recent))
 
     def _step_closed(
@@ -138,80 +165,23 @@ class Episodes:
             change = self._say("cleared", end_ns)
             s.open, s.recent, s.cleared_ns = False, [], end_ns
             return change
-        worse = False
+        worse = above and _RANK[severity] > _RANK[s.severity]
+        if worse:
+            s.severity = severity
         if above:
-            worse = _RANK[severity] > _RANK[s.severity]
-            if worse:
-                s.severity = severity
-            # A blamed channel has changed once another was blamed n_raise windows in a row.
-            s.n_new_detail = s.n_new_detail + 1 if detail == s.new_detail and detail != s.detail else 1
+            again = detail == s.new_detail and s.n_new_detail > 0
+            s.n_new_detail = 0 if detail == s.detail else s.n_new_detail + 1 if again else 1
             s.new_detail = detail
-            if detail != s.detail and s.n_new_detail >= policy.n_raise:
-                s.detail, worse = detail, True
-        if worse or end_ns - s.said_ns >= self._update_ns:
-            s.seq += 1
-            return self._say("updated", end_ns)
-        return None
+        said_ago_ns = end_ns - s.said_ns
+        reblamed = s.n_new_detail >= policy.n_raise and said_ago_ns >= self._update_ns // _REBLAME_SHARE
+        if not (worse or reblamed or said_ago_ns >= self._update_ns):
+            return None
+        if s.n_new_detail >= policy.n_raise:
+            s.detail, s.n_new_detail = s.new_detail, 0
+        s.seq += 1
+        return self._say("updated", end_ns)
 
     def _say(self, state: AlertState, end_ns: int) -> Transition:
         s = self._state
         s.said_ns = end_ns
         return Transition(state, s.start_ns, end_ns, s.seq, s.severity, s.detail)
-
-
-def count_episodes(
-    above: NDArray[np.bool_],
-    below: NDArray[np.bool_],
-    policy: AlertPolicy,
-    hop_ns: int,
-    breaks: NDArray[np.intp] | None = None,
-) -> int:
-    """How many episodes an :class:`Episodes` raises over windows ``above``, ``below`` bool[w], without stepping.
-
-    ``breaks``: indices before which the series is not contiguous; nothing carries over them.
-    """
-    edges = [0, *(breaks.tolist() if breaks is not None else ()), above.size]
-    return sum(_count(above[i:j], below[i:j], policy, hop_ns) for i, j in pairwise(edges))
-
-
-def _count(above: NDArray[np.bool_], below: NDArray[np.bool_], policy: AlertPolicy, hop_ns: int) -> int:
-    w = above.size
-    m, n = policy.m_raise, policy.n_raise
-    total = np.concatenate([[0], np.cumsum(above)])
-    index = np.arange(w)
-    in_last_m = total[1:] - total[np.maximum(index + 1 - m, 0)]
-    candidates = np.flatnonzero(above & (in_last_m >= n))
-    ups = np.flatnonzero(above)
-    empties = np.flatnonzero(in_last_m == 0)
-    n_below = _run_lengths(below)
-    clears = np.flatnonzero(n_below >= policy.n_clear)
-    min_hops = -(-round(policy.min_duration_s * NS_PER_S) // hop_ns)
-    rest_hops = -(-round(policy.cooldown_s * NS_PER_S) // hop_ns)
-    count = 0
-    cleared = -1
-    i = 0
-    while i < candidates.size:
-        r = int(candidates[i])
-        first_kept = max(cleared + 1, r + 1 - m)
-        e = int(np.searchsorted(empties, r)) - 1
-        begin = max(cleared, int(empties[e]) if e >= 0 else -1) + 1
-        forming = int(ups[np.searchsorted(ups, begin)])
-        rested = cleared < 0 or r - cleared >= rest_hops
-        if total[r + 1] - total[first_kept] < n or r - forming + 1 < min_hops or not rested:
-            i += 1
-            continue
-        count += 1
-        # Below-runs count from the raise on.
-        c = int(np.searchsorted(clears, r + policy.n_clear))
-        if c == clears.size:
-            return count
-        cleared = int(clears[c])
-        i = int(np.searchsorted(candidates, cleared + 1))
-    return count
-
-
-def _run_lengths(flags: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """How many consecutive True values end at each index."""
-    index = np.arange(flags.size)
-    last_false = np.maximum.accumulate(np.where(flags, -1, index)) if flags.size else index
-    return index - last_false
