@@ -280,6 +280,7 @@ class Daemon:
         while self._queue.n_samples:
             self._turn()
         self._core.pipeline.finish()
+        self._core.score()
         for event in self._core.pipeline.events():
             self._deliver(event)
         await self._stop_uplink()

@@ -32,7 +32,9 @@ def families(
         _counter("samples_in", "Values (one channel at one time) that sources delivered.", samples_in),
         _counter("samples_windowed", "Values that went into windows.", counters.n_windowed),
         _gauge("samples_queued", "Values that wait for the pipeline.", n_queued_samples),
-        _by_reason("samples_dropped", "Values that went no further.", counters.sample_drops + refused),
+        _by_reason(
+            "samples_dropped", "Values that went no further.", refused + Counter(counters.sample_drops)
+        ),
         _counter("windows_closed", "Windows that came into being.", counters.n_windows_closed),
         _counter("windows_scored", "Windows that were scored.", counters.n_windows_scored),
         _gauge("windows_pending", "Windows that wait for a score.", counters.n_windows_pending),

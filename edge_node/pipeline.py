@@ -12,7 +12,6 @@ What comes out depends only on the sequence of ``push``, ``advance`` and scores,
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,13 +20,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_node.announcing import PipelineEvent, SavedEvent, farewells, load_event, save_event
+from edge_node.chunk import Chunk
+from edge_node.counters import Counters
 from edge_node.gating import Gate, GateState
-from edge_node.lane import Chunk, Lane, LaneState, PipelineEvent
+from edge_node.lane import Lane, LaneState
 from edge_node.plans import DevicePlan, ServedModel
 from edge_node.settling import Trace
 from models import codec, scoring
+from models.calibration import p_values
 from models.features import extract
 from models.signal import ArtifactTarget, DropReason, SampleBlock
+
+__all__ = ["Counters", "Pipeline", "PipelineEvent", "ScoreBatch"]
 
 MAX_BATCH_ROWS = 1024
 
@@ -49,27 +54,13 @@ class ScoreBatch:
         return int(self.inputs.shape[0])
 
 
-@dataclass(slots=True)
-class Counters:
-    """What went through, by kind; every reason is a DropReason."""
-
-    n_samples_in: int
-    n_windowed: int
-    sample_drops: Counter[DropReason]
-    n_windows_closed: int
-    n_windows_scored: int
-    n_windows_pending: int
-    window_drops: Counter[DropReason]
-    n_saturated: int
-
-
 class PipelineState(msgspec.Struct, kw_only=True):
     """Everything a pipeline remembers."""
 
     lanes: dict[str, LaneState]
     gates: dict[str, GateState]
-    unknown_device: int
-    n_saturated: int
+    retired: Counters
+    parting: list[SavedEvent]
     next_batch_id: int
 
 
@@ -85,8 +76,8 @@ class Pipeline:
         max_batches_out: int = 16,
         max_waiting: int = 8192,
     ) -> None:
-        """``max_batches_out`` bounds the batches not yet scored; ``max_waiting`` the windows of one device that wait for
-        that (older ones are then dropped as ``backpressure``)."""
+        """``max_batches_out`` bounds the batches not yet scored; ``max_waiting`` the windows of one device
+        that wait for that (older ones are then dropped as ``backpressure``)."""
         self._gates: dict[str, list[tuple[str, Gate]]] = {}
         by_id = {plan.device.device_id: plan for plan in plans}
         self._lanes: dict[str, Lane] = {}
@@ -95,40 +86,47 @@ class Pipeline:
         for device_id, plan in by_id.items():
             gate = None
             if plan.gate is not None:
-                watched = by_id[plan.gate.device_id].device
-                origin = next(c.origin for c in watched.channels if c.name == plan.gate.channel)
-                gate = Gate(plan.gate, origin)
+                watched = by_id[plan.gate.device_id]
+                origin = next(c.origin for c in watched.device.channels if c.name == plan.gate.channel)
+                gate = Gate(plan.gate, origin, watched.time)
                 self._gates.setdefault(plan.gate.device_id, []).append((device_id, gate))
             self._lanes[device_id] = Lane(site, gateway, plan, gate, max_waiting)
         self._out: dict[int, tuple[list[Chunk], NDArray[np.float32]]] = {}
         self._next_batch_id = 0
         self._max_batches_out = max_batches_out
-        self._unknown_device = 0
-        self._n_saturated = 0
+        self._retired = Counters()  # what is not of a lane, or of one that is no more
+        self._parting: list[PipelineEvent] = []
 
     def push(self, block: SampleBlock) -> None:
         """Take a block of samples; one of an unknown device is counted and dropped."""
         lane = self._lanes.get(block.device_id)
         if lane is None:
-            self._unknown_device += block.n_samples
+            n = block.n_samples
+            self._retired.add(Counters(n_samples_in=n, sample_drops={DropReason.UNKNOWN_DEVICE: n}))
             return
         gates = self._gates.get(block.device_id, ())
-        if gates and lane.stale:
-            self._collect_gated(gates)  # by what was known while the gate was silent
-        lane.push(block)
+        for gated, gate in gates:
+            if gate.silent and gate.hears(block):
+                self._collect(self._lanes[gated])  # by what was known while the gate was silent
+        restarts = lane.push(block)
         self._dirty[block.device_id] = None
         for gated, gate in gates:
+            for restart in restarts:
+                gate.fall_silent()  # nobody will know more of the time before
+                self._collect(self._lanes[gated])
+                gate.restart(restart.to_ns)
             gate.push(block)
             self._dirty[gated] = None
 
     def advance(self, now_ns: int) -> None:
         """Let time pass: silent devices close their last windows and are reported stale."""
         for device_id, lane in self._lanes.items():
-            was_stale = lane.stale
             if lane.advance(now_ns):
                 self._dirty[device_id] = None
-            if lane.stale and not was_stale:
-                self._collect_gated(self._gates.get(device_id, ()))
+            for gated, gate in self._gates.get(device_id, ()):
+                if not gate.silent and gate.spec.channel in lane.windower.stale_channels:
+                    gate.fall_silent()
+                    self._collect(self._lanes[gated])
 
     def take_batches(self) -> list[ScoreBatch]:
         """Windows that are ready, as batches to score: at most ``max_batches_out`` are ever out."""
@@ -169,17 +167,21 @@ class Pipeline:
         if output.shape != inputs.shape:
             raise ValueError(f"batch {batch_id} has output {output.shape}, expected {inputs.shape}")
         model = self._model(chunks[0])
-        residual = scoring.residuals(
-            inputs, output, model.manifest.output_kind, model.residual_scale[backend]
-        )
-        score = scoring.scores(residual)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is dropped, and counted
+            residual = scoring.residuals(
+                inputs, output, model.manifest.output_kind, model.residual_scale[backend]
+            )
+            score = scoring.scores(residual)
+        finite = np.isfinite(score) & np.isfinite(residual).all(axis=1)
+        p = p_values(model.calibration[backend], score)
         del self._out[batch_id]
-        self._n_saturated += n_saturated
+        self._retired.n_saturated += n_saturated
         begin = 0
         for chunk in chunks:
-            end = begin + chunk.n
-            self._lanes[chunk.device_id].scored(chunk, residual[begin:end], score[begin:end], backend)
-            begin = end
+            rows = slice(begin, begin + chunk.n)
+            begin = rows.stop
+            lane = self._lanes[chunk.device_id]
+            lane.scored(chunk, residual[rows], score[rows], p[rows], finite[rows], backend)
 
     def failed(self, batch_id: int, reason: DropReason) -> None:
         """A batch that will not be scored: its windows are dropped for ``reason``."""
@@ -189,7 +191,7 @@ class Pipeline:
 
     def events(self) -> list[PipelineEvent]:
         """Alerts, summaries and device states since the last call: per device in event-time order."""
-        events: list[PipelineEvent] = []
+        events, self._parting = self._parting, []
         for lane in self._lanes.values():
             if lane.outbox:
                 events.extend(lane.outbox)
@@ -211,9 +213,12 @@ class Pipeline:
         return traces
 
     def finish(self) -> None:
-        """The end of the signal (a replay's end, a drained daemon): summaries in progress are closed as they are."""
+        """The end of the signal (a replay's end, a drained daemon): windows that wait to know whether their
+        machine ran are decided by what is known, and may then have to be scored; once none is pending,
+        summaries in progress are closed as they are."""
         for lane in self._lanes.values():
             lane.finish()
+            self._register(lane)
 
     @property
     def n_batches_out(self) -> int:
@@ -229,32 +234,12 @@ class Pipeline:
         return {device_id: lane.condition.value for device_id, lane in self._lanes.items()}
 
     def counters(self) -> Counters:
-        """The counters of section 6.1, summed over devices."""
-        sample_drops: Counter[DropReason] = Counter()
-        window_drops: Counter[DropReason] = Counter()
-        n_in = n_windowed = n_closed = n_scored = n_pending = 0
+        """The counters, summed over devices."""
+        total = Counters()
+        total.add(self._retired)
         for lane in self._lanes.values():
-            windower = lane.windower
-            n_in += windower.n_samples_in
-            n_windowed += windower.n_windowed
-            n_closed += windower.n_closed
-            n_scored += lane.n_scored
-            n_pending += lane.n_pending
-            sample_drops.update(windower.sample_drops)
-            window_drops.update(windower.window_drops)
-            window_drops.update(lane.window_drops)
-        if self._unknown_device:
-            sample_drops[DropReason.UNKNOWN_DEVICE] += self._unknown_device
-        return Counters(
-            n_samples_in=n_in + self._unknown_device,
-            n_windowed=n_windowed,
-            sample_drops=sample_drops,
-            n_windows_closed=n_closed,
-            n_windows_scored=n_scored,
-            n_windows_pending=n_pending,
-            window_drops=window_drops,
-            n_saturated=self._n_saturated,
-        )
+            total.add(lane.counters())
+        return total
 
     def snapshot(self) -> bytes:
         """All state, batches that are out included: after :meth:`restore` they are handed out again."""
@@ -262,38 +247,47 @@ class Pipeline:
             PipelineState(
                 lanes={device_id: lane.snapshot() for device_id, lane in self._lanes.items()},
                 gates={gated: gate.state for gates in self._gates.values() for gated, gate in gates},
-                unknown_device=self._unknown_device,
-                n_saturated=self._n_saturated,
+                retired=self._retired,
+                parting=[save_event(event) for event in self._parting],
                 next_batch_id=self._next_batch_id,
             )
         )
 
     def restore(self, data: bytes, *, only: Collection[str] | None = None) -> None:
-        """Continue from a snapshot of a pipeline with the same plans. A device that has since been added starts
-        afresh, one that was removed is forgotten. Raises msgspec.ValidationError when ``data`` is not a snapshot."""
+        """Continue from a snapshot, into a pipeline that nothing was pushed to yet.
+
+        A device goes on where it was if it is here, in ``only`` (None: all), and has the channels, windows,
+        model and limits that it had. Any other starts afresh or is gone: its open alerts are cleared, its
+        pending windows counted as dropped. Raises msgspec.DecodeError when ``data`` is not a snapshot.
+        """
         state = codec.unpack_state(data, PipelineState)
-        for device_id, lane_state in state.lanes.items():
-            if device_id in self._lanes and (only is None or device_id in only):
-                self._lanes[device_id].restore(lane_state)
-                self._dirty[device_id] = None
-        for gates in self._gates.values():
-            for gated, gate in gates:
-                if gated in state.gates:
-                    gate.state = state.gates[gated]
-        self._unknown_device = state.unknown_device
-        self._n_saturated = state.n_saturated
+        self._retired = state.retired
+        self._parting = [load_event(saved) for saved in state.parting]
         self._next_batch_id = state.next_batch_id
+        kept = set()
+        for device_id, lane_state in state.lanes.items():
+            lane = self._lanes.get(device_id)
+            if lane is not None and (only is None or device_id in only) and lane.fits(lane_state):
+                lane.restore(lane_state)
+                self._dirty[device_id] = None
+                kept.add(device_id)
+            else:
+                lane_state.counters.retire()
+                self._retired.add(lane_state.counters)
+                self._parting += farewells(lane_state.settler.announcer)
+        for watched, gates in self._gates.items():
+            for gated, gate in gates:
+                if watched in kept and gated in kept and gated in state.gates:
+                    gate.state = state.gates[gated]
         self._out.clear()
 
     def _collect(self, lane: Lane) -> None:
-        gate = lane.plan.gate
-        lane.collect(gate_stale=gate is not None and self._lanes[gate.device_id].stale)
+        lane.collect()
+        self._register(lane)
+
+    def _register(self, lane: Lane) -> None:
         if lane.has_ready:
             self._ready.setdefault(lane.plan.engine, {})[lane.plan.device.device_id] = None
-
-    def _collect_gated(self, gates: Sequence[tuple[str, Gate]]) -> None:
-        for gated, _ in gates:
-            self._collect(self._lanes[gated])
 
     def _batch(self, engine: str, chunks: list[Chunk]) -> ScoreBatch:
         model = self._model(chunks[0])
@@ -308,7 +302,7 @@ class Pipeline:
                 self._lanes[chunk.device_id].put_features(chunk, matrix[begin : begin + chunk.n])
                 begin += chunk.n
         features = _joined([c.features for c in chunks if c.features is not None])
-        inputs = _joined([c.inputs for c in chunks if c.inputs is not None])
+        inputs = scoring.normalise(features, model.centre, model.scale)
         batch_id = self._next_batch_id
         self._next_batch_id += 1
         self._out[batch_id] = (chunks, inputs)

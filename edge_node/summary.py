@@ -1,8 +1,8 @@
 """Running statistics of one device's windows: what a fleet's model can be trained from, and nothing more.
 
-Invariants: the same windows give the same bytes however they were grouped into calls (rows are merged in blocks of a
-fixed size counted from the start of the span; the reservoir is chosen by a hash of the window's start); memory is bounded by the
-block, the reservoir and one float32 score a window. Pure.
+Invariants: the same windows give the same bytes however they were grouped into calls (rows are merged in
+blocks of a fixed size counted from the start of the span; the reservoir is chosen by a hash of the window's
+start); memory is bounded by the block, the reservoir and one float32 score a window. Pure.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 64
+_LEVELS = (0.5, 0.9, 0.99, 1.0)
 
 
 class Moments(msgspec.Struct, kw_only=True):
@@ -37,7 +38,7 @@ class Moments(msgspec.Struct, kw_only=True):
         centred = wide - mean
         delta = mean - self.mean
         total = self.n + m
-        self.comoment += centred.T @ centred + np.outer(delta, delta) * (self.n * m / total)
+        self.comoment = self.comoment + centred.T @ centred + np.outer(delta, delta) * (self.n * m / total)
         self.mean = self.mean + delta * (m / total)
         self.n = total
 
@@ -46,21 +47,24 @@ class Tally(msgspec.Struct, kw_only=True):
     """Everything a :class:`Summariser` remembers of the span it is in."""
 
     span: int  # index of the span: [span, span + 1) * length
+    first_ns: int  # end of the first window
+    last_ns: int  # end of the last one
     moments: Moments
     block: NDArray[np.float32]
     minimum: NDArray[np.float32]
     maximum: NDArray[np.float32]
-    scores: list[float]
+    scores: NDArray[np.float32]
     excluded: dict[str, int]
     reservoir: NDArray[np.float32]
     priorities: NDArray[np.uint64]
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished span, ready to be put into a Summary."""
+    """A finished span, or the part of it that was seen, ready to be put into a Summary."""
 
     start_ns: int
     end_ns: int
+    first_ns: int
     n: int
     mean: NDArray[np.float64]
     comoment: NDArray[np.float64]  # upper triangle, float64[k(k+1)/2]
@@ -71,6 +75,15 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     reservoir: NDArray[np.float32]
 
 
+class _Rows(msgspec.Struct, eq=False):
+    """Scored windows that wait to be counted: int64[w], float32[w, k], float32[w], bool[w]."""
+
+    start_ns: NDArray[np.int64]
+    features: NDArray[np.float32]
+    score: NDArray[np.float32]
+    healthy: NDArray[np.bool_] | None  # None: all are
+
+
 class Summariser:
     """Collects windows of one device into spans of ``span_ns`` aligned to the epoch."""
 
@@ -79,21 +92,25 @@ class Summariser:
         self._span_ns = span_ns
         self._n_reservoir = n_reservoir
         self._seed = np.uint64(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little"))
-        self.tally: Tally | None = None
+        self._tally: Tally | None = None
+        # Windows mostly come one by one: they are counted many at a time.
+        self._waiting: list[_Rows] = []
+        self._n_waiting = 0
 
-    def span_of(self, end_ns: int) -> int:
-        """Index of the span that a window ending at ``end_ns`` belongs to (a span owns its end, not its start)."""
+    def span_of(self, end_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Indices int64[w] of the spans that windows ending at ``end_ns`` int64[w] belong to (a span owns
+        its end, not its start)."""
         return (end_ns - 1) // self._span_ns
 
     def close_before(self, end_ns: int) -> Totals | None:
-        """The span in progress, if a window ending at ``end_ns`` lies beyond it; it is then forgotten."""
-        if self.tally is None or self.tally.span == self.span_of(end_ns):
+        """The span in progress, if a window ending at ``end_ns`` lies outside it; it is then forgotten."""
+        if self._tally is None or self._tally.span == (end_ns - 1) // self._span_ns:
             return None
-        return self.close()
+        return self._close((self._tally.span + 1) * self._span_ns)
 
     def exclude(self, end_ns: int, reason: str, n: int = 1) -> None:
-        """Count ``n`` windows ending in the span of ``end_ns`` that were left out for ``reason``."""
-        excluded = self._open(end_ns).excluded
+        """Count ``n`` windows, the last of which ends at ``end_ns``, that were left out for ``reason``."""
+        excluded = self._open(end_ns, end_ns).excluded
         excluded[reason] = excluded.get(reason, 0) + n
 
     def add(
@@ -101,45 +118,47 @@ class Summariser:
         start_ns: NDArray[np.int64],
         end_ns: NDArray[np.int64],
         features: NDArray[np.float32],
-        scores: NDArray[np.float32],
-        healthy: NDArray[np.bool_],
+        score: NDArray[np.float32],
+        healthy: NDArray[np.bool_] | None,
     ) -> None:
-        """Scored windows of one span, oldest first: float32[w, k], float32[w], bool[w]."""
-        tally = self._open(int(end_ns[0]))
-        tally.minimum = np.minimum(tally.minimum, features.min(axis=0))
-        tally.maximum = np.maximum(tally.maximum, features.max(axis=0))
-        tally.scores.extend(scores.tolist())
-        n_unhealthy = int(healthy.size - np.count_nonzero(healthy))
-        if n_unhealthy:
-            tally.excluded["anomalous"] = tally.excluded.get("anomalous", 0) + n_unhealthy
-        rows = features[healthy]
-        self._sample(tally, start_ns[healthy], rows)
-        queue = np.concatenate([tally.block, rows]) if tally.block.shape[0] else rows
-        whole = queue.shape[0] // _BLOCK * _BLOCK
-        for i in range(0, whole, _BLOCK):
-            tally.moments.merge(queue[i : i + _BLOCK])
-        tally.block = queue[whole:].copy()
+        """Scored windows of one span, oldest first: float32[w, k], float32[w], bool[w] (None: all are)."""
+        self._open(int(end_ns[0]), int(end_ns[-1]))
+        self._waiting.append(_Rows(start_ns, features, score, healthy))
+        self._n_waiting += start_ns.size
+        if self._n_waiting >= _BLOCK:
+            self._count()
 
     def close(self) -> Totals | None:
-        """End the span in progress, if any, and return it."""
-        tally, self.tally = self.tally, None
-        if tally is None:
-            return None
+        """End the span in progress, if any, at its last window, and return it."""
+        return None if self._tally is None else self._close(self._tally.last_ns)
+
+    def state(self) -> Tally | None:
+        self._count()
+        return self._tally
+
+    def restore(self, tally: Tally | None) -> None:
+        """Go on from ``tally``."""
+        self._tally = tally
+        self._waiting, self._n_waiting = [], 0
+
+    def _close(self, end_ns: int) -> Totals:
+        self._count()
+        tally, self._tally = self._tally, None
+        assert tally is not None
         tally.moments.merge(tally.block)
-        upper = np.triu_indices(self._k)
         quantiles: dict[str, float] = {}
-        if tally.scores:
-            levels = (0.5, 0.9, 0.99, 1.0)
-            values = np.quantile(np.asarray(tally.scores, dtype=np.float64), levels)
-            quantiles = {f"q{level:g}": float(v) for level, v in zip(levels, values, strict=True)}
-        seen = bool(tally.scores)
+        seen = tally.scores.size > 0
+        if seen:
+            values = np.quantile(tally.scores.astype(np.float64), _LEVELS)
+            quantiles = {f"q{level:g}": float(v) for level, v in zip(_LEVELS, values, strict=True)}
         order = np.argsort(tally.priorities, kind="stable")
         return Totals(
             start_ns=tally.span * self._span_ns,
-            end_ns=(tally.span + 1) * self._span_ns,
+            end_ns=end_ns,
+            first_ns=tally.first_ns,
             n=tally.moments.n,
             mean=tally.moments.mean,
-            comoment=tally.moments.comoment[upper],
+            comoment=tally.moments.comoment[np.triu_indices(self._k)],
             minimum=tally.minimum if seen else np.zeros(0, np.float32),
             maximum=tally.maximum if seen else np.zeros(0, np.float32),
             score_quantiles=quantiles,
@@ -147,23 +166,58 @@ class Summariser:
             reservoir=tally.reservoir[order],
         )
 
-    def _open(self, end_ns: int) -> Tally:
-        if self.tally is None:
-            self.tally = Tally(
-                span=self.span_of(end_ns),
+    def _open(self, first_ns: int, last_ns: int) -> Tally:
+        if self._tally is None:
+            self._tally = Tally(
+                span=(first_ns - 1) // self._span_ns,
+                first_ns=first_ns,
+                last_ns=last_ns,
                 moments=Moments.empty(self._k),
                 block=np.zeros((0, self._k), np.float32),
                 minimum=np.full(self._k, np.inf, np.float32),
                 maximum=np.full(self._k, -np.inf, np.float32),
-                scores=[],
+                scores=np.zeros(0, np.float32),
                 excluded={},
                 reservoir=np.zeros((0, self._k), np.float32),
                 priorities=np.zeros(0, np.uint64),
             )
-        return self.tally
+        self._tally.last_ns = max(self._tally.last_ns, last_ns)
+        return self._tally
+
+    def _count(self) -> None:
+        """Count the rows that wait."""
+        waiting, self._waiting, self._n_waiting = self._waiting, [], 0
+        if not waiting:
+            return
+        tally = self._tally
+        assert tally is not None
+        features = np.concatenate([rows.features for rows in waiting])
+        tally.minimum = np.minimum(tally.minimum, features.min(axis=0))
+        tally.maximum = np.maximum(tally.maximum, features.max(axis=0))
+        tally.scores = np.concatenate([tally.scores, *(rows.score for rows in waiting)])
+        start_ns = np.concatenate([rows.start_ns for rows in waiting])
+        if any(rows.healthy is not None for rows in waiting):
+            healthy = np.concatenate(
+                [
+                    np.ones(rows.score.size, np.bool_) if rows.healthy is None else rows.healthy
+                    for rows in waiting
+                ]
+            )
+            if n_unhealthy := int(healthy.size - np.count_nonzero(healthy)):
+                tally.excluded["anomalous"] = tally.excluded.get("anomalous", 0) + n_unhealthy
+            features, start_ns = features[healthy], start_ns[healthy]
+        self._sample(tally, start_ns, features)
+        queue = np.concatenate([tally.block, features])
+        whole = queue.shape[0] // _BLOCK * _BLOCK
+        for i in range(0, whole, _BLOCK):
+            tally.moments.merge(queue[i : i + _BLOCK])
+        tally.block = queue[whole:].copy()
 
     def _sample(self, tally: Tally, start_ns: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
-        """Keep the rows whose hashed start is smallest: a uniform sample that does not depend on the grouping."""
+        """Keep the rows whose hashed start is smallest: a uniform sample that does not depend on the
+        grouping."""
+        if not self._n_reservoir:
+            return
         priority = _mix(start_ns.astype(np.uint64) ^ self._seed)
         priorities = np.concatenate([tally.priorities, priority])
         reservoir = np.concatenate([tally.reservoir, rows])

@@ -5,6 +5,7 @@ When an alert is raised is decided in ``episodes.py``; both are imported from he
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -120,11 +121,14 @@ def machine_sentence(
         place = f" at {_band(info)}" if info.low_hz is not None else ""
         what = f"{_subject(info)} {times}{place}"
     else:
-        seen, expected = quantity(top.observed, top.unit), _range(top)
-        what = f"{_subject(info)} {seen}, expected {expected}"
+        what = f"{_subject(info)} {quantity(top.observed, top.unit)}"
+    if _inside(top):
+        what += ", unusual beside the other readings"
+    elif not info.log:
+        what += f", expected {_range(top)}"
     if state == "cleared":
-        return f"{machine}: normal again after {lasted} ({what} at worst)"
-    return f"{machine}: {what}{',' if not info.log else ''} for {lasted}"
+        return f"{machine}: normal again after {lasted} (at worst {what})"
+    return f"{machine}: {what}{',' if ',' in what else ''} for {lasted}"
 
 
 def sensor_sentence(
@@ -151,23 +155,32 @@ def limit_sentence(
     lasted = duration(end_ns - start_ns)
     if state == "cleared":
         return f"{machine}: {channel.name} within the limit {limit.name} again after {lasted}"
-    above = limit.above is not None and value > limit.above
-    bound = limit.above if above else limit.below
-    side = "above" if above else "below"
-    allowed = quantity(bound, channel.unit) if bound is not None else limit.name
-    return f"{machine}: {channel.name} {quantity(value, channel.unit)}, {side} the limit of {allowed} for {lasted}"
+    above, below = limit.above, limit.below
+    # The bound that it is beyond, or, where it is not back by the hysteresis yet, next to.
+    if below is None or (above is not None and above - value <= value - below):
+        side, bound = ("above" if above is not None and value > above else "still near"), above
+    else:
+        side, bound = ("below" if value < below else "still near"), below
+    allowed = limit.name if bound is None else quantity(bound, channel.unit)
+    seen = "" if math.isnan(value) else f"{quantity(value, channel.unit)}, "
+    return f"{machine}: {channel.name} {seen}{side} the limit of {allowed} for {lasted}"
 
 
 def drift_sentence(
-    machine: str, seen: Contribution, info: FeatureInfo, start_ns: int, end_ns: int, state: AlertState
+    machine: str,
+    seen: Contribution,
+    info: FeatureInfo,
+    n_others: int,
+    start_ns: int,
+    end_ns: int,
+    state: AlertState,
 ) -> str:
-    """ "press-4: Pressure mean has drifted to 2.31 bar, further from 2.9 to 3.1 bar than is followed"."""
+    """ "press-4: Pressure mean has drifted to 2.31 bar, commissioned at 2.9 to 3.1 bar (2 more channels too)"."""
     if state == "cleared":
-        return f"{machine}: {info.label} is back within the drift that is followed after {duration(end_ns - start_ns)}"
-    return (
-        f"{machine}: {info.label} has drifted to {quantity(seen.observed, seen.unit)}, "
-        f"further from {_range(seen)} than is followed"
-    )
+        return f"{machine}: {info.label} is back from its drift after {duration(end_ns - start_ns)}"
+    others = f" ({n_others} more channel{'s' if n_others > 1 else ''} too)" if n_others else ""
+    observed = quantity(seen.observed, seen.unit)
+    return f"{machine}: {info.label} has drifted to {observed}, commissioned at {_range(seen)}{others}"
 
 
 def stale_sentence(
@@ -188,7 +201,7 @@ def quantity(value: float, unit: str) -> str:
 
 def duration(ns: int) -> str:
     """A duration as people say it: "0.5 s", "60 s", "4 min", "2 h", "3 days"."""
-    seconds = ns / NS_PER_S
+    seconds = max(ns, 0) / NS_PER_S  # a clock that was set back
     if seconds < 1.0:
         return f"{seconds:.2g} s"
     if seconds < 100.0:
@@ -202,7 +215,7 @@ def duration(ns: int) -> str:
 
 def _short(value: float) -> str:
     """Three significant digits without an exponent where a person would not use one."""
-    size = abs(value)
+    value, size = value + 0.0, abs(value)  # no "-0"
     if size >= 1e7 or (size < 1e-4 and value != 0.0):
         return f"{value:.2e}"
     if size >= 100.0:
@@ -220,6 +233,12 @@ def _range(seen: Contribution) -> str:
         if a != b:
             break
     return f"{a} to {b} {seen.unit}".rstrip()
+
+
+def _inside(seen: Contribution) -> bool:
+    """Whether what was seen is, by itself, what was expected."""
+    low, high = seen.expected_low, seen.expected_high
+    return (low is None or low <= seen.observed) and (high is None or seen.observed <= high)
 
 
 def _band(info: FeatureInfo) -> str:

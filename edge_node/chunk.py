@@ -1,0 +1,94 @@
+"""Windows of one device on their way from the windower to its alerts, and the silences between them.
+
+What is nearly always empty (a fault, a violated limit, a machine at rest) is None when it is: most windows
+cost nothing but their score. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.signal import ArtifactTarget
+
+MAX_CHUNK = 256
+
+_INDEX = np.arange(MAX_CHUNK)
+_INDEX.flags.writeable = False
+
+Stage = Literal["gated", "ready", "out", "done"]
+
+
+class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
+    """Consecutive windows of one device, [w] of them, of which the rows ``rows`` int64[m] are scored.
+
+    ``stage``: waiting for its gate, ready to be scored, out for scoring, or done with it. Per window:
+    ``active`` (None: all are), ``faults``, ``fault_since_ns`` and ``reading`` in the channel's unit [w, c]
+    (None: no fault), ``violated`` and ``extreme`` [w, l] (None: no limit). Per row to score: everything from
+    ``values`` on; ``features`` are ``raw`` re-centred.
+    """
+
+    device_id: str
+    stage: Stage
+    arrival_ns: int
+    clock: str
+    start_ns: NDArray[np.int64]
+    end_ns: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    active: NDArray[np.bool_] | None = None
+    faults: NDArray[np.uint8] | None = None
+    fault_since_ns: NDArray[np.int64] | None = None
+    reading: NDArray[np.float64] | None = None
+    violated: NDArray[np.bool_] | None = None
+    extreme: NDArray[np.float64] | None = None
+    values: NDArray[np.float32] | None = None
+    valid: NDArray[np.bool_] | None = None
+    raw: NDArray[np.float32] | None = None
+    features: NDArray[np.float32] | None = None
+    drifted: NDArray[np.bool_] | None = None
+    residual: NDArray[np.float32] | None = None
+    score: NDArray[np.float32] | None = None
+    p: NDArray[np.float64] | None = None
+    backend: ArtifactTarget | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of rows to score."""
+        return self.rows.size
+
+    @property
+    def n_windows(self) -> int:
+        return self.start_ns.size
+
+    def keep_rows(self, keep: NDArray[np.bool_]) -> None:
+        """Score only the rows of which ``keep`` bool[m] is True."""
+        self.rows = self.rows[keep]
+        for name in ("values", "valid", "raw", "features", "drifted", "residual", "score", "p"):
+            array = getattr(self, name)
+            if array is not None:
+                setattr(self, name, np.ascontiguousarray(array[keep]))
+
+    def forget_rows(self) -> None:
+        """Score none."""
+        self.rows = self.rows[:0]
+        self.values = self.valid = self.raw = self.features = self.drifted = None
+
+
+class Silence(msgspec.Struct, tag="silence", kw_only=True, eq=False):
+    """A device fell silent, or spoke again. Event time: of the last it said (or, where it goes on saying
+    something, of when ``channels`` should have spoken), and now."""
+
+    kind: Literal["stale", "resumed"]
+    start_ns: int
+    end_ns: int
+    channels: tuple[str, ...]  # that are silent
+    arrival_ns: int
+    clock: str
+
+
+def all_rows(n: int) -> NDArray[np.int64]:
+    """0 .. n-1, read-only, for n <= MAX_CHUNK."""
+    return _INDEX[:n]

@@ -1,0 +1,182 @@
+"""Alerts from scores: the machine is not as it was.
+
+Invariant: an alert is a function of the windows scored before it, and names the worst of those that the
+channel it blames is to blame for. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_node.announcing import Announcer
+from edge_node.check_alerts import Said
+from edge_node.chunk import Chunk
+from edge_node.plans import DevicePlan, ServedModel
+from models import alerting
+from models.alerting import Episodes, EpisodesState, Transition
+from models.messages import Alert, Severity
+from models.signal import Mode
+
+KEY = "machine"
+MAX_FEATURE_ROWS = 8
+
+
+class Worst(msgspec.Struct, kw_only=True):
+    """The worst window of an episode for which one channel is to blame: float32[k] each."""
+
+    score: float
+    residual: NDArray[np.float32]
+    raw: NDArray[np.float32]
+    shift: NDArray[np.float32]  # how far re-centring had moved
+
+
+class MachineState(msgspec.Struct, kw_only=True):
+    """Everything a :class:`MachineAlerts` remembers: its episode, and of the windows in it the greatest score
+    with its p-value, the worst by blamed channel, and the last feature rows."""
+
+    episodes: EpisodesState
+    score: float
+    p: float
+    worst: dict[str, Worst]
+    rows: list[NDArray[np.float32]]
+    rows_end_ns: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """Of the rows of a chunk, bool[m]: the score was above the level; an episode was open after it."""
+
+    above: NDArray[np.bool_]
+    is_open: NDArray[np.bool_]
+
+
+class MachineAlerts:
+    """The machine episode of one device with a model."""
+
+    def __init__(self, plan: DevicePlan, model: ServedModel, announcer: Announcer) -> None:
+        self._plan = plan
+        self._model = model
+        self._announcer = announcer
+        window = plan.window
+        # A window or two may be missing (a sensor fault, a gap); what is further apart is not one run.
+        gap_ns = max(plan.alert.m_raise * window.hop_ns, window.window_ns)
+        self._gap_ns = None if window.mode is Mode.BURST else gap_ns
+        self._episodes = Episodes(plan.alert, window.hop_ns, self._gap_ns)
+        self._names = list(dict.fromkeys(i.channel for i in model.infos))
+        columns = [np.flatnonzero([i.channel == name for i in model.infos]) for name in self._names]
+        self._column = {i.name: j for j, i in enumerate(model.infos)}
+        self._columns = columns
+        origin = {c.name: c.origin for c in plan.device.channels}
+        self._origins = [origin[name] for name in self._names]
+        self._score, self._p = 0.0, 1.0
+        self._worst: dict[str, Worst] = {}
+        self._rows: list[NDArray[np.float32]] = []
+        self._rows_end_ns = 0
+
+    def settle(self, chunk: Chunk, said: Said) -> Judged | None:
+        """Step through the scored rows of ``chunk``, of which there is one at least; None: none was above the
+        level and no episode is open or forming, as nearly always."""
+        assert chunk.p is not None
+        assert chunk.residual is not None
+        assert chunk.backend is not None
+        level = self._plan.levels[chunk.backend]
+        above = chunk.p <= level.p_raise
+        if self._episodes.quiet and not above.any():
+            return None
+        is_open = np.zeros(chunk.n, np.bool_)
+        critical = chunk.p <= level.p_raise / self._plan.alert.critical_p_ratio
+        below = (chunk.p > level.p_clear) & ~above
+        episodes = self._episodes
+        for i, row in enumerate(chunk.rows.tolist()):
+            start, end = int(chunk.start_ns[row]), int(chunk.end_ns[row])
+            blamed = self._blamed(chunk.residual[i]) if above[i] else ""
+            if above[i] or not episodes.quiet:
+                self._remember(chunk, i, blamed, end)
+            severity: Severity = "critical" if critical[i] else "warning"
+            change = episodes.step(start, end, bool(above[i]), bool(below[i]), severity, blamed)
+            if change is not None:
+                said.append((row, KEY, self._alert(change, level.score_raise, chunk.clock)))
+            is_open[i] = episodes.open
+            if episodes.quiet:
+                self._forget()
+        return Judged(above, is_open)
+
+    def state(self) -> MachineState:
+        return MachineState(
+            episodes=self._episodes.state(),
+            score=self._score,
+            p=self._p,
+            worst=dict(self._worst),
+            rows=list(self._rows),
+            rows_end_ns=self._rows_end_ns,
+        )
+
+    def restore(self, state: MachineState) -> None:
+        self._episodes.restore(state.episodes)
+        self._score, self._p = state.score, state.p
+        self._worst = dict(state.worst)
+        self._rows, self._rows_end_ns = list(state.rows), state.rows_end_ns
+
+    def _blamed(self, residual: NDArray[np.float32]) -> str:
+        """The channel with the greatest part of the squared residual."""
+        power = residual.astype(np.float64) ** 2
+        return self._names[int(np.argmax([power[columns].sum() for columns in self._columns]))]
+
+    def _remember(self, chunk: Chunk, i: int, blamed: str, end_ns: int) -> None:
+        assert chunk.p is not None
+        assert chunk.score is not None
+        assert chunk.residual is not None
+        assert chunk.raw is not None
+        assert chunk.features is not None
+        apart = self._gap_ns is not None and end_ns - self._rows_end_ns > self._gap_ns
+        if apart and not self._episodes.open:
+            self._forget()
+        self._rows = [*self._rows[1 - MAX_FEATURE_ROWS :], chunk.features[i].copy()]
+        self._rows_end_ns = end_ns
+        score, p = float(chunk.score[i]), float(chunk.p[i])
+        if not self._worst or score > self._score:
+            self._score, self._p = score, p
+        worst = self._worst.get(blamed)
+        if blamed and (worst is None or score > worst.score):
+            self._worst[blamed] = Worst(
+                score=score,
+                residual=chunk.residual[i].copy(),
+                raw=chunk.raw[i].copy(),
+                shift=chunk.raw[i] - chunk.features[i],
+            )
+
+    def _forget(self) -> None:
+        self._score, self._p = 0.0, 1.0
+        self._worst, self._rows = {}, []
+
+    def _alert(self, change: Transition, threshold: float, clock: str) -> Alert:
+        model, worst = self._model, self._worst[change.detail]
+        centre = model.centre + worst.shift
+        contributions = alerting.blame(
+            worst.residual, model.infos, worst.raw, centre, model.scale, self._origins
+        )
+        text = alerting.machine_sentence(
+            self._plan.device.machine,
+            contributions,
+            model.infos,
+            float(centre[self._column[contributions[0].feature]]),
+            change.start_ns,
+            change.end_ns,
+            change.state,
+        )
+        return self._announcer.alert(
+            "machine",
+            KEY,
+            change,
+            text,
+            clock,
+            contributions=contributions,
+            score=self._score,
+            p_value=self._p,
+            threshold=threshold,
+            rows=np.stack(self._rows) if self._plan.privacy == "features" else None,
+        )
