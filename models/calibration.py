@@ -84,7 +84,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("oof_breaks must ascend within the windows")
         if self.step_ns is not None and self.step_ns <= 0:
             raise ValueError(f"step_ns must be positive, not {self.step_ns}")
-        self.places()
+        if not np.isfinite(self.scores()[: self.places().size]).all():
+            raise ValueError("oof_scores must be finite")
 
     def scores(self) -> NDArray[np.float32]:
         """The out-of-fold scores kept, float32[m], in time order."""
@@ -243,7 +244,7 @@ def level_for_budget(
     bottom = min(float(p.min()), top)
     n_levels = min(2 + math.ceil(math.log(top / bottom) / _LEVEL_RATIO), _MAX_LEVELS)
     levels = np.exp(np.linspace(math.log(top), math.log(bottom), n_levels))
-    levels[-1] = bottom
+    levels[0], levels[-1] = top, bottom
     counts = np.empty(n_levels, dtype=np.int64)
     for i, q in enumerate(levels.tolist()):
         above, held = places[p <= q], places[p <= _p_clear(q, policy)]
