@@ -1,0 +1,187 @@
+"""A recorded log through the core that the daemon runs: what a live run of the same signal would have said.
+
+Strategy: a recording of ours holds what the pipeline was given, ticks included, and is given again as it is; a log of
+another program first gets the arrivals and ticks that it lacks (``replay_clock``). Windows wait for their scores
+until there are enough for a large batch, which changes nothing: what the pipeline says does not depend on when its
+scores come. Invariant: steps, and all in them, are the same in every replay of a log.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_node.assembly import MAX_WINDOWS_AT_ONCE, Core
+from edge_node.replay_clock import Timing, with_clock
+from edge_node.settling import PipelineEvent, Trace
+from models.logs import LogError, Tick
+from models.messages import Alert
+from models.recording import is_block_log, log_files
+from models.signal import NS_PER_S, SampleBlock
+
+MAX_WAITING_VALUES = 1 << 22  # of the windows of one device that wait for their scores: 16 MB
+PACED_PIECE_S = 0.05  # of wall time
+_LOOK_AHEAD_NS = 60 * NS_PER_S  # a recording that has ticks has one by then
+_LOOK_AHEAD_ITEMS = 10_000
+
+Pace = Callable[[int], None]
+Item = SampleBlock | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What came out since the last one: alerts in the order of their ends (each device's in its own), scores."""
+
+    alerts: list[Alert]
+    traces: list[Trace]
+
+
+class RealTime:
+    """Holds a replay back to ``speed`` times real time, by arrivals."""
+
+    def __init__(
+        self,
+        speed: float,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._speed = speed
+        self._now_s = now_s
+        self._sleep = sleep
+        self._began: tuple[float, int] | None = None
+
+    def __call__(self, arrival_ns: int) -> None:
+        """Returns when what arrives at ``arrival_ns`` is due."""
+        if self._began is None:
+            self._began = (self._now_s(), arrival_ns)
+        began_s, first_ns = self._began
+        wait_s = began_s + (arrival_ns - first_ns) / NS_PER_S / self._speed - self._now_s()
+        if wait_s > 0:
+            self._sleep(wait_s)
+
+
+def is_recording(paths: Sequence[Path | str]) -> bool:
+    """Whether the logs are recordings of ours, with arrivals of their own; LogError where only some are."""
+    files = log_files(paths)
+    kinds = [is_block_log(file) for file in files]
+    if any(kinds) and not all(kinds):
+        raise LogError(
+            files[kinds.index(False)],
+            "is no recording of edge-node, and other logs are",
+            remedy="replay the two kinds one after the other",
+        )
+    return all(kinds)
+
+
+def as_received(
+    items: Iterable[Item], core: Core, *, recorded: bool, speed: float | None = None
+) -> Iterator[Item]:
+    """Blocks and ticks as the pipeline is to be given them. ``recorded``: the arrivals in ``items`` are true."""
+    stream = iter(items)
+    if recorded:
+        seen, ticking = _look_ahead(stream)
+        stream = itertools.chain(seen, stream)
+        if ticking:
+            return stream
+    span_ns = None if speed is None else max(1, round(PACED_PIECE_S * speed * NS_PER_S))
+    timing = Timing.of(core.plans, span_ns=span_ns)
+    blocks = (item for item in stream if isinstance(item, SampleBlock))
+    return with_clock(blocks, timing, arrived=recorded)
+
+
+def play(items: Iterable[Item], core: Core, *, pace: Pace | None = None) -> Iterator[Step]:
+    """Every item through ``core``, whose scores are traced; ends with the end of the signal. ``pace`` is asked before
+    each item, and everything is scored at once."""
+    core.pipeline.trace_scores()
+    waiting = _Waiting(core)
+    for item in items:
+        if isinstance(item, Tick):
+            if pace is not None:
+                pace(item.now_ns)
+            core.pipeline.advance(item.now_ns)
+            if pace is not None:
+                yield from _step(core)
+            continue
+        if pace is not None:
+            pace(item.arrival_ns)
+        for piece in waiting.pieces(item):
+            if waiting.is_full_with(piece):
+                yield from _step(core)
+                waiting.clear()
+            core.pipeline.push(piece)
+        if pace is not None:
+            yield from _step(core)
+    yield from _step(core)
+    core.pipeline.finish()
+    yield from _step(core)
+
+
+class _Waiting:
+    """How many rows of each device were pushed since the last scoring, and of what clock."""
+
+    def __init__(self, core: Core) -> None:
+        self._most = {}
+        for plan in core.plans:
+            window = plan.window
+            n_windows = MAX_WAITING_VALUES // (window.n * len(plan.device.channels))
+            self._most[plan.device.device_id] = max(1, min(n_windows, MAX_WINDOWS_AT_ONCE)) * window.hop
+        self._rows: dict[str, int] = {}
+        self._clocks: dict[str, str] = {}
+
+    def pieces(self, block: SampleBlock) -> Iterator[SampleBlock]:
+        step = self._most.get(block.device_id, block.n)
+        if block.n <= step:
+            yield block
+            return
+        for start in range(0, block.n, step):
+            yield block.slice(start, min(start + step, block.n))
+
+    def is_full_with(self, piece: SampleBlock) -> bool:
+        """Counts ``piece``; whether what waits is to be scored before it is pushed."""
+        device_id = piece.device_id
+        before = self._rows.get(device_id, 0)
+        self._rows[device_id] = before + piece.n
+        # An alert says what clock its windows had: those of another are settled first.
+        other_clock = self._clocks.setdefault(device_id, piece.clock.value) != piece.clock.value
+        self._clocks[device_id] = piece.clock.value
+        return before > 0 and (other_clock or before + piece.n > self._most.get(device_id, before + piece.n))
+
+    def clear(self) -> None:
+        self._rows.clear()
+
+
+def _step(core: Core) -> Iterator[Step]:
+    core.score()
+    alerts = [event for event in core.pipeline.events() if isinstance(event.event, Alert)]
+    traces = core.pipeline.take_traces()
+    if alerts or traces:
+        yield Step(_by_end(alerts), traces)
+
+
+def _by_end(events: Sequence[PipelineEvent]) -> list[Alert]:
+    latest: dict[str, int] = {}
+    keyed: list[tuple[int, Alert]] = []
+    for event in events:
+        alert = event.event
+        assert isinstance(alert, Alert)
+        end_ns = latest[alert.device] = max(latest.get(alert.device, 0), alert.end_ns)
+        keyed.append((end_ns, alert))
+    return [alert for _, alert in sorted(keyed, key=lambda pair: pair[0])]
+
+
+def _look_ahead(items: Iterator[Item]) -> tuple[list[Item], bool]:
+    """The first items, and whether a tick is among them."""
+    seen: list[Item] = []
+    first_ns: int | None = None
+    for item in items:
+        seen.append(item)
+        if isinstance(item, Tick):
+            return seen, True
+        first_ns = item.arrival_ns if first_ns is None else first_ns
+        if item.arrival_ns - first_ns > _LOOK_AHEAD_NS or len(seen) >= _LOOK_AHEAD_ITEMS:
+            break
+    return seen, False

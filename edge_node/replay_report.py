@@ -1,0 +1,223 @@
+"""What a replay came to: counted as it goes, told at the end.
+
+Memory does not grow with the log: of alerts only counts are kept, of scores what ``quality`` needs. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from tabulate import tabulate
+
+from edge_node.assembly import Core
+from edge_node.plans import DevicePlan
+from edge_node.quality import Quality, Scoreboard, judge
+from edge_node.settling import Trace
+from models.alerting import duration
+from models.calibration import AlertLevel
+from models.labels import Labels
+from models.messages import Alert, rfc3339
+from models.signal import NS_PER_S, DropReason, SampleBlock
+
+WEEK_NS = 7 * 86_400 * NS_PER_S
+
+
+def alert_line(alert: Alert) -> str:
+    """``alert`` for a terminal: when its last window ended, severity, state, sentence."""
+    at = rfc3339(alert.end_ns)
+    return f"{at[:10]} {at[11:19]}Z  {alert.severity:<8}  {alert.state:<7}  {alert.message}"
+
+
+class Report:
+    """Counts blocks, alerts and scores of one replay."""
+
+    def __init__(self, core: Core, labels: Labels | None) -> None:
+        self._core = core
+        self._plans = {plan.device.device_id: plan for plan in core.plans}
+        self._boards: dict[str, Scoreboard] = {}
+        if labels is not None:
+            self._boards = {
+                name: Scoreboard(labels, plan.window) for name, plan in self._plans.items() if plan.model
+            }
+        self.n_rows = 0
+        self._first_ns: int | None = None
+        self._last_ns: int | None = None
+        self.rows_of: Counter[str] = Counter()
+        self._scored: Counter[str] = Counter()
+        self._raised: Counter[tuple[str, str]] = Counter()  # by device and kind
+        self._open: dict[str, Alert] = {}
+        self._n_first: Counter[str] = Counter()  # channel -> machine alerts blamed on it first
+        self._shares: dict[str, float] = {}
+        self._n_blamed = 0
+
+    def block(self, block: SampleBlock) -> None:
+        """Rows on their way in."""
+        if not block.n:
+            return
+        times = block.times()
+        first, last = int(times.min()), int(times.max())
+        self._first_ns = first if self._first_ns is None else min(first, self._first_ns)
+        self._last_ns = last if self._last_ns is None else max(last, self._last_ns)
+        self.n_rows += block.n
+        self.rows_of[block.device_id] += block.n
+
+    def alert(self, alert: Alert) -> None:
+        """An alert that came out."""
+        if alert.state == "raised":
+            self._raised[alert.device, alert.kind] += 1
+        if alert.state != "cleared":
+            self._open[alert.alert_id] = alert
+        elif self._open.pop(alert.alert_id, None) is not None:
+            self._blame(alert)
+
+    def trace(self, trace: Trace) -> None:
+        """Scores that came out."""
+        self._scored[trace.device_id] += trace.score.size
+        if trace.device_id in self._boards:
+            self._boards[trace.device_id].add(trace)
+
+    def quality(self) -> Quality | None:
+        """How well the alerts match the labels; None without any."""
+        return judge(list(self._boards.values()))
+
+    def text(self) -> str:
+        """The tables."""
+        still_open = list(self._open.values())
+        for alert in still_open:
+            self._blame(alert)
+        self._open = {}
+        parts = [_table(self._facts(len(still_open)))]
+        if len(self._plans) > 1:
+            parts.append(self._devices())
+        if self._n_blamed:
+            parts.append(self._blames())
+        quality = self.quality()
+        if quality is not None:
+            parts.append(quality_text(quality))
+        return "\n\n".join(parts)
+
+    def _facts(self, n_open: int) -> list[tuple[str, str]]:
+        counters = self._core.pipeline.counters()
+        span = "nothing"
+        if self._first_ns is not None and self._last_ns is not None:
+            began, ended = rfc3339(self._first_ns)[:19], rfc3339(self._last_ns)[:19]
+            span = f"{self.n_rows} rows, {began}Z to {ended}Z ({duration(self._last_ns - self._first_ns)})"
+        facts = [("replayed", span)]
+        models = dict.fromkeys(f"{m.model_id} version {m.version}, {m.backend}" for m in self._core.models)
+        facts += [("model" if not i else "", text) for i, text in enumerate(models)]
+        if len(self._plans) == 1:
+            level = _level(self._core, next(iter(self._plans.values())))
+            if level is not None:
+                facts.append(("level", level.text()))
+        facts.append(("windows scored", str(counters.n_windows_scored)))
+        facts += _dropped("windows", counters.window_drops)
+        if counters.n_windows_pending:
+            facts.append(("windows not settled", str(counters.n_windows_pending)))
+        facts += _dropped("values", counters.sample_drops)
+        if self._core.n_inference_failures:
+            facts.append(("failed invokes", f"{self._core.n_inference_failures}: {self._core.last_failure}"))
+        kinds: Counter[str] = Counter()
+        for (_, kind), n in self._raised.items():
+            kinds[kind] += n
+        said = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())) or "none"
+        facts.append(("alerts", said + (f"; {n_open} still open" if n_open else "")))
+        watched_ns = sum(n * self._plans[device].window.hop_ns for device, n in self._scored.items())
+        if watched_ns:
+            facts.append(("machine alerts a week", _rate(kinds["machine"], watched_ns)))
+        return facts
+
+    def _devices(self) -> str:
+        rows = []
+        for device, plan in self._plans.items():
+            level = _level(self._core, plan)
+            n = self._raised[device, "machine"]
+            others = sum(k for (of, kind), k in self._raised.items() if of == device and kind != "machine")
+            watched_ns = self._scored[device] * plan.window.hop_ns
+            rows.append(
+                (
+                    device,
+                    str(self.rows_of[device]),
+                    str(self._scored[device]),
+                    str(n),
+                    _rate(n, watched_ns) if watched_ns else "-",
+                    str(others),
+                    level.text() if level is not None else "no model",
+                )
+            )
+        headers = ("device", "rows", "windows scored", "machine alerts", "a week", "other alerts", "level")
+        return _table(rows, headers)
+
+    def _blames(self) -> str:
+        rows = [
+            (channel, str(self._n_first[channel]), f"{share / self._n_blamed:.0%}")
+            for channel, share in sorted(self._shares.items(), key=lambda item: -item[1])
+        ]
+        headers = ("channel to blame", "machine alerts", "mean share")
+        return _table(rows, headers)
+
+    def _blame(self, alert: Alert) -> None:
+        """Count the last word of a machine alert."""
+        if alert.kind != "machine" or not alert.contributions:
+            return
+        self._n_blamed += 1
+        self._n_first[alert.contributions[0].channel] += 1
+        for contribution in alert.contributions:
+            share = self._shares.get(contribution.channel, 0.0) + contribution.share
+            self._shares[contribution.channel] = share
+
+
+def quality_text(quality: Quality) -> str:
+    """The table of figures, each beside chance and a clock, and what the columns are."""
+    columns = (quality.alerts, quality.random, quality.clock)
+
+    def row(name: str, cell: str, digits: int) -> tuple[str, ...]:
+        return (name, *(_number(getattr(figures, cell), digits) for figures in columns))
+
+    rows = [
+        row("precision", "precision", 3),
+        row("recall", "recall", 3),
+        row("F1", "f1", 3),
+        row("false-alarm rate (FAR)", "far", 3),
+        row("missed-alarm rate (MAR)", "mar", 3),
+        row("ROC AUC", "auc", 3),
+        row(f"faults detected, of {quality.n_faults}", "n_detected", 1),
+        row("faults within an earlier alert", "n_covered", 1),
+        ("median detection delay", *(_delay(figures.delay_s) for figures in columns)),
+        row("false alerts", "n_false_alerts", 1),
+    ]
+    headers = ("against the labels", "alerts", "random", "clock")
+    table = _table(rows, headers)
+    return (
+        f"{table}\n"
+        f"({quality.n_positive} of {quality.n_windows} scored windows are labelled anomalous. random: the same alerts at "
+        "random times; clock: a score that only grows)"
+    )
+
+
+def _table(rows: Sequence[tuple[str, ...]], headers: tuple[str, ...] = ()) -> str:
+    style = "simple" if headers else "plain"
+    return str(tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True))
+
+
+def _level(core: Core, plan: DevicePlan) -> AlertLevel | None:
+    return plan.levels[core.engines[plan.engine].target] if plan.model is not None else None
+
+
+def _dropped(what: str, reasons: Mapping[DropReason, int]) -> list[tuple[str, str]]:
+    found = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()) if n)
+    return [(f"{what} dropped", found or "none")]
+
+
+def _rate(n: int, watched_ns: int) -> str:
+    return f"{n * WEEK_NS / watched_ns:.3g} ({n} in {duration(watched_ns)} scored)"
+
+
+def _number(value: float | None, digits: int) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if digits == 1 and value == round(value) else f"{value:.{digits}f}"
+
+
+def _delay(seconds: float | None) -> str:
+    return "-" if seconds is None else duration(round(seconds * NS_PER_S))
