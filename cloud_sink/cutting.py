@@ -74,7 +74,7 @@ def shape(request: Request) -> tuple[Device, WindowSpec]:
         )
     device_id = _device_id(request, info)
     channels = info.channels
-    if len(info.device_ids) > 1 or mode is Mode.BURST:
+    if info.device_ids != (device_id,) or mode is Mode.BURST:
         channels, record = _scan(request, device_id, rate_hz)
     else:
         record = 0

@@ -118,9 +118,12 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
 
     tick("calibrating")
     breaks = _breaks(starts, window.hop_ns)
+    step_ns = dataset.step_ns if dataset.step_ns != window.hop_ns else None
     n_effective = effective_windows(np.log(np.maximum(out_of_fold["float32"], 1e-12)), overlap)
     require_enough(rows.shape[0], n_effective, window, dataset.step_ns)
-    calibration = {name: fit_calibration(oof, n_effective, breaks) for name, oof in out_of_fold.items()}
+    calibration = {
+        name: fit_calibration(oof, n_effective, breaks, step_ns) for name, oof in out_of_fold.items()
+    }
 
     tick("checking the graphs")
     graphs = _graphs(fitted, whole.inputs, found.sigmas)

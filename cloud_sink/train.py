@@ -149,6 +149,7 @@ def _fit_linear_ae(rows: NDArray[np.float64], seed: int) -> tuple[Dense, ...]:
 
 
 MAX_EPOCHS = 400
+MAX_STEPS = 6_000  # gradient steps: bounds the time that a long recording takes
 PATIENCE = 20
 HELD_BACK = 0.15  # the share of rows, at the end of the recording, that decides when to stop
 
@@ -168,7 +169,7 @@ def _fit_ae(rows: NDArray[np.float64], seed: int) -> tuple[Dense, ...]:
     early, late = rows[:-n_held], rows[-n_held:]
     network = _network(early, seed)
     best, best_epoch = math.inf, 1
-    for epoch in range(1, MAX_EPOCHS + 1):
+    for epoch in range(1, _max_epochs(early.shape[0]) + 1):
         _train_one_epoch(network, early)
         error = float(np.mean((network.predict(late) - late) ** 2))
         if error < best * 0.999:
@@ -185,13 +186,21 @@ def _fit_ae(rows: NDArray[np.float64], seed: int) -> tuple[Dense, ...]:
     )
 
 
+def _batch_size(n_rows: int) -> int:
+    return min(n_rows, max(32, min(256, n_rows // 16)))
+
+
+def _max_epochs(n_rows: int) -> int:
+    return max(1, min(MAX_EPOCHS, MAX_STEPS * _batch_size(n_rows) // n_rows))
+
+
 def _network(rows: NDArray[np.float64], seed: int) -> MLPRegressor:
     return MLPRegressor(
         hidden_layer_sizes=network_shape(rows.shape[1]),
         activation="relu",
         solver="adam",
         learning_rate_init=2e-3,
-        batch_size=min(64, rows.shape[0]),
+        batch_size=_batch_size(rows.shape[0]),
         random_state=seed,
     )
 

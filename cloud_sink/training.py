@@ -98,7 +98,7 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
     ]
     artifact = manifest.artifact("cpu-float32")
     assert artifact is not None
-    level = level_for_budget(artifact.calibration, AlertPolicy(), dataset.step_ns, alerts_per_week)
+    level = level_for_budget(artifact.calibration, AlertPolicy(), window.hop_ns, alerts_per_week)
     facts.append(("level", f"{level.text()}; p <= {level.p_raise:.2g}"))
     lines = [tabulate(facts, tablefmt="plain", disable_numparse=True), "", _graphs_table(dataset, trained)]
     return "\n".join(lines)

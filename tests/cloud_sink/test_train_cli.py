@@ -1,0 +1,387 @@
+"""``cloud-sink train`` from the command line to a bundle that a gateway takes, on made and on recorded signals."""
+
+from __future__ import annotations
+
+import errno
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloud_sink import bundle as bundles
+from cloud_sink.bundle import BundleError, next_version, write_bundle
+from cloud_sink.cli import REFUSED, USAGE, main
+from edge_node.model_store import load_bundle
+from models import manifest as manifests
+from models.features import extract
+from models.manifest import ModelManifest
+from models.messages import rfc3339
+from models.recording import RecordingWriter, read_log
+from models.scoring import normalise
+from models.signal import NS_PER_S, Channel, Device, Mode, SampleBlock
+from models.windowing import Windower, default_policy
+from tests.cloud_sink.recordings import START_NS, slow_signal, write_csv
+from tests.data import data_path
+from tests.femto import write_log
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_csv(tmp_path_factory.mktemp("log") / "press.csv", slow_signal(900))
+
+
+def train(*arguments: object, out: Path, features: str = "slow") -> int:
+    return main(["train", *map(str, arguments), "--features", features, "-o", str(out)])
+
+
+def manifest_of(out: Path) -> ModelManifest:
+    return load_bundle(out).manifest
+
+
+def at(seconds: float) -> str:
+    return rfc3339(START_NS + round(seconds * NS_PER_S))
+
+
+def test_a_recording_becomes_a_bundle_that_a_gateway_takes(
+    log: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "models" / "press-4"
+    assert train(log, out=out) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["cpu-float32.tflite", "cpu-int8.tflite", "manifest.json"]
+    assert sorted(p.name for p in out.parent.iterdir()) == ["press-4"]
+    manifest = manifest_of(out)
+    assert (manifest.model_id, manifest.version, manifest.family) == ("press-4", 1, "mahalanobis")
+    assert manifest.channel_names == ("pressure", "flow", "current")
+    assert (manifest.window.n, manifest.window.hop, manifest.window.n_fast) == (60, 1, 10)
+    assert manifest.window.mode is Mode.IRREGULAR
+    assert manifest.training.n_windows == 841
+    table = capsys.readouterr().out
+    for text in (
+        "windows used",
+        "841",
+        "set aside",
+        "effective windows",
+        "cross-fit false alarms",
+        "extrapolated, verified only to",
+        "score correlation",
+        "batch 1",
+        "batch 16",
+        "cpu-int8",
+    ):
+        assert text in table
+
+
+def test_all_that_was_asked_for_is_in_the_manifest(log: Path, tmp_path: Path) -> None:
+    options = "--family linear-ae --window 30 --hop 5 --n-fast 6 --no-recentring --seed 4 --model-id press --class presses"
+    assert (
+        train(log, *options.split(), "--unit", "pressure=bar", "--origin", "flow=30", out=tmp_path / "m") == 0
+    )
+    manifest = manifest_of(tmp_path / "m")
+    assert (manifest.model_id, manifest.class_, manifest.family) == ("press", "presses", "linear-ae")
+    assert (manifest.window.n, manifest.window.hop, manifest.features.n_fast) == (30, 5, 6)
+    assert manifest.recentring is None
+    assert [(c.unit, c.origin) for c in manifest.channels] == [("bar", 0.0), ("", 30.0), ("", 0.0)]
+    assert abs(manifest.channels[1].baseline.minimum) < 30
+
+
+def test_a_second_training_is_the_next_version(log: Path, tmp_path: Path) -> None:
+    for version in (1, 2):
+        assert train(log, "--rows", 500, out=tmp_path / "m") == 0
+        assert manifest_of(tmp_path / "m").version == version
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("options", "first_s", "n_windows"),
+    [
+        (["--rows", "500"], 0, 441),
+        (["--from", at(200)], 200, 641),
+        (["--from", at(200), "--until", at(600)], 200, 341),
+        (["--from", "2023-11-14T23:16:40", "--timezone", "Europe/Berlin"], 200, 641),
+    ],
+)
+def test_only_the_part_named_is_trained_on(
+    log: Path, tmp_path: Path, options: list[str], first_s: int, n_windows: int
+) -> None:
+    assert train(log, *options, out=tmp_path / "m") == 0
+    training = manifest_of(tmp_path / "m").training
+    assert (training.start_ns, training.n_windows) == (START_NS + first_s * NS_PER_S, n_windows)
+
+
+def test_what_was_not_healthy_is_excluded_and_counted(log: Path, tmp_path: Path, capsys: Capture) -> None:
+    exclude = tmp_path / "exclude.csv"
+    exclude.write_text(f"start,end\n{at(300)},{at(320)}\n")
+    assert train(log, "--exclude", exclude, out=tmp_path / "m") == 0
+    training = manifest_of(tmp_path / "m").training
+    assert training.set_aside == {"excluded": 79}
+    assert training.n_windows == 841 - 79
+    assert "excluded" in capsys.readouterr().out
+
+
+def test_labelled_anomalies_are_left_out_and_tell_the_auc(tmp_path: Path, capsys: Capture) -> None:
+    signal = slow_signal(1200)
+    signal[900:1000, 0] += 0.5
+    anomaly = np.zeros(1200, np.bool_)
+    anomaly[900:1000] = True
+    log = write_csv(tmp_path / "press.csv", signal, anomaly=anomaly)
+    assert train(log, out=tmp_path / "m") == 0
+    manifest = manifest_of(tmp_path / "m")
+    assert manifest.channel_names == ("pressure", "flow", "current")
+    assert manifest.training.set_aside == {"labelled_anomalous": 159}
+    assert manifest.metrics["auc_float32"] > 0.95
+    assert train(log, "--rows", 950, out=tmp_path / "named") == 0
+    assert manifest_of(tmp_path / "named").training.set_aside == {}
+    assert "labelled anomalous" in capsys.readouterr().err
+
+
+def test_a_gap_is_counted_and_not_trained_across(tmp_path: Path) -> None:
+    log = write_csv(tmp_path / "press.csv", slow_signal(900))
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:400] + lines[500:]))
+    assert train(log, out=tmp_path / "m") == 0
+    training = manifest_of(tmp_path / "m").training
+    assert training.set_aside.get("gap", 0) > 0
+    assert training.n_windows < 841 - 100
+
+
+def test_trained_features_are_served_features(log: Path, tmp_path: Path) -> None:
+    assert train(log, "--no-recentring", out=tmp_path / "m") == 0
+    manifest = manifest_of(tmp_path / "m")
+    device = Device(
+        device_id="press",
+        machine="x",
+        mode=Mode.IRREGULAR,
+        rate_hz=Fraction(1),
+        channels=tuple(Channel(name=c) for c in manifest.channel_names),
+    )
+    windower = Windower(device, manifest.window, default_policy(manifest.window))
+    for item in read_log(log):
+        if isinstance(item, SampleBlock):
+            for i in range(item.n):
+                windower.push(item.slice(i, i + 1))
+    windower.advance(START_NS + 902 * NS_PER_S)  # the clock closes the last one
+    batches = windower.take()
+    values = np.concatenate([b.values for b in batches])
+    valid = np.concatenate([b.valid for b in batches])
+    features = extract(manifest.features, values, valid, manifest.window.rate_hz)
+    inputs = normalise(
+        features, np.array(manifest.normalisation.centre), np.array(manifest.normalisation.scale)
+    )
+    assert len(inputs) == manifest.training.n_windows
+    assert np.abs(inputs.mean(axis=0)).max() < 1e-4
+
+
+# What goes wrong: one line, what, where and what to do; nothing is left behind.
+
+
+def one_line(capsys: Capture) -> str:
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("cloud-sink")]
+    assert captured.out == ""
+    assert len(lines) == 1, captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--features", "fast", "-o", "m"], "invalid choice: 'fast'"),
+        (["--features", "slow"], "required: -o"),
+        (["--features", "slow", "-o", "m", "--rows", "0"], "'0' is not a whole number of at least 1"),
+        (["--features", "slow", "-o", "m", "--rate-hz", "fast"], "--rate-hz: 'fast' is not a rate"),
+        (["--features", "slow", "-o", "m", "--unit", "bar"], "'bar' is not CHANNEL=VALUE"),
+        (["--features", "slow", "-o", "m", "--origin", "flow=x"], "'x' is not a number"),
+        (["--features", "slow", "-o", "m", "--from", "soon"], "--from 'soon' is not a time"),
+        (["--features", "slow", "-o", "m", "--from", "2024-05-01"], "has no offset: add one"),
+        (["--features", "slow", "-o", "m", "--separator", "ab"], "--separator must be one character"),
+        (["--features", "slow", "-o", "m", "--model-id", "a/b"], "'a/b' cannot be a model's name"),
+        (["--features", "slow", "-o", "m", "--alerts-per-week", "0"], "--alerts-per-week must be a positive"),
+    ],
+)
+def test_a_wrong_call_is_exit_code_2(log: Path, arguments: list[str], says: str, capsys: Capture) -> None:
+    try:
+        code = main(["train", str(log), *arguments])
+    except SystemExit as error:
+        code = error.code  # type: ignore[assignment]
+    assert code == USAGE
+    assert says in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--rows", "50"], "about 50 samples make no window of 60: record for longer"),
+        (["--rows", "200"], "effective ones, and a model needs 5: record about"),
+        (
+            ["--until", "2001-01-01T00:00:00Z"],
+            "no rows in the part asked for: look at --rows, --from and --until",
+        ),
+        (["--device", "pump"], "no device 'pump'"),
+        (
+            ["--unit", "speed=m/s"],
+            "--unit names 'speed', which is no channel of press: pressure, flow, current",
+        ),
+    ],
+)
+def test_a_recording_that_will_not_do_is_exit_code_1(
+    log: Path, tmp_path: Path, options: list[str], says: str, capsys: Capture
+) -> None:
+    assert train(log, *options, out=tmp_path / "m") == REFUSED
+    assert says in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_naive_times_need_a_zone(tmp_path: Path, capsys: Capture) -> None:
+    log = write_csv(tmp_path / "press.csv", slow_signal(500), offset="")
+    assert train(log, out=tmp_path / "m") == REFUSED
+    line = one_line(capsys)
+    assert "press.csv, line 2" in line
+    assert "--timezone" in line
+    assert train(log, "--timezone", "UTC", out=tmp_path / "m") == 0
+
+
+def test_a_log_that_is_not_there(tmp_path: Path, capsys: Capture) -> None:
+    assert train(tmp_path / "none.csv", out=tmp_path / "m") == REFUSED
+    assert "none.csv" in one_line(capsys)
+    assert train(tmp_path / "*.csv", out=tmp_path / "m") == USAGE
+    assert "no file matches" in one_line(capsys)
+
+
+def test_a_log_of_several_devices_needs_a_choice(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "all.jsonl"
+    writer = RecordingWriter(path)
+    for i, (device, channels) in enumerate((("press", ("p", "q")), ("pump", ("v",)))):
+        block = SampleBlock.uniform(
+            device,
+            channels,
+            slow_signal(500, seed=i)[:, : len(channels)],
+            start_ns=START_NS,
+            rate_hz=Fraction(1),
+            arrival_ns=START_NS + 500 * NS_PER_S,
+        )
+        writer.write(block)
+    writer.close()
+    assert train(path, out=tmp_path / "m") == REFUSED
+    assert "holds 2 devices: choose one with --device: press, pump" in one_line(capsys)
+    assert train(path, "--device", "pump", out=tmp_path / "m") == 0
+    assert manifest_of(tmp_path / "m").channel_names == ("v",)
+
+
+def test_a_target_that_is_something_else_is_left_alone(log: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "notes.txt").write_text("mine")
+    assert train(log, out=tmp_path / "m") == REFUSED
+    assert "is not empty and holds no model" in one_line(capsys)
+    (tmp_path / "file").write_text("mine")
+    assert train(log, out=tmp_path / "file") == REFUSED
+    assert "is not a directory" in one_line(capsys)
+    assert (tmp_path / "m" / "notes.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+
+
+def test_another_model_is_not_overwritten(log: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert train(log, "--rows", 500, out=tmp_path / "m") == 0
+    capsys.readouterr()
+    assert train(log, "--model-id", "pump", out=tmp_path / "m") == REFUSED
+    assert "holds model m, not pump" in one_line(capsys)
+    assert manifest_of(tmp_path / "m").version == 1
+
+
+def test_an_unwritable_directory_is_named_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(BundleError, match=f"{tmp_path} cannot be written to"):
+        next_version(tmp_path / "a" / "b", "press")
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "rename"])
+def test_a_failure_while_writing_leaves_what_was_there(
+    log: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    assert train(log, "--rows", 500, out=tmp_path / "m") == 0
+    capsys.readouterr()
+    before = {p.name: p.read_bytes() for p in (tmp_path / "m").iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if step == "fsync":
+        monkeypatch.setattr(os, "fsync", full)
+    elif step == "replace":
+        monkeypatch.setattr(bundles, "_replace", full)
+    else:
+        rename = Path.rename
+
+        def second(self: Path, target: Path) -> Path:
+            # The old bundle has stepped aside; the new one cannot take its place.
+            if target == tmp_path / "m" and not self.name.endswith(".old"):
+                full()
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", second)
+    assert train(log, "--rows", 500, out=tmp_path / "m") == REFUSED
+    monkeypatch.undo()
+    assert "No space left on device" in one_line(capsys)
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    assert {p.name: p.read_bytes() for p in (tmp_path / "m").iterdir()} == before
+
+
+def test_an_interrupted_training_writes_nothing(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cloud_sink.training.fit_dataset", interrupt)
+    assert train(log, out=tmp_path / "m") == 130
+    assert "interrupted" in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_is_written_whole(log: Path, tmp_path: Path) -> None:
+    assert train(log, "--rows", 500, out=tmp_path / "m") == 0
+    old = load_bundle(tmp_path / "m")
+    write_bundle(tmp_path / "copy", old.manifest, old.artifacts)
+    assert manifests.decode((tmp_path / "copy" / "manifest.json").read_bytes()) == old.manifest
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o755
+
+
+# Recorded signals.
+
+
+@pytest.mark.parametrize("name", ["valve1/0", "other/2", "other/13"])
+def test_skab(name: str, tmp_path: Path, capsys: Capture) -> None:
+    log = data_path("skab", "data", f"{name}.csv")
+    assert train(log, "--timezone", "UTC", "--rows", 400, out=tmp_path / "m") == 0
+    manifest = manifest_of(tmp_path / "m")
+    assert len(manifest.channels) == 8
+    assert manifest.training.n_effective >= 5
+    assert {"auc_float32", "auc_int8"} <= set(manifest.metrics)
+    assert abs(manifest.metrics["auc_float32"] - manifest.metrics["auc_int8"]) < 0.1
+    assert "effective windows are few" in capsys.readouterr().err
+
+
+def test_nab(tmp_path: Path) -> None:
+    log = data_path("nab", "data", "realKnownCause", "ambient_temperature_system_failure.csv")
+    labels = data_path("nab", "labels", "combined_windows.json")
+    options = ["--timezone", "UTC", "--rows", "1500", "--labels", labels]
+    assert train(log, *options, out=tmp_path / "m") == 0
+    manifest = manifest_of(tmp_path / "m")
+    assert manifest.channel_names == ("value",)
+    assert manifest.metrics["auc_float32"] > 0.5
+
+
+def test_femto_bursts_are_windows_of_one_record(tmp_path: Path) -> None:
+    log = tmp_path / "bearing.jsonl"
+    write_log(data_path("femto", "Bearing1_2_every3rd.npz"), log, n_records=120)
+    options = ["--rows", 100 * 2560, "--unit", "x=g", "--unit", "y=g", "--edgetpu"]
+    assert train(log, *options, out=tmp_path / "m", features="vibration") == 0
+    manifest = manifest_of(tmp_path / "m")
+    assert (manifest.window.n, manifest.window.hop, manifest.window.mode) == (2560, 2560, Mode.BURST)
+    assert manifest.training.n_windows == 100
+    assert manifest.recentring is None
+    assert manifest.artifact("edgetpu-int8") is not None
