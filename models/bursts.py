@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from models.joining import Join, JoinState
 from models.ledger import Ledger
-from models.signal import DropReason, WindowSpec
+from models.sample_clock import CUT_NS
+from models.signal import NS_PER_S, DropReason, WindowSpec
 from models.time_policy import TimePolicy, to_ns
 
 MAX_OPEN = 8  # records; past it the oldest is over
@@ -36,7 +37,8 @@ class Bursts:
 
     def __init__(self, spec: WindowSpec, policy: TimePolicy, n_channels: int, ledger: Ledger) -> None:
         self._spec, self._policy, self._n_channels, self._ledger = spec, policy, n_channels, ledger
-        self._jitter_ns = to_ns(policy.jitter_s)
+        self._jitter_ns = max(to_ns(policy.jitter_s), CUT_NS)
+        self._num, self._period = spec.rate_hz.numerator, NS_PER_S * spec.rate_hz.denominator
         self._lateness_ns = to_ns(policy.lateness_s)
         self._reset_ns = to_ns(policy.reset_after_s)
         self._records: list[Join] = []  # oldest first; the newest stays when it is over
@@ -53,30 +55,58 @@ class Bursts:
         timed: bool,
         last_ns: int | None = None,
         arrival_ns: int,
-    ) -> bool:
+    ) -> int:
         """As :meth:`models.joining.Join.push`."""
-        record = self._record_of(columns, t_ns)
-        if record is None:
-            if self._records and t_ns <= self._records[-1].origin_ns:
+        n = len(rows)
+        done = 0
+        while done < n:
+            at_ns = t_ns + done * self._period // self._num
+            m = min(n - done, self._n_until_next(at_ns))
+            record = self._record_of(columns, at_ns)
+            if record is None and self._records and at_ns <= self._records[-1].origin_ns:
                 if self._late_since_ns is None or arrival_ns < self._late_since_ns:
                     self._late_since_ns = arrival_ns
                 if arrival_ns - self._late_since_ns >= self._reset_ns:
-                    return False
-                self._ledger.drop(DropReason.LATE, len(rows) * n_present)
-                return True
-            record = self._begin(t_ns)
-        self._late_since_ns = None
-        record.push(
-            columns, t_ns, rows, n_present=n_present, timed=timed, last_ns=last_ns, arrival_ns=arrival_ns
-        )
-        event_ns = record.end_ns
-        while self._records[0] is not record and event_ns - self._lateness_ns >= self._records[0].end_ns:
-            self._end_before(self._records[1])
-        return True
+                    return done
+                self._ledger.drop(DropReason.LATE, m * n_present)
+                done += m
+                continue
+            self._late_since_ns = None
+            if record is None:
+                record = self._begin(at_ns)
+            record.push(
+                columns,
+                at_ns,
+                rows[done : done + m],
+                n_present=n_present,
+                timed=timed,
+                last_ns=last_ns,
+                arrival_ns=arrival_ns,
+            )
+            done += m
+            watermark_ns = record.end_ns - self._lateness_ns
+            while self._records[0] is not record and watermark_ns >= self._records[0].end_ns:
+                self._end_before(self._records[1])
+        return n
 
-    def error(self, columns: tuple[int, ...]) -> int | None:
+    def _n_until_next(self, t_ns: int) -> int:
+        """How many rows from ``t_ns`` on there are before a later record that has begun: a row goes to the latest."""
+        starts = [r.origin_ns - self._jitter_ns for r in self._records]
+        later = [start for start in starts if start > t_ns]
+        return 1 << 62 if not later else -(-(later[0] - t_ns) * self._num // self._period)
+
+    def slack(self, streams: list[tuple[int, ...]], t_ns: int) -> int:
+        """As :meth:`models.joining.Join.slack`, of the newest record."""
+        return self._records[-1].slack(streams, t_ns) if self._records else 1
+
+    def error(self, columns: tuple[int, ...], t_ns: int) -> int | None:
         """As :meth:`models.joining.Join.error`, of the newest record."""
-        return self._records[-1].error(columns) if self._records else None
+        return self._records[-1].error(columns, t_ns) if self._records else None
+
+    @property
+    def newest_ns(self) -> int | None:
+        """As :attr:`models.joining.Join.newest_ns`."""
+        return self._records[-1].newest_ns if self._records else None
 
     def silence(self, elapsed_ns: int) -> None:
         """Nothing came for ``elapsed_ns``."""
@@ -116,7 +146,9 @@ class Bursts:
             if track is None:
                 if t_ns <= record.end_ns + jitter:
                     return record
-            elif track.clock.ahead(since_ns) <= max(jitter, 2) * track.clock.num:
+                continue
+            clock = track.clock
+            if clock.ahead(since_ns) <= jitter * clock.num or clock.reaches_back(since_ns):
                 return record
         return None
 

@@ -80,13 +80,13 @@ class Join:
         timed: bool,
         last_ns: int | None = None,
         arrival_ns: int,
-    ) -> bool:
+    ) -> int:
         """Files float32[m, len(columns)] ``rows`` taken from ``t_ns`` on; ``n_present`` of the columns are in
         the block at all. ``timed``: the rows have times of their own; ``last_ns`` is the last one's where
         they follow each other.
 
-        Returns False, having filed nothing, when nothing but late samples has come for ``reset_after_s``:
-        event time must begin anew with these rows.
+        Returns how many were filed: all, or those before the one at which event time must begin anew because
+        nothing but late samples has come for ``reset_after_s``.
         """
         track = self.tracks.get(columns)
         if track is None:
@@ -96,24 +96,36 @@ class Join:
         index = clock.locate(t_ns - self.origin_ns, n, timed=timed)
         if index > clock.head:
             self._close(gap_track=track, gap=index - clock.head)
-            track.skip(index, clock.index_of(self._k_next * self._hop))
+            low = clock.index_of(self._k_next * self._hop)
+            track.release(low)
+            track.skip(index, low)
         done = 0
-        first_on_time = max(clock.index_of(self._late_before), track.low)
-        if index < first_on_time:
-            done = min(n, first_on_time - index)
-            if self._set_back(arrival_ns):
-                return False
-            self._ledger.drop(DropReason.LATE, done * n_present)
-            if index + done > clock.head:
-                if clock.overlap is not None:
-                    clock.rejoin()
-                track.skip(index + done, index + done)
+        if index < clock.head:
+            again = min(n, clock.head - index)
+            while done < again:
+                kept_from = max(clock.index_of(self._k_next * self._hop), track.low)
+                late = min(again - done, kept_from - index - done)
+                if late > 0:
+                    if self._set_back(arrival_ns):
+                        return done
+                    self._ledger.drop(DropReason.LATE, late * n_present)
+                    done += late
+                else:
+                    self._late_since_ns = None
+                    done += self._fill(track, index + done, rows[done:again], n_present)
+            if done < n:
+                clock.rejoin()
         if done < n:
-            self._late_since_ns = None
-        if index < clock.head and done < n:
-            done += self._fill(track, index + done, rows[done : done + clock.head - index - done], n_present)
-        if done < n and clock.overlap is not None:
-            clock.rejoin()
+            late = track.closed_to - clock.head
+            if late > 0:  # the windows of these rows closed on the clock
+                if self._set_back(arrival_ns):
+                    return done
+                late = min(late, n - done)
+                self._ledger.drop(DropReason.LATE, late * n_present)
+                track.skip(clock.head + late, clock.head + late)
+                done += late
+            if done < n:
+                self._late_since_ns = None
         while done < n:
             m = track.room(n - done)
             self._append(track, rows[done : done + m], n_present)
@@ -121,12 +133,36 @@ class Join:
             self._close()
         if last_ns is not None:
             clock.refer(last_ns - self.origin_ns, clock.head - 1)
-        return True
+        return n
 
-    def error(self, columns: tuple[int, ...]) -> int | None:
-        """``SampleClock.error`` of a stream that is not being corrected."""
+    def slack(self, streams: list[tuple[int, ...]], t_ns: int) -> int:
+        """How many rows from ``t_ns`` on may be filed in each of ``streams`` in turn with the same result as
+        row by row: none is complete, or out of its lateness, before the others have theirs."""
+        lowest = _FOR_EVER
+        for columns in streams:
+            track = self.tracks.get(columns)
+            if track is None or track.clock.drifting or not track.clock.follows(t_ns - self.origin_ns):
+                return 1
+            grid = track.clock.head + track.clock.offsets[-1][1]
+            if track.clock.head < track.closed_to:
+                return 1
+            lowest = min(lowest, grid)
+        highest = max(t.clock.head + t.clock.offsets[-1][1] for t in self.tracks.values())
+        return max(1, self._lateness - (highest - lowest) - 2)
+
+    def error(self, columns: tuple[int, ...], t_ns: int) -> int | None:
+        """``SampleClock.error`` of a stream whose newest sample was taken at ``t_ns``; None where it was not,
+        or is just being corrected."""
         track = self.tracks.get(columns)
-        return None if track is None or track.clock.drifting else track.clock.error
+        if track is None or track.clock.drifting or track.clock.ref_ns != t_ns - self.origin_ns:
+            return None
+        return track.clock.error
+
+    @property
+    def newest_ns(self) -> int | None:
+        """Event time of the newest sample, as reported."""
+        ends = [t.clock.newest_ns for t in self.tracks.values()]
+        return self.origin_ns + max(ends) if ends else None
 
     def silence(self, elapsed_ns: int) -> None:
         """Nothing came for ``elapsed_ns``: closes windows as if event time had gone on, as far as there are
@@ -141,6 +177,7 @@ class Join:
             self._late_before = _FOR_EVER
             for track in self.tracks.values():
                 track.release(track.clock.head)
+                track.closed_to = _FOR_EVER
 
     def _begin(self, columns: tuple[int, ...], t_ns: int) -> Track:
         # The streams of a record begin together, however their clocks differ within the jitter.
@@ -152,6 +189,7 @@ class Join:
             self._k_next = -(-clock.head // self._hop)
             self._late_before = clock.head
         track = self.tracks[columns] = Track(columns, clock, self._n)
+        track.closed_to = self._late_before
         return track
 
     def _set_back(self, arrival_ns: int) -> bool:
@@ -162,13 +200,18 @@ class Join:
         return arrival_ns - self._late_since_ns >= self._reset_ns
 
     def _fill(self, track: Track, index: int, rows: NDArray[np.float32], n_present: int) -> int:
-        n_new, n_there = track.fill(index, rows)
+        """Fills holes up to where the first open window may be complete; returns how many rows that took."""
+        end = track.clock.index_of(self._k_next * self._hop) + self._n
+        n = track.last_hole(index, min(end, index + len(rows))) + 1 - index
+        if n <= 0:
+            n = len(rows)
+        n_new, n_there = track.fill(index, rows[:n])
         self._ledger.n_windowed += n_new
         self._ledger.drop(DropReason.DUPLICATE, n_there)
-        self._ledger.drop(DropReason.NOT_FINITE, len(rows) * n_present - n_new - n_there)
+        self._ledger.drop(DropReason.NOT_FINITE, n * n_present - n_new - n_there)
         if n_new:
             self._close()
-        return len(rows)
+        return n
 
     def _append(self, track: Track, rows: NDArray[np.float32], n_present: int) -> None:
         finite = np.isfinite(rows)
@@ -180,6 +223,8 @@ class Join:
             n_finite = int(finite.sum())
             self._ledger.n_windowed += n_finite
             self._ledger.drop(DropReason.NOT_FINITE, len(rows) * n_present - n_finite)
+        if track.first_hole is not None:  # one before the first open window does not matter
+            track.release(track.clock.index_of(self._k_next * self._hop))
 
     def _close(self, *, gap_track: Track | None = None, gap: int = 0, silence: int = 0) -> None:
         passed = self._k_next - 1
@@ -205,7 +250,9 @@ class Join:
         self._k_next = k
         self._late_before = max(self._late_before, min(k * self._hop, (k - 1) * self._hop + self._n))
         for track in self.tracks.values():
-            track.release(track.clock.index_of(k * self._hop))
+            low = track.clock.index_of(k * self._hop)
+            track.closed_to = min(low, track.clock.index_of((k - 1) * self._hop) + self._n)
+            track.release(low)
 
     def _last_complete(self) -> int:
         last = _FOR_EVER

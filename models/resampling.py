@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.ledger import Ledger, window_times
+from models.sample_clock import CUT_NS
 from models.signal import NS_PER_S, DropReason, WindowSpec
 from models.time_policy import TimePolicy, to_ns
 
-_NEVER = np.iinfo(np.int64).min
+_NEVER = -(1 << 62)
 _LONG_AGO = -(1 << 61)
 _MAX_BATCH_VALUES = 1 << 22
 
@@ -65,7 +66,7 @@ class Grid:
         *,
         arrival_ns: int,
     ) -> int:
-        """Files rows float32[m, len(columns)] of strictly increasing ``times``.
+        """Files rows float32[m, len(columns)] of ``times`` that increase by more than CUT_NS.
 
         Returns how many were filed: all, or those before the one at which event time must begin anew.
         """
@@ -93,6 +94,11 @@ class Grid:
             self._see(int(times[end - 1]))
             done = end
         return n
+
+    @property
+    def newest_ns(self) -> int | None:
+        """Event time of the newest sample."""
+        return self._newest_ns
 
     def silence(self, elapsed_ns: int) -> None:
         """Nothing came for ``elapsed_ns``: event time goes on by it."""
@@ -132,7 +138,7 @@ class Grid:
         self._carried_cell = np.frombuffer(state.carried_cell, np.int64).copy()
 
     def _cell(self, t_ns: int) -> int:
-        return t_ns * self._num // self._period
+        return (t_ns + CUT_NS) * self._num // self._period
 
     def _cells(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
         """floor(time * rate) of increasing ``times``, exact."""
@@ -142,7 +148,7 @@ class Grid:
                 return np.array([self._cell(first)], np.int64)
             middle = len(times) // 2
             return np.concatenate((self._cells(times[:middle]), self._cells(times[middle:])))
-        cell, rest = divmod(first * self._num, self._period)
+        cell, rest = divmod((first + CUT_NS) * self._num, self._period)
         cells: NDArray[np.int64] = cell + ((times - first) * self._num + rest) // self._period
         return cells
 
@@ -160,7 +166,9 @@ class Grid:
             self._values[:n_kept], self._times[:n_kept] = self._values[kept], self._times[kept]
             self._origin = self._low
         if head > self._head:
-            self._times[self._head - self._origin : head - self._origin] = _NEVER
+            new = slice(self._head - self._origin, head - self._origin)
+            self._times[new] = _NEVER
+            self._values[new] = 0.0
             self._head = head
         at = (cells - self._origin)[:, None]
         column = np.asarray(columns)[None, :]
@@ -168,8 +176,8 @@ class Grid:
         there = self._times[at, column]
         finite = np.isfinite(rows)
         n_finite = int(finite.sum())
-        n_same = int((finite & (there == stamp)).sum())
-        newer = finite & (there < stamp)
+        n_same = int((finite & (np.abs(stamp - there) <= CUT_NS)).sum())
+        newer = finite & (stamp - there > CUT_NS)
         if newer.all():
             # Where rows share a cell the last assignment stays: the newest.
             self._values[at, column] = rows
@@ -208,7 +216,7 @@ class Grid:
     def _move_to(self, k: int) -> None:
         self._k_next = k
         self._late_before = max(self._late_before, min(k * self._hop, (k - 1) * self._hop + self._n))
-        self._release(k * self._hop)
+        self._release(self._late_before)
 
     def _release(self, low: int) -> None:
         if low <= self._low:

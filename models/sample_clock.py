@@ -19,7 +19,7 @@ import msgspec
 from models.signal import NS_PER_S
 
 SLIP_EVERY = 1000  # samples per sample of correction: 1000 ppm, ten times what a poor crystal needs
-_CUT_NS = 2  # two cuts, each rounded down to 1 ns
+CUT_NS = 4  # a block may have been cut a few times, each time rounded down to 1 ns
 
 
 class SampleClock(msgspec.Struct, kw_only=True):
@@ -64,6 +64,18 @@ class SampleClock(msgspec.Struct, kw_only=True):
         """How much later than expected after the newest block ``t_ns`` is, in ns times ``num``."""
         return (t_ns - self.ref_ns) * self.num - (self.head - self.ref_index) * self.period
 
+    def follows(self, t_ns: int) -> bool:
+        """Whether rows from ``t_ns`` on just go on."""
+        return self.overlap is None and abs(self.ahead(t_ns)) <= CUT_NS * self.num
+
+    def reaches_back(self, t_ns: int) -> bool:
+        """Whether rows from ``t_ns`` on go on with rows that reached back."""
+        if self.overlap is None:
+            return False
+        at_ns, at_index, following = self.overlap
+        off = (t_ns - at_ns) * self.num - (following - at_index) * self.period
+        return abs(off) <= CUT_NS * self.num
+
     def locate(self, t_ns: int, n: int, *, timed: bool = False) -> int:
         """Index of the first of ``n`` rows reported from ``t_ns`` on.
 
@@ -73,22 +85,20 @@ class SampleClock(msgspec.Struct, kw_only=True):
         """
         period, num, head = self.period, self.num, self.head
         ahead = self.ahead(t_ns)
-        cut = _CUT_NS * num
+        cut = CUT_NS * num
         if timed:
             self.overlap = None
-        if self.overlap is not None:
+        if self.overlap is not None and self.reaches_back(t_ns):
             at_ns, at_index, following = self.overlap
-            off = (t_ns - at_ns) * num - (following - at_index) * period
-            if -cut <= off <= cut and (following < head or not -cut <= ahead <= cut):
-                if following == head:
-                    self.rejoin()
-                else:
-                    self.overlap = (at_ns, at_index, min(following + n, head))
-                return following
+            if following < head:
+                self.overlap = (at_ns, at_index, min(following + n, head))
+            else:
+                self.rejoin()
+            return following
         if -cut <= ahead <= cut and not timed:
             self.overlap = None
             return head
-        jitter = max(self.jitter_ns, _CUT_NS) * num
+        jitter = max(self.jitter_ns, CUT_NS) * num
         offset = self.offsets[-1][1]
         absolute = t_ns * num - (head + offset) * period
         wander = jitter + 3 * period // 2
@@ -116,7 +126,7 @@ class SampleClock(msgspec.Struct, kw_only=True):
         assert self.overlap is not None
         at_ns, at_index, _ = self.overlap
         off = (at_ns - self.ref_ns) * self.num - (at_index - self.ref_index) * self.period
-        if not -_CUT_NS * self.num <= off <= _CUT_NS * self.num:
+        if not -CUT_NS * self.num <= off <= CUT_NS * self.num:
             self.refer(at_ns, at_index)
         self.overlap = None
 
@@ -137,6 +147,11 @@ class SampleClock(msgspec.Struct, kw_only=True):
     def error(self) -> int:
         """How much later than its place on the grid the newest timeline is, in ns times ``num``."""
         return self.ref_ns * self.num - (self.ref_index + self.offsets[-1][1]) * self.period
+
+    @property
+    def newest_ns(self) -> int:
+        """Reported time of the sample before ``head``."""
+        return self.ref_ns + (self.head - 1 - self.ref_index) * self.period // self.num
 
     def refer(self, t_ns: int, index: int) -> None:
         """Sample ``index`` was taken at ``t_ns``: the newest timeline goes through it."""

@@ -20,6 +20,7 @@ class TrackState(msgspec.Struct, frozen=True):
     columns: tuple[int, ...]
     clock: SampleClock
     low: int
+    closed_to: int
     first_hole: int | None
     holes_end: int
     capacity: int
@@ -38,6 +39,7 @@ class Track:
             slice(columns[0], columns[0] + len(columns)) if contiguous else list(columns)
         )
         self.low = clock.head
+        self.closed_to = clock.head  # rows before this are late: their windows have closed
         self.first_hole: int | None = None  # first row >= low with an invalid value; None: no holes
         self._holes_end = clock.head  # one past the last such row
         self._origin = clock.head  # index of the buffer's row 0
@@ -90,12 +92,9 @@ class Track:
         """The next sample is ``index``: rows between are missing, and of those only from ``low`` on are
         wanted."""
         head = self.clock.head
-        n_kept_before = head - self.low
-        start = max(head, min(low, index))
-        if n_kept_before == 0:
-            self.low = self._origin = start
-        elif start > head:
-            start = head  # rows before `low` are still kept: the numbering must stay unbroken
+        start = head
+        if head == self.low:  # nothing is kept
+            start = self.low = self._origin = max(head, min(low, index))
         self.clock.append(index - head)
         n = index - start
         if n == 0:
@@ -111,6 +110,14 @@ class Track:
             self.first_hole = start
         self._holes_end = index
         self.clock.head = index
+
+    def last_hole(self, start: int, end: int) -> int:
+        """The last row in ``start .. end`` that lacks a value; ``start - 1`` where none does."""
+        if self.first_hole is None or start >= end:
+            return start - 1
+        there = np.logical_and.reduce(self._valid[start - self._origin : end - self._origin], axis=1)
+        holes = np.flatnonzero(~there)
+        return start + int(holes[-1]) if len(holes) else start - 1
 
     def fill(self, start: int, rows: NDArray[np.float32]) -> tuple[int, int]:
         """Puts ``rows`` into the holes from index ``start`` on; all lie in ``low .. head``.
@@ -171,6 +178,7 @@ class Track:
             self.columns,
             msgspec.structs.replace(self.clock, offsets=list(self.clock.offsets)),
             self.low,
+            self.closed_to,
             self.first_hole,
             self._holes_end,
             len(self._values),
@@ -183,6 +191,7 @@ class Track:
         track = cls(state.columns, state.clock, 1)
         track._allocate(state.capacity)
         track.low = track._origin = state.low
+        track.closed_to = state.closed_to
         track.first_hole, track._holes_end = state.first_hole, state.holes_end
         kept = np.frombuffer(state.values, np.float32).reshape(-1, len(state.columns))
         track._values[: len(kept)] = kept
