@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import msgspec
 import numpy as np
@@ -26,6 +26,9 @@ FORMAT = "linewatch block log"
 VERSION = 1
 
 
+Ns = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class _Header(msgspec.Struct, frozen=True, tag_field="kind", tag="log", kw_only=True):
     format: str
     version: int
@@ -33,17 +36,17 @@ class _Header(msgspec.Struct, frozen=True, tag_field="kind", tag="log", kw_only=
 
 class _BlockRow(msgspec.Struct, frozen=True, tag_field="kind", tag="block", kw_only=True, omit_defaults=True):
     device: str
-    arrival_ns: int
+    arrival_ns: Ns
     clock: Clock
     channels: tuple[str, ...]
-    start_ns: int | None = None
+    start_ns: Ns | None = None
     rate: Fraction | None = None
-    time_ns: list[int] | None = None
+    time_ns: list[Ns] | None = None
     values: str  # base64 of little-endian float32, row by row
 
 
 class _TickRow(msgspec.Struct, frozen=True, tag_field="kind", tag="tick", kw_only=True):
-    arrival_ns: int
+    arrival_ns: Ns
 
 
 _Row = _Header | _BlockRow | _TickRow

@@ -25,14 +25,14 @@ from arro3.core import (
     list_array,
     list_flatten,
 )
-from arro3.io import read_ipc_stream, read_parquet, write_ipc_stream, write_parquet
+from arro3.io import read_ipc_stream, write_ipc_stream, write_parquet
 
 from models import codec
 from models.block_log import FORMAT, VERSION, create, make_block, write_all
 from models.logs import LogError, Tick, Warn
+from models.parquet_files import parquet_batches, parquet_columns
 from models.signal import Clock, SampleBlock
 from models.table_columns import ArrowRefusedError, arrow_errors
-from models.tables import parquet_errors
 
 SPOOL_SUFFIX = ".spool"
 _READ_ROWS = 16  # blocks a batch: a few megabytes of live blocks, 50 MB of the largest
@@ -97,8 +97,6 @@ class ParquetWriter:
                     part,
                     compression="zstd(3)",
                     max_row_group_size=max(1, _GROUP_BYTES // mean),
-                    column_encoding={"values.list.item": "byte_stream_split"},
-                    column_dictionary_enabled={"values.list.item": False},
                 )
             os.replace(part, self._path)
             self._spool.unlink()
@@ -113,9 +111,8 @@ def read_parquet_log(path: Path, warn: Warn) -> Iterator[SampleBlock | Tick]:
     """Blocks and ticks as written; from the spool where a kill left only that. Raises LogError."""
     spool = spool_of(path)
     if path.exists():
-        with parquet_errors(path):
-            for batch in read_parquet(path, batch_size=_READ_ROWS):
-                yield from _from_batch(path, batch)
+        for batch in parquet_batches(path, _READ_ROWS):
+            yield from _from_batch(path, batch)
         return
     warn(f"{path}: the recording was interrupted; reading {spool.name}")
     try:
@@ -131,8 +128,7 @@ def is_parquet_log(path: Path) -> bool:
     unreadable."""
     if not path.exists():
         return spool_of(path).exists()
-    with parquet_errors(path):
-        return tuple(read_parquet(path).schema.names) == tuple(_SCHEMA.names)
+    return parquet_columns(path) == tuple(_SCHEMA.names)
 
 
 def _from_batch(path: Path, batch: RecordBatch) -> Iterator[SampleBlock | Tick]:

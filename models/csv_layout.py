@@ -58,8 +58,12 @@ def find_layout(path: Path, options: LogOptions) -> CsvLayout:
     ]
     if not used:
         raise LogError(path, "has no lines but comments")
-    separator = options.separator or _separator([lines[i] for i in used[:30]])
-    rows = list(csv.reader((lines[i] for i in used[: _SAMPLE_ROWS + 2]), delimiter=separator))
+    lines = [line.replace("\r", " ") for line in lines]  # a stray one: the csv module stumbles over it
+    try:
+        separator = options.separator or _separator([lines[i] for i in used[:30]])
+        rows = list(csv.reader((lines[i] for i in used[: _SAMPLE_ROWS + 2]), delimiter=separator))
+    except csv.Error as error:
+        raise LogError(path, f"is no CSV ({error})") from error
     names, n_head = _header(path, rows)
     rows = [row for row in rows[n_head:] if len(row) == len(names)][:_SAMPLE_ROWS]
     cells = [cell for row in rows for cell in row]

@@ -107,6 +107,7 @@ class CsvTable:
         if self._layout.decimal == ",":
             text = text.replace(",", ".")
         text = text.replace("\x00", "")  # what a power cut leaves in a file
+        text = text.replace("\r\n", "\n").replace("\r", " ")
         index = {name: i for i, name in enumerate(self.columns)}
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=self._layout.separator)
         kept: list[list[str]] = []

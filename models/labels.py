@@ -153,8 +153,11 @@ def _csv_labels(path: Path, timezone: str | None) -> Labels:
         raise LogError(path, "has one column", remedy="give start and end of each interval")
     start = next((i for i, name in enumerate(names) if name in _START), 0)
     end = next((i for i, name in enumerate(names) if name in _END), 1)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.reader(file, delimiter=layout.separator))
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            rows = list(csv.reader(file, delimiter=layout.separator))
+    except csv.Error as error:
+        raise LogError(path, f"is no CSV ({error})") from error
     first = layout.first_line - 1
     kept = [
         (i + 1, row) for i, row in enumerate(rows) if i >= first and any(row) and not row[0].startswith("#")

@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from arro3.core import Array, DataType, RecordBatch
-from arro3.io import read_parquet
 from numpy.typing import NDArray
 
 from models.logs import LogError, LogOptions, Warn
+from models.parquet_files import parquet_batches, parquet_errors
 from models.signal import NS_PER_S, Clock, SampleBlock, samples_to_ns, uniform_times
 from models.table_columns import (
-    ArrowRefusedError,
     Chunk,
     Column,
     Roles,
     Table,
-    arrow_errors,
     float_column,
     time_column,
     times_of,
@@ -41,31 +38,6 @@ Times = NDArray[np.int64]
 Values = NDArray[np.float32]
 
 
-@contextmanager
-def parquet_errors(path: Path) -> Iterator[None]:
-    """What Arrow says of an unreadable Parquet file, as a LogError."""
-    _check_ends(path)
-    try:
-        with arrow_errors():
-            yield
-    except (ArrowRefusedError, OSError) as error:
-        raise LogError(path, f"is not readable as Parquet ({error})") from error
-
-
-def _check_ends(path: Path) -> None:
-    """A Parquet file begins and ends with its mark: a torn one is told before Arrow panics over it."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(4)
-            file.seek(max(0, path.stat().st_size - 4))
-            tail = file.read(4)
-    except OSError as error:
-        raise LogError(path, f"cannot be read ({error.strerror})") from error
-    if head != b"PAR1" or tail != b"PAR1":
-        what = "its end is missing" if head == b"PAR1" else "it is something else"
-        raise LogError(path, f"is not readable as Parquet ({what})")
-
-
 class ParquetTable:
     """A Parquet file with one column per channel. Raises LogError."""
 
@@ -74,23 +46,24 @@ class ParquetTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with parquet_errors(path):
-            first = next(iter(read_parquet(path, batch_size=_SAMPLE_ROWS)), None)
+        first = next(parquet_batches(path, _BATCH_ROWS), None)
         if first is None or first.num_rows == 0:
             raise LogError(path, "has no rows")
+        first = first.slice(0, min(_SAMPLE_ROWS, first.num_rows))
         self.columns: tuple[str, ...] = tuple(first.column_names)
         self.sample = {name: _sample(first, name) for name in self.columns}
 
     def chunks(self, numbers: Sequence[str], texts: Sequence[str]) -> Iterator[Chunk]:
         """``numbers`` as float64 (NaN for null) and ``texts`` as they are, a batch of rows at a time."""
-        with parquet_errors(self.path):
-            for batch in read_parquet(self.path, batch_size=_BATCH_ROWS):
-                yield Chunk(
+        for batch in parquet_batches(self.path, _BATCH_ROWS):
+            with parquet_errors(self.path):
+                chunk = Chunk(
                     batch.num_rows,
                     {name: float_column(batch.column(name)) for name in numbers},
                     {name: _plain(batch.column(name)) for name in texts},
                     lambda row: None,
                 )
+            yield chunk
 
 
 def _sample(batch: RecordBatch, name: str) -> Column:
@@ -163,7 +136,7 @@ def timed_chunks(
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             if options.bad_lines == "refuse":
-                shown = column[row].as_py()
+                shown = _shown(column, row)
                 raise LogError(
                     table.path,
                     f"{shown!r} is not a time" if shown else "the time is missing",
@@ -176,6 +149,12 @@ def timed_chunks(
         yield chunk, times[rows], rows
     if n_bad:
         warn(f"{table.path}: {n_bad} rows without a readable time left out")
+
+
+def _shown(column: Array, row: int) -> object:
+    """A value for a message: a timestamp beyond the years that Python knows as the number it is."""
+    cell = column.slice(row, 1)
+    return (cell.cast(DataType.int64()) if _types.is_timestamp(cell.type) else cell)[0].as_py()
 
 
 class _Blocks:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from models import text_files
 from models.logs import LogError, LogOptions, LogWarning
-from models.recording import inspect_log, read_log
+from models.recording import RecordingWriter, inspect_log, read_log
 from models.signal import NS_PER_S, Mode, SampleBlock
 from tests.data import data_path
 
@@ -448,6 +448,56 @@ def test_what_is_no_parquet_is_named(write: Write) -> None:
     for hurt in (whole[:-30], whole[:4] + b"PAR1", whole[:-200] + bytes(196) + b"PAR1"):
         with pytest.raises(LogError, match="not readable as Parquet"):
             list(read_log(write(hurt, "log.parquet")))
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["text.csv", "rows.jsonl", "batches.jsonl", "block.jsonl", "block.parquet", "pyarrow_ms.parquet"],
+)
+def test_a_damaged_log_is_an_error_or_other_rows_but_never_a_crash(tmp_path: Path, source: str) -> None:
+    """Bytes changed, cut out and put in at random."""
+    if source.startswith("block"):
+        with RecordingWriter(tmp_path / source) as log:
+            for item in read_log(FIXTURES / "pyarrow_ms.parquet", LogOptions(block_rows=10)):
+                log.write(item)
+        whole = (tmp_path / source).read_bytes()
+    elif source == "pyarrow_ms.parquet":
+        whole = (FIXTURES / source).read_bytes()
+    else:
+        line = {
+            "text.csv": "2020-03-01 15:44:06;1.5;2\r\n",
+            "rows.jsonl": f'{{"t":{T0},"x":1.5,"y":"2"}}\n',
+            "batches.jsonl": f'{{"t":{T0},"rate_hz":4,"x":[1,2],"y":[3,4]}}\n',
+        }[source]
+        whole = line.encode() * 50
+    rng = np.random.default_rng(7)
+    n_errors = 0
+    for i in range(8 if source.endswith("parquet") else 150):
+        data = bytearray(whole)
+        for _ in range(int(rng.integers(1, 5))):
+            at = int(rng.integers(len(data)))
+            match int(rng.integers(3)):
+                case 0:
+                    data[at] = int(rng.integers(256))
+                case 1:
+                    del data[at : at + int(rng.integers(1, 30))]
+                case _:
+                    data[at:at] = rng.bytes(int(rng.integers(1, 9)))
+        path = tmp_path / f"{i}-{source}"
+        path.write_bytes(data)
+        try:
+            list(read_log(path, UTC, warn=lambda text: None))
+        except LogError:
+            n_errors += 1
+    assert n_errors > 0
+
+
+def test_a_page_that_makes_arrow_abort_is_only_an_error(write: Write) -> None:
+    """Found by changing bytes at random: read in this process, it would end it."""
+    data = bytearray((FIXTURES / "pyarrow_ms.parquet").read_bytes())
+    data[256] = 119
+    with pytest.raises(LogError, match="damaged"):
+        list(read_log(write(bytes(data), "log.parquet")))
 
 
 # Real recordings
