@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from models.block_log import JsonlWriter, is_jsonl_log, read_jsonl
-from models.block_parquet import ParquetWriter, is_parquet_log, read_parquet_log, spool_of
+from models.block_parquet import SPOOL_SUFFIX, ParquetWriter, is_parquet_log, read_parquet_log, spool_of
 from models.csv_text import CsvTable
 from models.json_lines import JsonLines
 from models.log_rates import suggest_rate
@@ -75,12 +75,14 @@ class RecordingWriter:
 def log_files(logs: Path | str | Sequence[Path | str]) -> list[Path]:
     """The files of paths and globs (``**`` too), each once. LogError where a path or pattern matches none."""
     found: dict[Path, None] = {}
-    for log in [logs] if isinstance(logs, (str, Path)) else logs:
+    for given in [logs] if isinstance(logs, (str, Path)) else logs:
+        log = str(given).removesuffix(SPOOL_SUFFIX)
         path = Path(log)
         if path.exists() or spool_of(path).exists():
             matches = [path]
         else:
-            matches = [Path(name) for name in sorted(glob.glob(str(log), recursive=True))]
+            names = {*glob.glob(str(log), recursive=True), *glob.glob(f"{log}{SPOOL_SUFFIX}", recursive=True)}
+            matches = [Path(name) for name in sorted(name.removesuffix(SPOOL_SUFFIX) for name in names)]
         matches = [match for match in matches if not match.is_dir()]
         if not matches:
             raise LogError(
