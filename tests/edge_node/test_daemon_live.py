@@ -6,127 +6,29 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.brokers import Broker, Subscriber, broker, free_port, wait_for
-
-BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle"
-N_ROWS, FAULT_FROM = 1200, 900
-NS = 1_000_000_000
+from tests.edge_node.daemons import (
+    BUNDLE,
+    N_ROWS,
+    alerts,
+    channels,
+    config,
+    connected,
+    edge_node,
+    feed,
+    metrics,
+    rows,
+    running,
+    status,
+    summed,
+)
 
 pytestmark = pytest.mark.tflite_runtime
-
-
-def channels() -> list[str]:
-    return [c["name"] for c in json.loads((BUNDLE / "manifest.json").read_text())["channels"]]
-
-
-def config(folder: Path, port: int, metrics_port: int = 0, version: str = "5", extra: str = "") -> Path:
-    units = [
-        {k: c[k] for k in ("name", "unit", "origin")}
-        for c in json.loads((BUNDLE / "manifest.json").read_text())["channels"]
-    ]
-    listed = ", ".join(
-        "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in unit.items()) + " }" for unit in units
-    )
-    path = folder / "gateway.toml"
-    path.write_text(
-        f"""
-[gateway]
-name = "g1"
-site = "s1"
-metrics_port = {metrics_port}
-[uplink]
-host = "127.0.0.1"
-port = {port}
-version = "{version}"
-[[source]]
-type = "mqtt"
-host = "127.0.0.1"
-port = {port}
-[[source.subscribe]]
-topic = "plant/{{device}}"
-time_key = "t"
-qos = 1
-[[device]]
-id = "pump-1"
-machine = "pump"
-interval_s = 1
-channels = [{listed}]
-model = "{BUNDLE}"
-alerts_per_week = 100
-{extra}
-"""
-    )
-    return path
-
-
-@contextmanager
-def running(config: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "edge_node.cli", "run", "-c", str(config), *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate(timeout=10)
-
-
-def golden_window() -> np.ndarray[Any, np.dtype[np.float32]]:
-    from models.messages import unpack_floats
-
-    manifest = json.loads((BUNDLE / "manifest.json").read_text())
-    return unpack_floats(manifest["artifacts"][0]["golden"][0]["window"], (manifest["window"]["n"], -1))
-
-
-def rows() -> list[bytes]:
-    """A healthy signal like the fixture's, then every channel far off; the newest row is from just now."""
-    window, names = golden_window(), channels()
-    rng = np.random.default_rng(7)
-    mean, spread = window.mean(axis=0), window.std(axis=0) + 1e-3
-    start_ns = (time.time_ns() // NS - N_ROWS - 5) * NS
-    messages = []
-    for i in range(N_ROWS):
-        values = mean + spread * rng.standard_normal(mean.size) + (12 * spread if i >= FAULT_FROM else 0)
-        named = dict(zip(names, map(float, values), strict=True))
-        messages.append(json.dumps({"t": start_ns + i * NS, **named}).encode())
-    return messages
-
-
-def alerts(subscriber: Subscriber) -> list[dict[str, Any]]:
-    return [json.loads(m.payload) for m in subscriber.messages if "/alert/" in m.topic]
-
-
-def status(subscriber: Subscriber) -> str | None:
-    found = [m for m in subscriber.messages if m.topic.endswith("/status")]
-    return json.loads(found[-1].payload)["state"] if found else None
-
-
-def metrics(port: int) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
-        lines = reply.read().decode().splitlines()
-    return {k: float(v) for k, v in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
-
-
-def summed(values: dict[str, float], name: str) -> float:
-    return sum(v for k, v in values.items() if k.split("{")[0] == f"linewatch_{name}")
-
-
-def feed(subscriber: Subscriber, messages: list[bytes]) -> None:
-    for i, message in enumerate(messages):
-        subscriber.publish("plant/pump-1", message)
-        if i % 100 == 99:
-            time.sleep(0.02)
 
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
@@ -135,10 +37,7 @@ def test_samples_in_alert_out_and_the_counters_balance(tmp_path: Path, version: 
         port = free_port()
         with running(config(tmp_path, mosquitto.port, port, version)) as daemon:
             wait_for(lambda: status(seen) == "online", "status online")
-            wait_for(
-                lambda: metrics(port)['linewatch_connected{connection="source mqtt"}'],
-                "the source's connection",
-            )
+            wait_for(lambda: connected(port), "the source's connection")
             feed(seen, rows())
             seen.publish("plant/pump-1", b'{"t": "not a time"')
             seen.publish("plant/nobody", b'{"t": 1}')
@@ -172,11 +71,12 @@ def test_samples_in_alert_out_and_the_counters_balance(tmp_path: Path, version: 
 
 def test_a_recording_of_a_live_run_replays_to_its_alerts(tmp_path: Path) -> None:
     with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
-        path = config(tmp_path, mosquitto.port)
+        port = free_port()
+        path = config(tmp_path, mosquitto.port, port)
         log = tmp_path / "run.jsonl"
         with running(path, "--record", str(log)) as daemon:
             wait_for(lambda: status(seen) == "online", "status online")
-            time.sleep(0.5)
+            wait_for(lambda: connected(port), "the source's connection")
             feed(seen, rows())
             wait_for(lambda: [a for a in alerts(seen) if a["kind"] == "machine"], "a machine alert")
             time.sleep(1.0)
@@ -186,22 +86,19 @@ def test_a_recording_of_a_live_run_replays_to_its_alerts(tmp_path: Path) -> None
         live = [{**a, "delivery": None} for a in alerts(seen)]
     out = tmp_path / "alerts.jsonl"
     command = ["replay", str(log), "-c", str(path), "--output", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-m", "edge_node.cli", *command], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run(edge_node(*command), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert [json.loads(line) for line in out.read_text().splitlines()] == live
     again = tmp_path / "again.jsonl"
     command[-1] = str(again)
-    subprocess.run(
-        [sys.executable, "-m", "edge_node.cli", *command], check=True, capture_output=True, timeout=60
-    )
+    subprocess.run(edge_node(*command), check=True, capture_output=True, timeout=60)
     assert again.read_bytes() == out.read_bytes()
 
 
 def test_a_killed_daemon_is_reported_offline_by_its_last_will(tmp_path: Path) -> None:
     with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
-        with running(config(tmp_path, mosquitto.port)) as daemon:
+        path = config(tmp_path, mosquitto.port)
+        with running(path) as daemon:
             wait_for(lambda: status(seen) == "online", "status online")
             daemon.kill()
             wait_for(lambda: status(seen) == "offline", "status offline")
@@ -262,8 +159,7 @@ def test_sighup_takes_up_a_good_configuration_and_refuses_a_bad_one(tmp_path: Pa
 def test_what_cannot_start_says_why_in_a_line(tmp_path: Path, change: tuple[str, str], expected: str) -> None:
     path = config(tmp_path, free_port())
     path.write_text(path.read_text().replace(*change))
-    command = [sys.executable, "-m", "edge_node.cli", "run", "-c", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(edge_node("run", "-c", path), capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
@@ -276,7 +172,7 @@ def test_a_metrics_port_that_is_taken_and_a_log_that_cannot_be_written(tmp_path:
             ((), "metrics_port"),
             (("--record", "/proc/nowhere/log.jsonl"), "/proc/nowhere"),
         ):
-            command = [sys.executable, "-m", "edge_node.cli", "run", "-c", str(path), *arguments]
+            command = edge_node("run", "-c", path, *arguments)
             done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=os.environ.copy())
             assert done.returncode == 1, done.stderr
             assert expected in done.stderr
