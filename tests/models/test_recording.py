@@ -151,7 +151,8 @@ def test_a_killed_recording_has_all_that_was_written(tmp_path: Path, suffix: str
     assert read == [key(item) for item in some_items()]
     # the Parquet file was never finished: its spool is read, and that is said
     assert bool(warned) == (suffix == ".parquet")
-    for log in (str(tmp_path / f"l*{suffix}"), *tmp_path.iterdir()):
+    given: list[Path | str] = [str(tmp_path / f"l*{suffix}"), *tmp_path.iterdir()]
+    for log in given:
         assert [key(item) for item in read_log(log, warn=warned.append)] == read
 
 
