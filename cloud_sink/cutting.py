@@ -56,6 +56,7 @@ class Request:
     exclude: tuple[Labels, ...] = ()
     labels: Labels | None = None
     units: Mapping[str, str] = field(default_factory=dict)
+    wear: frozenset[str] = frozenset()  # channels that are wear indicators: never re-centred
 
     @property
     def names_a_part(self) -> bool:
@@ -65,10 +66,12 @@ class Request:
 
 def shape(request: Request) -> tuple[Device, WindowSpec]:
     """The device as recorded and how it is cut into windows."""
-    info = inspect_log(request.logs[0], request.options)
+    info = inspect_log(request.logs[0], request.options, device=request.device)
     mode = request.mode or info.mode
     rate_hz = request.options.rate_hz or info.rate_hz
     if rate_hz is None:
+        if request.device is not None and request.device not in info.device_ids:
+            _scan(request, request.device, Fraction(1))  # names the devices, where no log has this one
         raise DatasetError(
             f"{info.path}: no sampling rate can be told from the times: give it with --rate-hz"
         )
@@ -80,7 +83,7 @@ def shape(request: Request) -> tuple[Device, WindowSpec]:
         record = 0
     if not channels:
         raise DatasetError(f"{info.path}: no channel of device {device_id} in it")
-    unknown = sorted(set(request.units) - set(channels))
+    unknown = sorted((set(request.units) | request.wear) - set(channels))
     if unknown:
         raise DatasetError(
             f"--unit names {unknown[0]!r}, which is no channel of {device_id}: {', '.join(channels)}"
@@ -96,6 +99,7 @@ def shape(request: Request) -> tuple[Device, WindowSpec]:
                 name=name,
                 unit=request.units.get(name, ""),
                 origin=request.options.origins.get(name, 0.0),
+                wear=name in request.wear,
             )
             for name in channels
         ),

@@ -114,22 +114,30 @@ def read_log(
         yield from _read_file(file, options, device_id, warn)
 
 
-def inspect_log(path: Path | str, options: LogOptions | None = None) -> LogInfo:
-    """Columns, devices, rate and mode of a log, from its first part. Raises LogError."""
+def inspect_log(path: Path | str, options: LogOptions | None = None, *, device: str | None = None) -> LogInfo:
+    """Columns, devices, rate and mode of a log, from its first part. Raises LogError.
+
+    Of a log of several devices, rate and mode are those of the first one; or of ``device``, whose rows are
+    then the only ones looked at, however late they begin.
+    """
     options = options or LogOptions()
     (file,) = log_files(path)[:1]
     table = None if is_block_log(file) else open_table(file, options, _silent)
     blocks: list[SampleBlock] = []
+    seen: dict[str, None] = {}
     n_rows, complete = 0, True
     for item in _read_file(file, options, options.device_id or _stem(file), _silent):
         if isinstance(item, SampleBlock):
+            seen[item.device_id] = None
+            if device is not None and item.device_id != device:
+                continue
             blocks.append(item)
             n_rows += item.n
             if n_rows >= _INSPECT_ROWS:
                 complete = False
                 break
-    devices = tuple(dict.fromkeys(block.device_id for block in blocks))
-    first = [block for block in blocks if block.device_id == devices[0]] if devices else []
+    devices = tuple(seen)
+    first = [block for block in blocks if block.device_id == blocks[0].device_id]
     mode, rate, interval = suggest_rate(first) if first else (Mode.IRREGULAR, None, None)
     roles = find_roles(table, options) if table is not None else None
     channels = (

@@ -385,3 +385,41 @@ def test_femto_bursts_are_windows_of_one_record(tmp_path: Path) -> None:
     assert manifest.training.n_windows == 100
     assert manifest.recentring is None
     assert manifest.artifact("edgetpu-int8") is not None
+
+
+def test_of_a_log_of_several_devices_the_chosen_one_says_rate_and_mode(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "plant.jsonl"
+    slow = slow_signal(12_000).astype(np.float32)
+    fast = np.random.default_rng(0).normal(size=(60, 1000, 2)).astype(np.float32)
+    with RecordingWriter(path) as writer:
+        for i in range(0, 12_000, 1000):  # more than is looked at to tell a rate
+            times = START_NS + np.arange(i, i + 1000, dtype=np.int64) * NS_PER_S
+            writer.write(
+                SampleBlock.irregular(
+                    "meter",
+                    ("pressure", "flow", "current"),
+                    slow[i : i + 1000],
+                    time_ns=times,
+                    arrival_ns=START_NS + 12_000 * NS_PER_S,
+                )
+            )
+        for i, second in enumerate(fast):
+            start_ns = START_NS + i * NS_PER_S
+            writer.write(
+                SampleBlock.uniform(
+                    "board",
+                    ("x", "y"),
+                    second,
+                    start_ns=start_ns,
+                    rate_hz=Fraction(1000),
+                    arrival_ns=START_NS + 12_000 * NS_PER_S,
+                )
+            )
+    out = tmp_path / "board"
+    assert train(path, "--device", "board", features="vibration", out=out) == 0
+    window = manifest_of(out).window
+    assert (window.mode, window.rate_hz, window.n) == (Mode.CONTINUOUS, Fraction(1000), 1024)
+    assert train(path, "--device", "press-9", out=tmp_path / "none") == REFUSED
+    assert "no device 'press-9' in it, only board, meter" in capsys.readouterr().err
