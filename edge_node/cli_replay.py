@@ -165,7 +165,8 @@ def _replay(given: argparse.Namespace) -> None:
                 yield item
 
         items = as_received(selected(), core, recorded=recorded, speed=speed)
-        for step in play(items, core, pace=None if speed is None else RealTime(speed)):
+        pace = None if speed is None else RealTime(speed)
+        for step in play(items, core, recorded=recorded, pace=pace):
             for alert in step.alerts:
                 report.alert(alert)
                 tqdm.write(alert_line(alert), file=sys.stdout)

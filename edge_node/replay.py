@@ -16,16 +16,17 @@ from pathlib import Path
 
 from edge_node.assembly import MAX_WINDOWS_AT_ONCE, Core
 from edge_node.replay_clock import Timing, with_clock
-from edge_node.settling import PipelineEvent, Trace
+from edge_node.settling import Trace
 from models.logs import LogError, Tick
 from models.messages import Alert
 from models.recording import is_block_log, log_files
-from models.signal import NS_PER_S, SampleBlock
+from models.signal import NS_PER_S, Clock, SampleBlock
 
 MAX_WAITING_VALUES = 1 << 22  # of the windows of one device that wait for their scores: 16 MB
 PACED_PIECE_S = 0.05  # of wall time
 _LOOK_AHEAD_NS = 60 * NS_PER_S  # a recording that has ticks has one by then
 _LOOK_AHEAD_ITEMS = 10_000
+_ANY = 1 << 63
 
 Pace = Callable[[int], None]
 Item = SampleBlock | Tick
@@ -93,31 +94,33 @@ def as_received(
     return with_clock(blocks, timing, arrived=recorded)
 
 
-def play(items: Iterable[Item], core: Core, *, pace: Pace | None = None) -> Iterator[Step]:
+def play(items: Iterable[Item], core: Core, *, recorded: bool, pace: Pace | None = None) -> Iterator[Step]:
     """Every item through ``core``, whose scores are traced; ends with the end of the signal. ``pace`` is asked before
-    each item, and everything is scored at once."""
+    each item, and everything is scored at once. Unless ``recorded``, a device that the log has nothing of yet is not
+    said to be stale: it is not the log that fell silent."""
     core.pipeline.trace_scores()
     waiting = _Waiting(core)
+    unheard = None if recorded else _Unheard()
     for item in items:
+        if pace is not None:
+            pace(item.now_ns if isinstance(item, Tick) else item.arrival_ns)
         if isinstance(item, Tick):
-            if pace is not None:
-                pace(item.now_ns)
+            if pace is not None or waiting.has_much:
+                yield from _step(core, waiting, unheard)
             core.pipeline.advance(item.now_ns)
-            if pace is not None:
-                yield from _step(core)
-            continue
+        else:
+            if unheard is not None:
+                unheard.heard(item)
+            for piece in waiting.pieces(item):
+                if not waiting.has_room_for(piece):
+                    yield from _step(core, waiting, unheard)
+                waiting.add(piece)
+                core.pipeline.push(piece)
         if pace is not None:
-            pace(item.arrival_ns)
-        for piece in waiting.pieces(item):
-            if waiting.is_full_with(piece):
-                yield from _step(core)
-                waiting.clear()
-            core.pipeline.push(piece)
-        if pace is not None:
-            yield from _step(core)
-    yield from _step(core)
+            yield from _step(core, waiting, unheard)
+    yield from _step(core, waiting, unheard)
     core.pipeline.finish()
-    yield from _step(core)
+    yield from _step(core, waiting, unheard)
 
 
 class _Waiting:
@@ -130,7 +133,8 @@ class _Waiting:
             n_windows = MAX_WAITING_VALUES // (window.n * len(plan.device.channels))
             self._most[plan.device.device_id] = max(1, min(n_windows, MAX_WINDOWS_AT_ONCE)) * window.hop
         self._rows: dict[str, int] = {}
-        self._clocks: dict[str, str] = {}
+        self._clocks: dict[str, Clock] = {}
+        self.has_much = False  # worth a batch
 
     def pieces(self, block: SampleBlock) -> Iterator[SampleBlock]:
         step = self._most.get(block.device_id, block.n)
@@ -140,34 +144,57 @@ class _Waiting:
         for start in range(0, block.n, step):
             yield block.slice(start, min(start + step, block.n))
 
-    def is_full_with(self, piece: SampleBlock) -> bool:
-        """Counts ``piece``; whether what waits is to be scored before it is pushed."""
-        device_id = piece.device_id
-        before = self._rows.get(device_id, 0)
-        self._rows[device_id] = before + piece.n
+    def has_room_for(self, piece: SampleBlock) -> bool:
+        """Whether ``piece`` may be pushed before what waits is scored."""
+        waiting = self._rows.get(piece.device_id, 0)
         # An alert says what clock its windows had: those of another are settled first.
-        other_clock = self._clocks.setdefault(device_id, piece.clock.value) != piece.clock.value
-        self._clocks[device_id] = piece.clock.value
-        return before > 0 and (other_clock or before + piece.n > self._most.get(device_id, before + piece.n))
+        same_clock = self._clocks.get(piece.device_id, piece.clock) is piece.clock
+        return not waiting or (same_clock and waiting + piece.n <= self._most.get(piece.device_id, _ANY))
+
+    def add(self, piece: SampleBlock) -> None:
+        rows = self._rows[piece.device_id] = self._rows.get(piece.device_id, 0) + piece.n
+        self._clocks[piece.device_id] = piece.clock
+        self.has_much |= 2 * rows >= self._most.get(piece.device_id, _ANY)
 
     def clear(self) -> None:
         self._rows.clear()
+        self.has_much = False
 
 
-def _step(core: Core) -> Iterator[Step]:
+class _Unheard:
+    """Recognises what is said about the silence of devices before they were first heard."""
+
+    def __init__(self) -> None:
+        self._first_ns: dict[str, int] = {}
+        self._alert_ids: set[str] = set()
+
+    def heard(self, block: SampleBlock) -> None:
+        if block.device_id not in self._first_ns:
+            self._first_ns[block.device_id] = int(block.times().min())
+
+    def concerns(self, alert: Alert) -> bool:
+        if alert.kind != "stale":
+            return False
+        if alert.state == "raised" and alert.start_ns < self._first_ns.get(alert.device, _ANY):
+            self._alert_ids.add(alert.alert_id)
+        return alert.alert_id in self._alert_ids
+
+
+def _step(core: Core, waiting: _Waiting, unheard: _Unheard | None) -> Iterator[Step]:
+    waiting.clear()
     core.score()
-    alerts = [event for event in core.pipeline.events() if isinstance(event.event, Alert)]
+    alerts = [event.event for event in core.pipeline.events() if isinstance(event.event, Alert)]
+    if unheard is not None:
+        alerts = [alert for alert in alerts if not unheard.concerns(alert)]
     traces = core.pipeline.take_traces()
     if alerts or traces:
         yield Step(_by_end(alerts), traces)
 
 
-def _by_end(events: Sequence[PipelineEvent]) -> list[Alert]:
+def _by_end(alerts: Sequence[Alert]) -> list[Alert]:
     latest: dict[str, int] = {}
     keyed: list[tuple[int, Alert]] = []
-    for event in events:
-        alert = event.event
-        assert isinstance(alert, Alert)
+    for alert in alerts:
         end_ns = latest[alert.device] = max(latest.get(alert.device, 0), alert.end_ns)
         keyed.append((end_ns, alert))
     return [alert for _, alert in sorted(keyed, key=lambda pair: pair[0])]
