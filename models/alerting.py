@@ -1,6 +1,8 @@
-"""What an alert says: which channel did it, what was seen against what was expected, in one sentence. Pure.
+"""What an alert says: which channel did it, what was seen against what was expected, in one sentence.
 
-When an alert is raised is decided in ``episodes.py``; both are imported from here.
+A sentence begins with the machine and can be read aloud; "for 4 min" is the time from the episode's start to
+its newest window. When an alert is raised is decided in ``episodes.py``, how numbers are written in
+``wording.py``; all are imported from here. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from models.episodes import AlertPolicy, Episodes, EpisodesState, Transition
 from models.features import FeatureInfo, readable
 from models.limits import LimitSpec
 from models.messages import AlertState, Contribution
-from models.signal import NS_PER_S, Channel
+from models.signal import Channel
+from models.wording import against, compared, duration, quantity, times_normal
 
 __all__ = [
     "AlertPolicy",
@@ -37,12 +40,9 @@ __all__ = [
 
 EXPECTED_SIGMA = 3.0  # half the width of an expected range, in healthy standard deviations
 
-_FAULTS = {
-    "flatline": "flat at {value}",
-    "stuck": "stuck at {value}",
-    "saturated": "saturated at {value}",
-    "out_of_range": "out of its valid range at {value}",
-}
+MIN_SHARE = 0.05  # a channel with less of the score than this is not worth a reader's time
+
+_FAULTS = {"flatline": "flat", "stuck": "stuck", "saturated": "saturated", "out_of_range": "out of range"}
 
 
 def contribution(
@@ -78,11 +78,12 @@ def blame(
     origins: Sequence[float],
     n: int = 3,
 ) -> tuple[Contribution, ...]:
-    """The ``n`` channels that did most, each by its strongest feature.
+    """The ``n`` channels that did most, each by its strongest feature, the strongest channel first.
 
-    ``residual`` float32[k] of one window; a channel's share is its part of the squared residual. ``observed`` float32[k] are the
-    features as measured, ``centre`` float64[k] where re-centring stood, ``origins`` one per channel in order of
-    first appearance in ``infos``.
+    ``residual`` float32[k] of one window; a channel's share is its part of the squared residual, and one
+    below 5 % is left out (never the first). ``observed`` float32[k] are the features as measured, ``centre``
+    float64[k] where re-centring stood, ``scale`` float64[k] the commissioned spread, ``origins`` one per
+    channel in order of first appearance in ``infos``.
     """
     power = residual.astype(np.float64) ** 2
     total = float(power.sum()) or 1.0
@@ -91,7 +92,9 @@ def blame(
     share = {c: float(power[members[c]].sum()) / total for c in channels}
     ranked = sorted(channels, key=lambda c: -share[c])[:n]
     found = []
-    for c in ranked:
+    for rank, c in enumerate(ranked):
+        if rank > 0 and share[c] < MIN_SHARE:
+            break
         j = members[c][int(np.argmax(power[members[c]]))]
         origin = origins[channels.index(c)]
         found.append(
@@ -109,23 +112,26 @@ def machine_sentence(
     end_ns: int,
     state: AlertState,
 ) -> str:
-    """ "press-4: x vibration 3.1 times normal at 312-375 Hz for 4 min". ``centre`` is the healthy centre of the first
-    contribution's feature."""
+    """ "press-4: x vibration 3.1 times normal at 312-375 Hz for 4 min", "press-4: Pressure mean 2.31 bar,
+    expected 2.9 to 3.1, for 2 min". ``centre`` is the healthy centre of the first contribution's feature.
+
+    A feature that is within its own expected range is "unusual beside the other readings": it is their
+    combination that the model has not seen.
+    """
     top = contributions[0]
     info = next(i for i in infos if i.name == top.feature)
     lasted = duration(end_ns - start_ns)
+    subject, place = _subject(info)
+    seen, expected = _seen(top)
     if info.log:
         normal = readable(info, centre, 0.0)
-        ratio = top.observed / normal if normal > 0 else float("inf")
-        times = f"{_short(ratio)} times normal" if ratio >= 1.0 else f"{_short(100.0 * ratio)} % of normal"
-        place = f" at {_band(info)}" if info.low_hz is not None else ""
-        what = f"{_subject(info)} {times}{place}"
+        what = f"{subject} {times_normal(top.observed / normal if normal > 0 else math.inf)}{place}"
     else:
-        what = f"{_subject(info)} {quantity(top.observed, top.unit)}"
+        what = f"{subject} {seen}"
     if _inside(top):
         what += ", unusual beside the other readings"
     elif not info.log:
-        what += f", expected {_range(top)}"
+        what += f", expected {expected}"
     if state == "cleared":
         return f"{machine}: normal again after {lasted} (at worst {what})"
     return f"{machine}: {what}{',' if ',' in what else ''} for {lasted}"
@@ -134,12 +140,19 @@ def machine_sentence(
 def sensor_sentence(
     machine: str, channel: Channel, fault: str, value: float, start_ns: int, end_ns: int, state: AlertState
 ) -> str:
-    """ "press-4: sensor Thermocouple flat at 25.4 °C for 10 min"."""
+    """ "press-4: sensor Thermocouple flat at 25.4 °C for 10 min". ``fault`` is a :class:`SensorFault`'s
+    value; ``value`` the reading in the channel's unit, NaN for none."""
     lasted = duration(end_ns - start_ns)
     if state == "cleared":
         return f"{machine}: sensor {channel.name} works again after {lasted}"
-    what = _FAULTS[fault].format(value=quantity(value, channel.unit))
-    return f"{machine}: sensor {channel.name} {what} for {lasted}"
+    if fault == "out_of_range" and channel.valid_range is not None and math.isfinite(value):
+        low, high = channel.valid_range
+        nearest = low if value < low else high
+        seen, _ = against(value, nearest, channel.unit)
+        allowed = f"{low:.10g} to {high:.10g}"
+        return f"{machine}: sensor {channel.name} at {seen}, outside its range of {allowed}, for {lasted}"
+    at = f" at {quantity(value, channel.unit)}" if math.isfinite(value) else ""
+    return f"{machine}: sensor {channel.name} {_FAULTS[fault]}{at} for {lasted}"
 
 
 def limit_sentence(
@@ -151,19 +164,24 @@ def limit_sentence(
     end_ns: int,
     state: AlertState,
 ) -> str:
-    """ "press-4: bearing temperature 91.2 °C above the limit of 85 °C for 60 s"."""
+    """ "press-4: bearing temperature 91.2 °C above the limit of 85 °C for 60 s". ``value``: the reading
+    furthest beyond, in the channel's unit, NaN for none."""
     lasted = duration(end_ns - start_ns)
-    if state == "cleared":
-        return f"{machine}: {channel.name} within the limit {limit.name} again after {lasted}"
     above, below = limit.above, limit.below
-    # The bound that it is beyond, or, where it is not back by the hysteresis yet, next to.
+    bounds = [f"{bound:.10g}" for bound in (below, above) if bound is not None]
+    its = f"its limit{'s' if len(bounds) > 1 else ''} of {' to '.join(bounds)} {channel.unit}".rstrip()
+    if state == "cleared":
+        return f"{machine}: {channel.name} back within {its} after {lasted}"
+    if math.isnan(value):
+        return f"{machine}: {channel.name} beyond {its} for {lasted}"
     if below is None or (above is not None and above - value <= value - below):
-        side, bound = ("above" if above is not None and value > above else "still near"), above
+        bound, side = above, "above" if above is not None and value > above else ""
     else:
-        side, bound = ("below" if value < below else "still near"), below
-    allowed = limit.name if bound is None else quantity(bound, channel.unit)
-    seen = "" if math.isnan(value) else f"{quantity(value, channel.unit)}, "
-    return f"{machine}: {channel.name} {seen}{side} the limit of {allowed} for {lasted}"
+        bound, side = below, "below" if value < below else ""
+    seen, allowed = against(value, value if bound is None else bound, channel.unit)
+    if not side:  # not back by the hysteresis yet
+        return f"{machine}: {channel.name} {seen}, still near the limit of {allowed}, for {lasted}"
+    return f"{machine}: {channel.name} {seen} {side} the limit of {allowed} for {lasted}"
 
 
 def drift_sentence(
@@ -175,64 +193,37 @@ def drift_sentence(
     end_ns: int,
     state: AlertState,
 ) -> str:
-    """ "press-4: Pressure mean has drifted to 2.31 bar, commissioned at 2.9 to 3.1 bar (2 more channels too)"."""
+    """ "press-4: Pressure mean has drifted to 2.31 bar, beyond the allowed 2.9 to 3.1 (2 more channels too)".
+    ``seen`` expects what re-centring may follow."""
+    subject, place = _subject(info)
     if state == "cleared":
-        return f"{machine}: {info.label} is back from its drift after {duration(end_ns - start_ns)}"
+        return f"{machine}: {subject}{place} is back from its drift after {duration(end_ns - start_ns)}"
     others = f" ({n_others} more channel{'s' if n_others > 1 else ''} too)" if n_others else ""
-    observed = quantity(seen.observed, seen.unit)
-    return f"{machine}: {info.label} has drifted to {observed}, commissioned at {_range(seen)}{others}"
+    observed, allowed = _seen(seen)
+    if _inside(seen):
+        return f"{machine}: {subject}{place} has drifted: now {observed}, allowed {allowed}{others}"
+    return f"{machine}: {subject}{place} has drifted to {observed}, beyond the allowed {allowed}{others}"
 
 
 def stale_sentence(
     machine: str, device: str, channels: Sequence[str], start_ns: int, end_ns: int, state: AlertState
 ) -> str:
-    """ "press-4: no data from press-4-vibration for 30 s"; names the channels where only some are silent."""
+    """ "press-4: no data from press-4-vibration for 30 s"; names the channels where only some are silent, and
+    not the device where it has the machine's name."""
     lasted = duration(end_ns - start_ns)
-    if state == "cleared":
-        return f"{machine}: data from {device} again after {lasted}"
+    source = "" if device == machine else f" from {device}"
     of = f" ({', '.join(channels)})" if channels else ""
-    return f"{machine}: no data from {device}{of} for {lasted}"
+    if state == "cleared":
+        return f"{machine}: data{source}{of} again after {lasted}"
+    return f"{machine}: no data{source}{of} for {lasted}"
 
 
-def quantity(value: float, unit: str) -> str:
-    """``value`` with its unit at about three significant digits: "91.2 °C", "0.00213 g", "12400 rpm"."""
-    return f"{_short(value)} {unit}".rstrip()
-
-
-def duration(ns: int) -> str:
-    """A duration as people say it: "0.5 s", "60 s", "4 min", "2 h", "3 days"."""
-    seconds = max(ns, 0) / NS_PER_S  # a clock that was set back
-    if seconds < 1.0:
-        return f"{seconds:.2g} s"
-    if seconds < 100.0:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.0f} h"
-    return f"{seconds / 86400:.0f} days"
-
-
-def _short(value: float) -> str:
-    """Three significant digits without an exponent where a person would not use one."""
-    value, size = value + 0.0, abs(value)  # no "-0"
-    if size >= 1e7 or (size < 1e-4 and value != 0.0):
-        return f"{value:.2e}"
-    if size >= 100.0:
-        return f"{value:.0f}"
-    return f"{float(f'{value:.3g}'):g}"
-
-
-def _range(seen: Contribution) -> str:
+def _seen(seen: Contribution) -> tuple[str, str]:
+    """What was observed, with its unit, and what was expected, without."""
     low, high = seen.expected_low, seen.expected_high
     if low is None or high is None:
-        return "otherwise"
-    # Ends that would read alike at three digits get as many as tell them apart.
-    for digits in range(3, 8):
-        a, b = f"{float(f'{low:.{digits}g}'):g}", f"{float(f'{high:.{digits}g}'):g}"
-        if a != b:
-            break
-    return f"{a} to {b} {seen.unit}".rstrip()
+        return quantity(seen.observed, seen.unit), "otherwise"
+    return compared(seen.observed, low, high, seen.unit)
 
 
 def _inside(seen: Contribution) -> bool:
@@ -241,12 +232,12 @@ def _inside(seen: Contribution) -> bool:
     return (low is None or low <= seen.observed) and (high is None or seen.observed <= high)
 
 
-def _band(info: FeatureInfo) -> str:
-    return f"{info.low_hz:g}-{info.high_hz:g} Hz"
-
-
-def _subject(info: FeatureInfo) -> str:
-    """The label without its band, which the sentence puts last."""
-    if info.low_hz is None:
-        return info.label
-    return info.label.removesuffix(f" at {_band(info)}")
+def _subject(info: FeatureInfo) -> tuple[str, str]:
+    """The label as a sentence begins with it, and the place (" at 312-375 Hz") that it ends with. The length
+    of a fast window means nothing to who reads an alert."""
+    if info.kind == "log_band":
+        subject, at, band = info.label.rpartition(" at ")
+        return (subject, at + band) if at else (info.label, "")
+    if info.kind == "last":
+        return info.label.removesuffix(" value"), ""
+    return (info.label.rpartition(" over ")[0] or info.label) if info.fast else info.label, ""
