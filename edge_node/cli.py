@@ -11,6 +11,7 @@ import importlib.metadata
 import logging
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -23,6 +24,7 @@ from edge_node.assembly import assemble
 from edge_node.config import ConfigError, load_config
 from edge_node.config_schema import Gateway
 from models.logs import LogError
+from models.runtime import RuntimeUnavailable
 
 FAILED, USAGE = 1, 2
 
@@ -76,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     try:
         code: int = given.act(given)
-    except (ConfigError, LogError) as error:
+    except (ConfigError, LogError, RuntimeUnavailable) as error:
         print(error, file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -89,13 +91,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     from edge_node.daemon import Daemon, StartError
+    from edge_node.running_sources import DaemonFailed
 
     config = load_config(given.config)
     set_up_logging(config.gateway)
     try:
         daemon = Daemon(given.config, record=given.record)
         asyncio.run(daemon.run())
-    except StartError as error:
+    except (StartError, DaemonFailed) as error:
         print(f"edge-node: {error}", file=sys.stderr)
         return FAILED
     return 0
@@ -157,6 +160,15 @@ def set_up_logging(gateway: Gateway) -> None:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
+    threading.excepthook = _log_thread_failure
+
+
+def _log_thread_failure(failed: threading.ExceptHookArgs) -> None:
+    """A thread's traceback is a log entry like any other; whoever waits for the thread ends the program."""
+    error = failed.exc_value
+    if error is not None:
+        name = failed.thread.name if failed.thread is not None else "a thread"
+        structlog.get_logger("linewatch").error(f"{name} failed", exc_info=error)
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:

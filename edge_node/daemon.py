@@ -24,11 +24,10 @@ from edge_node import figures, metrics
 from edge_node.assembly import assemble
 from edge_node.block_queue import BlockQueue
 from edge_node.config import Config, ConfigError, load_config
-from edge_node.config_schema import Source as SourceConfig
 from edge_node.metrics import Family
 from edge_node.plans import DevicePlan
+from edge_node.running_sources import RunningSources, raise_failure
 from edge_node.settling import PipelineEvent
-from edge_node.sources import SOURCES, Source, SourceCounters
 from edge_node.uplink import Uplink
 from models.logs import LogError, Tick
 from models.messages import Alert, Delivery, Event, GatewayState, Status, rfc3339
@@ -44,16 +43,6 @@ log = structlog.get_logger("linewatch.daemon")
 
 class StartError(Exception):
     """The daemon cannot start; the text says why and what to do."""
-
-
-@dataclass(slots=True)
-class _Running:
-    """A source, its task and what it was built from."""
-
-    config: SourceConfig
-    devices: dict[str, Device]
-    source: Source
-    task: asyncio.Task[None]
 
 
 @dataclass(slots=True)
@@ -86,8 +75,6 @@ class Daemon:
         self._core = assemble(self._config, on_notice=self._notice)
         self._recorder = RecordingWriter(record) if record is not None else None
         self._uplink: Uplink | None = None
-        self._sources: dict[str, _Running] = {}
-        self._retired: dict[str, SourceCounters] = {}
         self._latency: dict[str, _Latency] = {}
         self._stopping = False
         self._reload = False
@@ -104,11 +91,12 @@ class Daemon:
 
     async def run(self, *, end_with_sources: bool = False) -> None:
         """Serves until SIGTERM, SIGINT or :meth:`stop` (or, if asked, until every source has ended); then drains, and
-        says ``stopped``."""
+        says ``stopped``. Raises StartError, and DaemonFailed after saying ``offline``."""
         loop = asyncio.get_running_loop()
         gateway = self._config.gateway
-        self._queue = BlockQueue(gateway.queue_samples, loop)
         self._loop = loop
+        self._queue = BlockQueue(gateway.queue_samples, loop)
+        self._sources = RunningSources(self._queue.put)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
@@ -122,7 +110,7 @@ class Daemon:
                     f"{error.strerror}. Set [gateway] metrics_port to a free port, or to 0 for none"
                 ) from error
         self._start_uplink()
-        self._start_sources()
+        self._sources.start(self._config.sources, self._devices())
         log.info(
             "running",
             gateway=f"{gateway.site}/{gateway.name}",
@@ -133,17 +121,21 @@ class Daemon:
         for plan in self._core.plans:
             for target, level in plan.levels.items():
                 log.debug("level", device=plan.device.device_id, target=target, level=level.text())
+        final: GatewayState = "offline"
         try:
             await self._serve(end_with_sources)
+            final = "stopped"
         finally:
-            await self._stop()
+            await self._stop(final)
             if server is not None:
                 server.shutdown()
                 server.server_close()
 
     async def _serve(self, end_with_sources: bool) -> None:
         next_status_ns = 0
-        while not self._stopping and not (end_with_sources and self._sources_ended()):
+        while not self._stopping and not (
+            end_with_sources and self._sources.ended and not self._queue.n_samples
+        ):
             due_s = (self._next_tick_ns - self._now_ns()) / NS_PER_S
             await self._queue.wait(min(max(due_s, 0.0), TICK_S))
             self._turn()
@@ -155,7 +147,7 @@ class Daemon:
             if now_ns >= next_status_ns or next_status_ns - now_ns > 2 * self._status_ns:
                 next_status_ns = now_ns + self._status_ns
                 self._publish_status("online")
-            self._check_sources()
+            self._check_parts()
 
     def _turn(self) -> None:
         """Blocks that wait, then the clock if it is time, then what follows from both."""
@@ -228,36 +220,15 @@ class Daemon:
             await self._stop_uplink()
             self._start_uplink()
         devices = self._devices()
-        for name, running in list(self._sources.items()):
-            if running.config not in config.sources or running.devices != devices:
-                await self._stop_source(name)
-        self._start_sources()
+        await self._sources.keep(config.sources, devices)
+        self._sources.start(config.sources, devices)
         log.info("configuration taken up", n_devices=len(config.devices), n_kept=len(kept))
 
-    def _start_sources(self) -> None:
-        devices = self._devices()
-        for config in self._config.sources:
-            if config.name in self._sources:
-                continue
-            source = SOURCES[str(config.__struct_config__.tag)](config, devices)
-            task = asyncio.create_task(source.run(self._queue.put), name=f"source {config.name}")
-            self._sources[config.name] = _Running(config, devices, source, task)
-
-    def _check_sources(self) -> None:
-        """A source that ended (a log played to its end) is left; one that failed ends the daemon with its error."""
-        for running in self._sources.values():
-            if running.task.done() and not running.task.cancelled():
-                running.task.result()
-
-    def _sources_ended(self) -> bool:
-        """Whether every source has ended and all it delivered was taken."""
-        return not self._queue.n_samples and all(r.task.done() for r in self._sources.values())
-
-    async def _stop_source(self, name: str) -> None:
-        running = self._sources.pop(name)
-        running.task.cancel()
-        await asyncio.wait((running.task,))
-        self._retired[name] = _merged(running.source.counters, self._retired.get(name))
+    def _check_parts(self) -> None:
+        """A part that failed ends the daemon."""
+        self._sources.check()
+        if self._uplink is not None and self._uplink.finished.done():
+            raise_failure("the uplink", self._uplink.finished.exception())
 
     def _start_uplink(self) -> None:
         if self._config.uplink is None:
@@ -268,25 +239,24 @@ class Daemon:
         self._uplink = Uplink(self._config.uplink, topics, self._status("offline"))
         self._uplink.start()
 
-    async def _stop_uplink(self) -> None:
+    async def _stop_uplink(self, final: GatewayState = "stopped") -> None:
         if self._uplink is not None:
             uplink, self._uplink = self._uplink, None
-            await asyncio.to_thread(uplink.stop, self._status("stopped"))
+            await asyncio.to_thread(uplink.stop, self._status(final))
 
-    async def _stop(self) -> None:
-        """Stop the sources, settle what they delivered, publish it, say ``stopped``."""
-        for name in list(self._sources):
-            await self._stop_source(name)
+    async def _stop(self, final: GatewayState) -> None:
+        """Stop the sources, settle what they delivered, publish it, say ``final``."""
+        await self._sources.stop()
         while self._queue.n_samples:
             self._turn()
         self._core.pipeline.finish()
         self._core.score()
         for event in self._core.pipeline.events():
             self._deliver(event)
-        await self._stop_uplink()
+        await self._stop_uplink(final)
         if self._recorder is not None:
             self._recorder.close()
-        log.info("stopped")
+        log.info(final)
 
     def _publish_status(self, state: GatewayState) -> None:
         if self._uplink is not None:
@@ -318,15 +288,13 @@ class Daemon:
         return asyncio.run_coroutine_threadsafe(gather(), self._loop).result(timeout=5.0)
 
     def _families(self) -> list[Family]:
-        running = {name: r.source for name, r in list(self._sources.items())}
-        counters = {name: _merged(s.counters, self._retired.get(name)) for name, s in running.items()}
-        for name, retired in self._retired.items():
-            counters.setdefault(name, retired)
-        connected = {f"source {name}": source.connected for name, source in running.items()}
+        connected = {f"source {name}": up for name, up in self._sources.connected().items()}
         if self._uplink is not None:
             connected["uplink"] = self._uplink.connected
         latency = {kind: (latency.n, latency.total_s) for kind, latency in list(self._latency.items())}
-        return figures.families(self._core, counters, connected, self._uplink, self._queue.n_samples, latency)
+        return figures.families(
+            self._core, self._sources.counters(), connected, self._uplink, self._queue.n_samples, latency
+        )
 
     @property
     def _status_ns(self) -> int:
@@ -362,18 +330,4 @@ def _same(a: DevicePlan, b: DevicePlan) -> bool:
         b.limits,
         b.gate,
         b.summary_s,
-    )
-
-
-def _merged(now: SourceCounters, before: SourceCounters | None) -> SourceCounters:
-    """``now`` on top of what the source counted before it was last restarted."""
-    if before is None:
-        return now
-    return SourceCounters(
-        n_messages=now.n_messages + before.n_messages,
-        n_bytes=now.n_bytes + before.n_bytes,
-        n_blocks=now.n_blocks + before.n_blocks,
-        n_samples=now.n_samples + before.n_samples,
-        message_drops=now.message_drops + before.message_drops,
-        sample_drops=now.sample_drops + before.sample_drops,
     )

@@ -188,6 +188,10 @@ class Uplink:
         """Our own status topic: whoever else publishes there says it is this gateway."""
         if retained:
             return  # from before we connected: our own last words, usually
+        with self._lock:
+            last = self._retained.get(topic)
+        if last is not None and payload == last.payload:
+            return  # our own words, come back
         try:
             status = _status.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
