@@ -1,0 +1,145 @@
+"""``edge-node`` as its user meets it: what it says, where, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from edge_node.cli import main
+from models.logs import Tick
+from models.recording import read_log
+from models.signal import SampleBlock
+from tests.brokers import HOST, Subscriber, broker, free_port, wait_for
+from tests.edge_node.daemons import BUNDLE, channels, config, edge_node, rows
+
+pytestmark = pytest.mark.tflite_runtime
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """main() sets up logging for a process of its own."""
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    yield
+    structlog.reset_defaults()
+
+
+def test_check_says_what_would_run(tmp_path: Path, capsys: Capture) -> None:
+    path = config(tmp_path, free_port())
+    assert main(["check", "-c", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "pump-1" in said
+    assert "cpu-float32" in said
+    assert "alerts a week" in said
+    assert said.splitlines()[-1] == f"{path}: ok, 1 devices, 1 sources"
+
+
+def test_check_test_connects_to_every_broker(tmp_path: Path, capsys: Capture) -> None:
+    with broker(tmp_path) as mosquitto:
+        path = config(tmp_path, mosquitto.port)
+        assert main(["check", "-c", str(path), "--test"]) == 0
+        said = capsys.readouterr().out
+        assert f"source mqtt: {HOST}:{mosquitto.port}: connected with MQTT 3.1.1" in said
+        assert f"uplink: {HOST}:{mosquitto.port}: connected with MQTT 5" in said
+    assert main(["check", "-c", str(path), "--test"]) == 1
+    said = capsys.readouterr()
+    reached = [line for line in said.out.splitlines() if f"{HOST}:{mosquitto.port}" in line]
+    assert reached == [
+        f"{who}: {HOST}:{mosquitto.port}: connection refused: no broker listens there"
+        for who in ("source mqtt", "uplink")
+    ]
+    assert "ok," not in said.out
+    assert said.err == ""
+
+
+def test_record_for_a_while_writes_what_came(tmp_path: Path) -> None:
+    with broker(tmp_path, "log_type all") as mosquitto, Subscriber(mosquitto.port) as sensors:
+        path = config(tmp_path, mosquitto.port)
+        log = tmp_path / "log.jsonl"
+        command = edge_node("record", "-c", path, "-o", log, "--for", "2.5")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as recorder:
+            wait_for(lambda: "Sending SUBACK to linewatch-mqtt" in mosquitto.log(), "its subscription")
+            for message in rows()[:50]:
+                sensors.publish("plant/pump-1", message)
+            said, complaints = recorder.communicate(timeout=20)
+        assert recorder.returncode == 0, complaints
+    n_values = 50 * len(channels())
+    assert said == f"wrote {n_values} values to {log}\n"
+    items = list(read_log([log]))
+    assert sum(item.n_samples for item in items if isinstance(item, SampleBlock)) == n_values
+    assert sum(isinstance(item, Tick) for item in items) >= 5
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_logs_are_for_people_on_a_terminal_and_json_elsewhere(tmp_path: Path, terminal: bool) -> None:
+    path = config(tmp_path, free_port())
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    command = edge_node("record", "-c", path, "-o", tmp_path / "log.jsonl", "--for", "0.5")
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=theirs, timeout=20)
+    said = os.read(ours, 65_536).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 0
+    lines = said.splitlines()
+    if terminal:
+        assert not any(line.startswith("{") for line in lines)
+        assert any("n_values" in line for line in lines)
+    else:
+        logged = [json.loads(line) for line in lines]
+        assert all({"event", "level", "timestamp"} <= entry.keys() for entry in logged)
+        assert any(entry.get("n_values") == 0 for entry in logged)
+
+
+def truncated(bundle: Path) -> None:
+    graph = bundle / "cpu-float32.tflite"
+    graph.write_bytes(graph.read_bytes()[:-100])
+
+
+def flipped(bundle: Path) -> None:
+    graph = bundle / "cpu-float32.tflite"
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    graph.write_bytes(data)
+
+
+def of_another_schema(bundle: Path) -> None:
+    file = bundle / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["schema_id"] = "0" * 16
+    file.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "extra", "expected"),
+    [
+        (truncated, "", "bytes"),
+        (flipped, "", "SHA-256"),
+        (of_another_schema, "", "schema"),
+        (lambda _bundle: None, "window = 30", "window"),
+        (lambda _bundle: None, "hop = 7", "hop"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_model_that_cannot_serve_is_refused_in_one_line(
+    tmp_path: Path, capsys: Capture, command: str, spoil: Callable[[Path], None], extra: str, expected: str
+) -> None:
+    bundle = tmp_path / "model"
+    shutil.copytree(BUNDLE, bundle)
+    spoil(bundle)
+    path = config(tmp_path, free_port(), bundle=bundle, extra=extra)
+    assert main([command, "-c", str(path)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    lines = said.err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"{path}:")
+    assert expected in lines[0]
