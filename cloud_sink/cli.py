@@ -153,6 +153,13 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     read.add_argument("--time-column", metavar="NAME")
     read.add_argument("--separator", metavar="C", help="of CSV; default: found")
     read.add_argument(
+        "--wear",
+        action="append",
+        default=[],
+        metavar="CHANNEL",
+        help="a wear indicator, never re-centred, as the gateway's config says; repeatable",
+    )
+    read.add_argument(
         "--unit",
         action="append",
         default=[],
@@ -229,6 +236,7 @@ def _train(given: argparse.Namespace) -> int:
         exclude=tuple(read_labels(path, timezone=given.timezone) for path in given.exclude),
         labels=_labels(given, options, logs),
         units=dict(given.unit),
+        wear=frozenset(given.wear),
     )
     try:
         training.run(

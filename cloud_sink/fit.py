@@ -191,7 +191,7 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
         schema_id=schema_id(dataset.spec, dataset.device.channel_names, window, recentring),
         features=dataset.spec,
         channels=tuple(
-            TrainedChannel(name=channel.name, unit=channel.unit, origin=channel.origin, baseline=baseline)
+            TrainedChannel.of(channel, baseline)
             for channel, baseline in zip(dataset.device.channels, dataset.baselines, strict=True)
         ),
         window=window,

@@ -20,7 +20,7 @@ from models.calibration import AlertLevel, level_for_budget, level_for_p
 from models.manifest import ModelManifest
 from models.messages import ModelStatus
 from models.runtime import GraphUnusable
-from models.signal import ArtifactTarget, Channel, Device, DropReason, SampleBlock
+from models.signal import ArtifactTarget, Device, DropReason, SampleBlock
 from models.windowing import default_policy
 
 # A block that completes more windows than this is taken in pieces: bounds memory, changes nothing else.
@@ -178,9 +178,12 @@ def assemble_bundle(
     gateway: str = "replay",
     on_notice: Callable[[str], None],
 ) -> Core:
-    """A core for one device that is just as ``bundle`` was trained: no configuration needed."""
+    """A core for one device that is just as ``bundle`` was trained: no configuration needed.
+
+    Raises BundleRefused when the bundle's worked examples come out otherwise here, and what Engine raises.
+    """
     manifest = bundle.manifest
-    channels = tuple(Channel(name=c.name, unit=c.unit, origin=c.origin) for c in manifest.channels)
+    channels = tuple(c.as_channel() for c in manifest.channels)
     window = manifest.window
     device = Device(
         device_id=device_id,
@@ -191,6 +194,7 @@ def assemble_bundle(
         channels=channels,
     )
     engine = Engine(manifest, bundle.artifacts, on_notice=on_notice)
+    check_golden(bundle, engine)
     budget = alerts_per_week if alerts_per_week is not None or p_threshold is not None else 1.0
     plan = DevicePlan(
         device=device,

@@ -219,3 +219,6 @@ def differences(device: DeviceConfig, manifest: ModelManifest) -> Iterator[tuple
         if channel.origin != trained.origin:
             text = f"has the origin {channel.origin:g}: {name} was trained with {trained.origin:g}"
             yield "channels", None, f'channel "{channel.name}" {text}'
+        if channel.wear != trained.wear:
+            text = f"has wear = {show(channel.wear)}: {name} was trained with {show(trained.wear)}"
+            yield "channels", None, f'channel "{channel.name}" {text}'

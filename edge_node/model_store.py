@@ -27,7 +27,7 @@ from models import scoring
 from models.features import describe, extract, schema_id
 from models.manifest import Artifact, GoldenVector, ManifestError, ModelManifest
 from models.runtime import GraphUnusable, RuntimeUnavailable
-from models.signal import ArtifactTarget, Channel, Device, WindowSpec
+from models.signal import ArtifactTarget, Device, WindowSpec
 from models.tflite_check import MAX_BYTES as MAX_MODEL_BYTES
 from models.tflite_check import GraphFacts, ModelRejected, check
 
@@ -117,11 +117,11 @@ def load_bundle(
 def check_device(bundle: Bundle, device: Device, window: WindowSpec) -> None:
     """Raises BundleRefused unless ``device``, windowed by ``window``, is what the model was trained on.
 
-    Channels must agree in name, order, unit and origin, and windows in length, hop, rate and mode.
+    Channels must agree in name, order, unit, origin and wear flag, and windows in length, hop, rate and mode.
     """
     manifest, file = bundle.manifest, bundle.path / MANIFEST_NAME
-    have = [(c.name, c.unit, c.origin) for c in device.channels]
-    wanted = [(c.name, c.unit, c.origin) for c in manifest.channels]
+    have = [(c.name, c.unit, c.origin, c.wear) for c in device.channels]
+    wanted = [(c.name, c.unit, c.origin, c.wear) for c in manifest.channels]
     trained = manifest.window
     pairs: list[tuple[str, object, object]] = [
         ("window", window.n, trained.n),
@@ -129,7 +129,7 @@ def check_device(bundle: Bundle, device: Device, window: WindowSpec) -> None:
         ("rate_hz", window.rate_hz, trained.rate_hz),
         ("mode", window.mode, trained.mode),
         ("channels", [c[0] for c in have], [c[0] for c in wanted]),
-        *(("unit and origin of " + w[0], h[1:], w[1:]) for h, w in zip(have, wanted, strict=False)),
+        *(("unit, origin and wear of " + w[0], h[1:], w[1:]) for h, w in zip(have, wanted, strict=False)),
     ]
     for name, got, expected in pairs:
         if got != expected:
@@ -220,7 +220,7 @@ def _check_schema(manifest: ModelManifest, file: Path) -> None:
             except ValueError as error:
                 text = f"a golden vector of {artifact.target} does not fit window and channels: {error}"
                 raise BundleRefused(RefusalReason.WRONG_SCHEMA, file, text) from error
-    channels = tuple(Channel(name=c.name, unit=c.unit, origin=c.origin) for c in manifest.channels)
+    channels = tuple(c.as_channel() for c in manifest.channels)
     try:
         infos = describe(manifest.features, channels, manifest.window.rate_hz, manifest.window.n)
         schema = schema_id(manifest.features, manifest.channel_names, manifest.window, manifest.recentring)

@@ -25,7 +25,7 @@ from models.messages import unpack_floats
 from models.recentring import RecentringSpec
 from models.scoring import OutputKind
 from models.sensor_checks import ChannelBaseline
-from models.signal import ArtifactTarget, WindowSpec
+from models.signal import ArtifactTarget, Channel, WindowSpec
 
 FORMAT: Literal[1] = 1
 
@@ -34,12 +34,29 @@ Family = Literal["mahalanobis", "linear-ae", "ae"]
 
 
 class TrainedChannel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A channel as the model saw it. A gateway whose channel has another unit or origin is refused the model."""
+    """A channel as the model saw it. A gateway whose channel has another unit, origin or wear flag is refused
+    the model."""
 
     name: str
     unit: str
     origin: float
+    wear: bool = False
     baseline: ChannelBaseline
+
+    @classmethod
+    def of(cls, channel: Channel, baseline: ChannelBaseline) -> TrainedChannel:
+        """``channel`` and what it does when healthy."""
+        return cls(
+            name=channel.name,
+            unit=channel.unit,
+            origin=channel.origin,
+            wear=channel.wear,
+            baseline=baseline,
+        )
+
+    def as_channel(self) -> Channel:
+        """The channel with all that the model depends on."""
+        return Channel(name=self.name, unit=self.unit, origin=self.origin, wear=self.wear)
 
 
 class Normalisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

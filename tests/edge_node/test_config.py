@@ -298,6 +298,12 @@ def test_a_device_that_differs_from_its_model_is_named_by_line(
             '6: [[device]] "press-4": channels: channel "y" has the origin 1: '
             "model press version 3 was trained with 0",
         ),
+        (
+            '"y"',
+            '{ name = "y", unit = "g", wear = true }',
+            '6: [[device]] "press-4": channels: channel "y" has wear = true: '
+            "model press version 3 was trained with false",
+        ),
     ],
 )
 def test_the_signal_must_be_the_models(tmp_path: Path, old: str, new: str, expected: str) -> None:

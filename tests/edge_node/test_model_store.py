@@ -298,7 +298,8 @@ def test_the_device_it_was_trained_for(bundle: Path) -> None:
         (DEVICE.channels[::-1], {}, "channels"),
         (DEVICE.channels[:1], {}, "channels"),
         ((DEVICE.channels[0], Channel(name="Pressure", unit="Pa")), {}, "Pressure.*bar.*Pa"),
-        ((DEVICE.channels[0], Channel(name="Pressure", unit="bar", origin=1.0)), {}, "unit and origin"),
+        ((DEVICE.channels[0], Channel(name="Pressure", unit="bar", origin=1.0)), {}, "unit, origin and wear"),
+        ((DEVICE.channels[0], Channel(name="Pressure", unit="bar", wear=True)), {}, "unit, origin and wear"),
     ],
 )
 def test_another_device(
