@@ -63,6 +63,25 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     def n_windows(self) -> int:
         return self.start_ns.size
 
+    def split(self, i: int) -> Chunk:
+        """The windows from ``i`` on, which this chunk then lacks. Only while it waits for its gate."""
+        rest = Chunk(
+            device_id=self.device_id,
+            stage=self.stage,
+            arrival_ns=self.arrival_ns,
+            clock=self.clock,
+            start_ns=self.start_ns[i:],
+            end_ns=self.end_ns[i:],
+            rows=all_rows(self.n - i),
+        )
+        self.start_ns, self.end_ns, self.rows = self.start_ns[:i], self.end_ns[:i], self.rows[:i]
+        for name in ("faults", "fault_since_ns", "reading", "violated", "extreme", "values", "valid"):
+            array = getattr(self, name)
+            if array is not None:
+                setattr(rest, name, array[i:])
+                setattr(self, name, array[:i])
+        return rest
+
     def keep_rows(self, keep: NDArray[np.bool_]) -> None:
         """Score only the rows of which ``keep`` bool[m] is True."""
         self.rows = self.rows[keep]

@@ -33,11 +33,13 @@ _AT_BOUND = 0.9
 
 class DriftState(msgspec.Struct, kw_only=True):
     """Everything a :class:`DriftAlerts` remembers: its episode, which features are named as drifted, which
-    of them the alert is about, when a machine alert was last open."""
+    of them the alert is about and where it was last seen beyond the bound, when a machine alert was last
+    open."""
 
     episodes: EpisodesState
     named: NDArray[np.bool_]
     feature: int
+    observed: float
     alerted_ns: int | None
 
 
@@ -59,7 +61,7 @@ class DriftAlerts:
         self._episodes = Episodes(policy, plan.window.hop_ns)
         self._near_bound = np.where(model.recentred, _AT_BOUND * self._max_sigma * model.scale, np.inf)
         self._named = np.zeros(len(model.infos), np.bool_)
-        self._feature = 0
+        self._feature, self._observed = 0, 0.0
         self._alerted_ns: int | None = None
         self._origin = {c.name: c.origin for c in plan.device.channels}
 
@@ -80,33 +82,38 @@ class DriftAlerts:
             is_open = judged is not None and bool(judged.is_open[i])
             if is_open:
                 self._alerted_ns = ends[i]
+            departure = np.abs(chunk.raw[i] - self._model.centre) / self._model.scale
+            beyond = departure >= self._max_sigma
             if chunk.drifted is None or not chunk.drifted[i].any():
                 self._named[:] = False
             else:
-                departed = chunk.drifted[i]
                 at_bound = np.abs(chunk.raw[i] - chunk.features[i]) >= self._near_bound
                 absorbed = not is_open and self._alerted_lately(ends[i])
-                self._named = departed & (self._named | at_bound | absorbed)
+                new = beyond & (at_bound | absorbed)
+                self._named = chunk.drifted[i] & (self._named | new)
             above = bool(self._named.any())
             if above and not (self._episodes.open and self._named[self._feature]):
-                departure = np.abs(chunk.raw[i] - self._model.centre) / self._model.scale
                 self._feature = int(np.argmax(np.where(self._named, departure, -1.0)))
+                self._observed = float(chunk.raw[i, self._feature])
+            elif beyond[self._feature]:
+                self._observed = float(chunk.raw[i, self._feature])
             change = self._episodes.step(int(chunk.start_ns[row]), ends[i], above, not above, "warning", "")
             if change is not None:
-                said.append((row, KEY, self._alert(change, chunk.raw[i], chunk.clock)))
+                said.append((row, KEY, self._alert(change, chunk.clock)))
 
     def state(self) -> DriftState:
         return DriftState(
             episodes=self._episodes.state(),
             named=self._named.copy(),
             feature=self._feature,
+            observed=self._observed,
             alerted_ns=self._alerted_ns,
         )
 
     def restore(self, state: DriftState) -> None:
         self._episodes.restore(state.episodes)
         self._named = state.named.copy()
-        self._feature = state.feature
+        self._feature, self._observed = state.feature, state.observed
         self._alerted_ns = state.alerted_ns
 
     def _alerted_lately(self, end_ns: int) -> bool:
@@ -114,12 +121,12 @@ class DriftAlerts:
         may be what it was about."""
         return self._alerted_ns is not None and end_ns - self._alerted_ns <= self._tau_ns
 
-    def _alert(self, change: Transition, raw: NDArray[np.float32], clock: str) -> Alert:
+    def _alert(self, change: Transition, clock: str) -> Alert:
         model, j = self._model, self._feature
         info = model.infos[j]
         seen = alerting.contribution(
             info,
-            float(raw[j]),
+            self._observed,
             float(model.centre[j]),
             float(model.scale[j]),
             1.0,

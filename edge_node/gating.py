@@ -56,11 +56,14 @@ class GateState(msgspec.Struct, kw_only=True):
 
 
 class Gate:
-    """The condition of one :class:`GateSpec` over event time. ``origin`` and ``policy`` are of the channel
-    and device that it watches."""
+    """The condition of one :class:`GateSpec` over event time. ``origin``, ``policy`` and ``period_ns`` (from
+    sample to sample) are of the channel and device that it watches."""
 
-    def __init__(self, spec: GateSpec, origin: float = 0.0, policy: TimePolicy | None = None) -> None:
+    def __init__(
+        self, spec: GateSpec, origin: float = 0.0, policy: TimePolicy | None = None, period_ns: int = 0
+    ) -> None:
         self.spec = spec
+        self._period_ns = period_ns
         self._compare = _COMPARE[spec.comparison]
         self._value = np.float32(spec.value - origin)  # as the samples are: 0.1 is not above 0.1
         self._settle_ns = round(spec.settle_s * NS_PER_S)
@@ -113,21 +116,24 @@ class Gate:
         if excess > 0:
             del state.times[:excess], state.active[:excess]
 
-    def knows(self, end_ns: int) -> bool:
-        """Whether nothing more will be known of the time before ``end_ns``."""
+    def n_known(self, end_ns: NDArray[np.int64]) -> int:
+        """Of how many windows, ending at ``end_ns`` int64[w] ascending, nothing more will be known."""
+        if self.state.silent:
+            return end_ns.size
         known = self.state.known_until_ns
-        return self.state.silent or (known is not None and known >= end_ns)
+        return 0 if known is None else int(np.searchsorted(end_ns, known, side="right"))
 
     def active(self, start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Per window, bool[w]: whether the machine is known to have run over
-        [start_ns - settling time, end_ns)."""
+        [start_ns - settling time, end_ns). The newest sample stands for the time to the next one."""
         state = self.state
         if not state.times or state.known_until_ns is None:
             return np.zeros(start_ns.size, np.bool_)
         times = np.array([*state.times, _FOR_EVER_NS], dtype=np.int64)
         first = np.searchsorted(times, start_ns - self._settle_ns, side="right") - 1
         ran = np.array(state.active)[np.maximum(first, 0)] & (first >= 0)
-        result: NDArray[np.bool_] = ran & (times[first + 1] >= end_ns) & (state.known_until_ns >= end_ns)
+        until_ns = np.minimum(times[first + 1], state.known_until_ns + self._period_ns)
+        result: NDArray[np.bool_] = ran & (until_ns >= end_ns)
         return result
 
     def forget_before(self, time_ns: int) -> None:

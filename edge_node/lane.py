@@ -65,7 +65,7 @@ class Lane:
         self._gate = gate
         self._max_waiting = max_waiting
         self._order: deque[Chunk | Silence] = deque()
-        self._n_gated = 0  # chunks that wait for the gate
+        self._gated: deque[Chunk] = deque()
         self._ready: deque[Chunk] = deque()
         self._n_waiting = 0
         self._n_taken = 0
@@ -132,7 +132,7 @@ class Lane:
             self.collect()
             self._order.append(fell_silent(self.windower, now_ns, self._clock))
             self._settle()
-        return self._n_untaken > 0 or self._n_gated > 0
+        return self._n_untaken > 0 or bool(self._gated or self._ready)
 
     def collect(self) -> None:
         """Turn closed windows into chunks, resolve those whose gate is known, settle what needs no score."""
@@ -140,12 +140,7 @@ class Lane:
             self._n_taken += batch.n
             for part in _parts(batch):
                 self._admit(part)
-        if self._n_gated:
-            for chunk in self._order:
-                if isinstance(chunk, Chunk) and chunk.stage == "gated":
-                    if not self._gate_knows(chunk):
-                        break
-                    self._resolve(chunk)
+        self._open_gate()
         if self._n_waiting > self._max_waiting:
             self._shed()
         self._settle()
@@ -235,7 +230,7 @@ class Lane:
             if chunk.raw is not None and self._recentring is None:
                 chunk.features = chunk.raw
         self._ready = deque(c for c in chunks if c.stage == "ready")
-        self._n_gated = sum(c.stage == "gated" for c in chunks)
+        self._gated = deque(c for c in chunks if c.stage == "gated")
         self._n_waiting = sum(c.n for c in chunks if c.stage in ("gated", "ready"))
         self._sensors.restore(state.sensors)
         self._limits.restore(state.limits)
@@ -300,15 +295,27 @@ class Lane:
         if self.plan.limits:
             chunk.violated, chunk.extreme = self._limits.check(batch)
         self._n_waiting += chunk.n
-        self._n_gated += 1
+        self._gated.append(chunk)
         self._order.append(chunk)
 
-    def _gate_knows(self, chunk: Chunk) -> bool:
-        return self._gate is None or self._finishing or self._gate.knows(int(chunk.end_ns[-1]))
+    def _open_gate(self) -> None:
+        """Resolve the windows of which it is known whether the machine ran, the oldest first."""
+        while self._gated:
+            chunk = self._gated[0]
+            known = chunk.n_windows
+            if self._gate is not None and not self._finishing:
+                known = self._gate.n_known(chunk.end_ns)
+            if known == 0:
+                return
+            self._gated.popleft()
+            if known < chunk.n_windows:
+                rest = chunk.split(known)
+                self._order.insert(self._order.index(chunk) + 1, rest)
+                self._gated.appendleft(rest)
+            self._resolve(chunk)
 
     def _resolve(self, chunk: Chunk) -> None:
         """Decide which of the chunk's windows are scored."""
-        self._n_gated -= 1
         before = chunk.n
         if self._gate is not None:
             active = self._gate.active(chunk.start_ns, chunk.end_ns)
@@ -341,7 +348,7 @@ class Lane:
                 if chunk.stage == "ready":
                     self._ready.remove(chunk)
                 else:
-                    self._n_gated -= 1
+                    self._gated.remove(chunk)
                     chunk.faults = None  # nobody knows whether the machine ran
                 self._n_waiting -= chunk.n
                 self._forget(chunk, DropReason.BACKPRESSURE)

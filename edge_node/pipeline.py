@@ -30,7 +30,7 @@ from edge_node.settling import Trace
 from models import codec, scoring
 from models.calibration import p_values
 from models.features import extract
-from models.signal import ArtifactTarget, DropReason, SampleBlock
+from models.signal import ArtifactTarget, DropReason, SampleBlock, samples_to_ns
 
 __all__ = ["Counters", "Pipeline", "PipelineEvent", "ScoreBatch"]
 
@@ -88,7 +88,8 @@ class Pipeline:
             if plan.gate is not None:
                 watched = by_id[plan.gate.device_id]
                 origin = next(c.origin for c in watched.device.channels if c.name == plan.gate.channel)
-                gate = Gate(plan.gate, origin, watched.time)
+                period_ns = samples_to_ns(1, watched.window.rate_hz)
+                gate = Gate(plan.gate, origin, watched.time, period_ns)
                 self._gates.setdefault(plan.gate.device_id, []).append((device_id, gate))
             self._lanes[device_id] = Lane(site, gateway, plan, gate, max_waiting)
         self._out: dict[int, tuple[list[Chunk], NDArray[np.float32]]] = {}

@@ -244,7 +244,7 @@ class Settler:
         n_lost = (j - i) - n_scored - n_idle - n_faulty
         for reason, n in (("inactive", n_idle), ("sensor_fault", n_faulty), ("not_scored", n_lost)):
             if n:
-                summariser.exclude(int(chunk.end_ns[j - 1]), reason, n)
+                summariser.exclude(chunk.end_ns[i:j], reason, n)
 
     def _centre(self) -> NDArray[np.float64]:
         """Where re-centring stood, as the last summarised row shows it: exact to float32."""

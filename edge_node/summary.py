@@ -108,9 +108,9 @@ class Summariser:
             return None
         return self._close((self._tally.span + 1) * self._span_ns)
 
-    def exclude(self, end_ns: int, reason: str, n: int = 1) -> None:
-        """Count ``n`` windows, the last of which ends at ``end_ns``, that were left out for ``reason``."""
-        excluded = self._open(end_ns, end_ns).excluded
+    def exclude(self, end_ns: NDArray[np.int64], reason: str, n: int) -> None:
+        """Count ``n`` of the windows of one span that end at ``end_ns`` int64[w] as left out for ``reason``."""
+        excluded = self._open(int(end_ns[0]), int(end_ns[-1])).excluded
         excluded[reason] = excluded.get(reason, 0) + n
 
     def add(
@@ -181,6 +181,7 @@ class Summariser:
                 reservoir=np.zeros((0, self._k), np.float32),
                 priorities=np.zeros(0, np.uint64),
             )
+        self._tally.first_ns = min(self._tally.first_ns, first_ns)
         self._tally.last_ns = max(self._tally.last_ns, last_ns)
         return self._tally
 
