@@ -73,7 +73,7 @@ class Daemon:
         if not self._config.sources:
             raise StartError(f"{config_path}: no [[source]]: a gateway that runs needs one to read from")
         self._core = assemble(self._config, on_notice=self._notice)
-        self._recorder = RecordingWriter(record) if record is not None else None
+        self._recorder = None if record is None else RecordingWriter(record, _devices(self._config))
         self._uplink: Uplink | None = None
         self._latency: dict[str, _Latency] = {}
         self._stopping = False
@@ -214,6 +214,8 @@ class Daemon:
             for plan in core.plans
             if same_place and plan.device.device_id in old and _same(plan, old[plan.device.device_id])
         }
+        if self._recorder is not None and _devices(before) != _devices(config):
+            log.warning("the recording goes on, but says of its devices what they were when it began")
         core.pipeline.restore(self._core.pipeline.snapshot(), only=kept)
         self._core = core
         if config.uplink != before.uplink or not same_place:
@@ -309,6 +311,10 @@ class Daemon:
 
     def _notice(self, text: str) -> None:
         log.warning(text)
+
+
+def _devices(config: Config) -> list[Device]:
+    return [device.device for device in config.devices]
 
 
 def _same(a: DevicePlan, b: DevicePlan) -> bool:

@@ -3,12 +3,13 @@ for bit.
 
 ``.jsonl`` is one JSON object a line with the values as base64 float32; every line is handed to the kernel
 whole, so a kill costs at most the line being written, and the reader leaves out a last line without its
-end. The Parquet form, with the same columns, is in ``block_parquet.py``.
+end. The first line says what devices the rows are of, where the writer knew. The Parquet form, with the
+same columns, is in ``block_parquet.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -19,12 +20,12 @@ import numpy as np
 from models import codec
 from models.logs import LogError, Tick, Warn
 from models.messages import pack_floats, unpack_floats
-from models.signal import Clock, SampleBlock
+from models.signal import Clock, Device, SampleBlock
 from models.text_files import open_bytes, text_lines
 
 FORMAT = "linewatch block log"
 VERSION = 1
-
+_MAX_HEADER = 64 << 20
 
 Ns = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -32,6 +33,7 @@ Ns = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 class _Header(msgspec.Struct, frozen=True, tag_field="kind", tag="log", kw_only=True):
     format: str
     version: int
+    devices: tuple[Device, ...] = ()  # none in logs of before they were written
 
 
 class _BlockRow(msgspec.Struct, frozen=True, tag_field="kind", tag="block", kw_only=True, omit_defaults=True):
@@ -56,10 +58,10 @@ _decode_row = msgspec.json.Decoder(_Row, dec_hook=lambda kind, value: codec.pars
 class JsonlWriter:
     """Appends rows to a new ``.jsonl`` file. Raises LogError."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, devices: Sequence[Device] = ()) -> None:
         self._path = path
         self._file = create(path)
-        self._put(codec.encode(_Header(format=FORMAT, version=VERSION)))
+        self._put(codec.encode(_Header(format=FORMAT, version=VERSION, devices=tuple(devices))))
 
     def write(self, item: SampleBlock | Tick) -> None:
         if isinstance(item, Tick):
@@ -102,6 +104,19 @@ def read_jsonl(path: Path, warn: Warn) -> Iterator[SampleBlock | Tick]:
                     raise LogError(path, f"no row of a block log ({error})", line=number) from error
                 if item is not None:
                     yield item
+
+
+def jsonl_devices(path: Path) -> tuple[Device, ...]:
+    """The devices that the log's first line names. Raises LogError."""
+    with open_bytes(path) as file:
+        line = file.readline(_MAX_HEADER)
+    try:
+        row = _decode_row(line)
+    except (msgspec.DecodeError, ValueError) as error:
+        if not line.endswith(b"\n"):  # the recording was interrupted at once
+            return ()
+        raise LogError(path, f"no row of a block log ({error})", line=1) from error
+    return row.devices if isinstance(row, _Header) else ()
 
 
 def is_jsonl_log(path: Path) -> bool:

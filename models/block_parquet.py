@@ -3,17 +3,18 @@
 Parquet has its index at the end of the file, and a torn one is unreadable; so blocks first go to a spool
 beside it (an Arrow IPC stream, handed to the kernel block by block), which becomes the Parquet file at
 ``close()``. After a kill the spool is still there and loses at most the block being written; reading the
-``.parquet`` reads it.
+``.parquet`` reads it. The devices that the rows are of are metadata of both.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from arro3.core import (
     Array,
@@ -30,13 +31,14 @@ from arro3.io import read_ipc_stream, write_ipc_stream, write_parquet
 from models import codec
 from models.block_log import FORMAT, VERSION, create, make_block, write_all
 from models.logs import LogError, Tick, Warn
-from models.parquet_files import parquet_batches, parquet_columns
-from models.signal import Clock, SampleBlock
+from models.parquet_files import parquet_batches, parquet_columns, parquet_metadata
+from models.signal import Clock, Device, SampleBlock
 from models.table_columns import ArrowRefusedError, arrow_errors
 
 SPOOL_SUFFIX = ".spool"
 _READ_ROWS = 16  # blocks a batch: a few megabytes of live blocks, 50 MB of the largest
 _GROUP_BYTES = 32 << 20
+_N_END = 8  # bytes of an Arrow stream's end mark
 
 
 def spool_of(path: Path) -> Path:
@@ -48,6 +50,7 @@ def _list_type(item: DataType) -> DataType:
     return DataType.list(Field("item", item, nullable=True))
 
 
+_METADATA = {"format": FORMAT, "version": str(VERSION)}
 _SCHEMA = Schema(
     [
         Field("kind", DataType.utf8()),
@@ -60,14 +63,14 @@ _SCHEMA = Schema(
         Field("time_ns", _list_type(DataType.int64())),
         Field("values", _list_type(DataType.float32())),
     ],
-    metadata={"format": FORMAT, "version": str(VERSION)},
+    metadata=_METADATA,
 )
 
 
 class ParquetWriter:
     """Appends rows to a spool, and makes the ``.parquet`` of it at ``close()``. Raises LogError."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, devices: Sequence[Device] = ()) -> None:
         self._path = path
         self._spool = spool_of(path)
         if path.exists():
@@ -75,12 +78,14 @@ class ParquetWriter:
         self._file = create(self._spool)
         self._n_rows = 0
         # A stream is its schema, its batches and an end mark: cut those apart, so that it can grow.
-        empty = _ipc(None)
-        self._head, self._end = empty[:-8], empty[-8:]
-        write_all(self._spool, self._file, self._head)
+        self._n_schema = len(_ipc(_SCHEMA)) - _N_END
+        metadata = _METADATA | {"devices": codec.encode(tuple(devices)).decode()}
+        empty = _ipc(_SCHEMA.with_metadata(metadata))
+        self._end = empty[-_N_END:]
+        write_all(self._spool, self._file, empty[:-_N_END])
 
     def write(self, item: SampleBlock | Tick) -> None:
-        write_all(self._spool, self._file, _ipc(_batch(item))[len(self._head) : -len(self._end)])
+        write_all(self._spool, self._file, _ipc(_SCHEMA, _batch(item))[self._n_schema : -_N_END])
         self._n_rows += 1
 
     def close(self) -> None:
@@ -121,6 +126,22 @@ def read_parquet_log(path: Path, warn: Warn) -> Iterator[SampleBlock | Tick]:
                 yield from _from_batch(spool, batch)
     except ArrowRefusedError as error:
         warn(f"{spool}: its last block is cut short; left out ({error})")
+
+
+def parquet_devices(path: Path) -> tuple[Device, ...]:
+    """The devices that the log, or its spool, names. Raises LogError."""
+    if path.exists():
+        metadata = parquet_metadata(path)
+    else:
+        try:
+            with arrow_errors():
+                metadata = read_ipc_stream(spool_of(path)).schema.metadata_str
+        except ArrowRefusedError:  # the recording was interrupted at once
+            return ()
+    try:
+        return codec.decode(metadata.get("devices", "[]").encode(), tuple[Device, ...])
+    except msgspec.DecodeError as error:
+        raise LogError(path, f"its devices cannot be read ({error})") from error
 
 
 def is_parquet_log(path: Path) -> bool:
@@ -196,7 +217,7 @@ def _one_list(items: Array, n: int, item: DataType) -> Array:
     return list_array(Array.from_numpy(np.array([0, n], dtype=np.int32)), items, type=_list_type(item))
 
 
-def _ipc(batch: RecordBatch | None) -> bytes:
+def _ipc(schema: Schema, *batches: RecordBatch) -> bytes:
     buffer = BytesIO()
-    write_ipc_stream(RecordBatchReader.from_batches(_SCHEMA, [] if batch is None else [batch]), buffer)
+    write_ipc_stream(RecordBatchReader.from_batches(schema, batches), buffer)
     return buffer.getvalue()

@@ -62,6 +62,13 @@ def parquet_columns(path: Path) -> tuple[str, ...]:
         return tuple(read_parquet(path).schema.names)
 
 
+def parquet_metadata(path: Path) -> dict[str, str]:
+    """Key and value of what the file says of itself. Raises LogError as :func:`parquet_columns` does."""
+    _check(path, 0)
+    with parquet_errors(path):
+        return dict(read_parquet(path).schema.metadata_str)
+
+
 def _check(path: Path, n_rows: int) -> None:
     """A Parquet file begins and ends with its mark, and Arrow gets through it."""
     try:

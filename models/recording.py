@@ -14,13 +14,20 @@ from pathlib import Path
 
 import numpy as np
 
-from models.block_log import JsonlWriter, is_jsonl_log, read_jsonl
-from models.block_parquet import SPOOL_SUFFIX, ParquetWriter, is_parquet_log, read_parquet_log, spool_of
+from models.block_log import JsonlWriter, is_jsonl_log, jsonl_devices, read_jsonl
+from models.block_parquet import (
+    SPOOL_SUFFIX,
+    ParquetWriter,
+    is_parquet_log,
+    parquet_devices,
+    read_parquet_log,
+    spool_of,
+)
 from models.csv_text import CsvTable
 from models.json_lines import JsonLines
 from models.log_rates import suggest_rate
 from models.logs import LogError, LogInfo, LogOptions, LogWarning, Tick, Warn, default_warn
-from models.signal import Mode, SampleBlock
+from models.signal import Device, Mode, SampleBlock
 from models.table_columns import find_roles, warn_ignored
 from models.tables import ParquetTable, table_blocks
 
@@ -36,6 +43,7 @@ __all__ = [
     "log_files",
     "open_table",
     "read_log",
+    "recorded_devices",
     "select_rows",
 ]
 
@@ -44,17 +52,19 @@ _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 
 class RecordingWriter:
-    """Writes a block log; the suffix of ``path`` (``.jsonl`` or ``.parquet``) chooses the form.
+    """Writes a block log; the suffix of ``path`` (``.jsonl`` or ``.parquet``) chooses the form. ``devices``
+    are those whose blocks it will hold: what their values mean (units, origins) goes with them.
 
     Never overwrites: LogError when ``path`` exists, cannot be created or has another suffix; ``write`` and
     ``close`` raise it when the disk is full, and what was written before stays readable.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, devices: Sequence[Device] = ()) -> None:
         path = Path(path)
         if path.suffix not in (".jsonl", ".parquet"):
             raise LogError(path, "a recording ends in .jsonl or .parquet")
-        self._writer = JsonlWriter(path) if path.suffix == ".jsonl" else ParquetWriter(path)
+        form = JsonlWriter if path.suffix == ".jsonl" else ParquetWriter
+        self._writer: JsonlWriter | ParquetWriter = form(path, devices)
         self.path = path
 
     def write(self, item: SampleBlock | Tick) -> None:
@@ -114,6 +124,15 @@ def read_log(
         yield from _read_file(file, options, device_id, warn)
 
 
+def recorded_devices(path: Path | str) -> tuple[Device, ...]:
+    """The devices as they were configured when ``path`` was recorded; none for a log that does not say.
+    Raises LogError."""
+    path = Path(path)
+    if not is_block_log(path):
+        return ()
+    return parquet_devices(path) if path.suffix == ".parquet" else jsonl_devices(path)
+
+
 def inspect_log(path: Path | str, options: LogOptions | None = None, *, device: str | None = None) -> LogInfo:
     """Columns, devices, rate and mode of a log, from its first part. Raises LogError.
 
@@ -151,6 +170,7 @@ def inspect_log(path: Path | str, options: LogOptions | None = None, *, device: 
         channels=channels,
         label_columns=roles.labels if roles else (),
         device_ids=devices,
+        devices=recorded_devices(file),
         n_rows_seen=n_rows,
         n_rows=n_rows if complete else None,
         start_ns=int(blocks[0].times()[0]) if blocks and blocks[0].n else None,
