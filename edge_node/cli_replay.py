@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime as dt
 import sys
-import zoneinfo
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tqdm import tqdm
 
 from edge_node.assembly import Core, assemble, assemble_bundle
+from edge_node.cli_values import UsageError, count, positive, probability, time_ns
 from edge_node.config import Config, ConfigError, load_config
 from edge_node.inference import ArtifactMissing
 from edge_node.model_store import BundleRefused, load_bundle
@@ -29,13 +28,13 @@ from edge_node.sources.replay import log_options
 from models import codec, messages
 from models.labels import Labels, label_columns, read_labels
 from models.logs import LogError, LogOptions
+from models.messages import Alert
 from models.recording import inspect_log, log_files, read_log, select_rows
 from models.runtime import GraphUnusable, RuntimeUnavailable
 from models.signal import Channel, Device, SampleBlock
 
 REFUSED, USAGE = 1, 2
 
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _SAMPLED_BYTES = 1 << 16
 
 _DESCRIPTION = """Runs a recorded log through the same windows, model and alerting as a live gateway, prints each
@@ -68,12 +67,12 @@ def add(commands: Any) -> None:
     level = replay.add_mutually_exclusive_group()
     level.add_argument(
         "--alerts-per-week",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="alert budget per device; default: the configuration's, with --model 1",
     )
     level.add_argument(
-        "--p", type=_probability, metavar="P", help="alert on p-values at or below this instead"
+        "--p", type=probability, metavar="P", help="alert on p-values at or below this instead"
     )
     out = replay.add_argument_group("what is written")
     out.add_argument("--output", type=Path, metavar="FILE", help="the alerts as JSON lines")
@@ -88,10 +87,8 @@ def add(commands: Any) -> None:
     read.add_argument(
         "--device", metavar="ID", help="which device of a log of several; or what to call the one"
     )
-    read.add_argument("--rows", type=_count(1), metavar="N", help="only N rows of each device")
-    read.add_argument(
-        "--skip-rows", type=_count(0), default=0, metavar="N", help="leave out the first N rows"
-    )
+    read.add_argument("--rows", type=count(1), metavar="N", help="only N rows of each device")
+    read.add_argument("--skip-rows", type=count(0), default=0, metavar="N", help="leave out the first N rows")
     read.add_argument("--from", dest="from_", metavar="TIME", help="RFC 3339, or in --timezone; inclusive")
     read.add_argument("--until", metavar="TIME", help="exclusive")
     read.add_argument("--timezone", metavar="ZONE", help="of times without an offset: UTC, Europe/Berlin, …")
@@ -110,7 +107,7 @@ def run(given: argparse.Namespace) -> int:
     """Runs ``edge-node replay``; returns the exit code."""
     try:
         _replay(given)
-    except _Usage as error:
+    except UsageError as error:
         print(f"edge-node replay: {error}", file=sys.stderr)
         return USAGE
     except (
@@ -126,27 +123,25 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-class _Usage(Exception):
-    """The command line contradicts itself or the log."""
-
-
 def _replay(given: argparse.Namespace) -> None:
     files = log_files(given.logs)
     for name in ("output", "scores"):
         target = getattr(given, name)
         if target is not None and any(target.exists() and target.samefile(file) for file in files):
-            raise _Usage(f"--{name} {target} is a log to replay: choose another name")
+            raise UsageError(f"--{name} {target} is a log to replay: choose another name")
     from_ns, until_ns = (
-        _time(f"--{n}", t, given.timezone) for n, t in (("from", given.from_), ("until", given.until))
+        time_ns(f"--{n}", t, given.timezone) for n, t in (("from", given.from_), ("until", given.until))
     )
     core, options = _core(given, files)
     recorded = is_recording(files)
+    if not recorded:
+        _check_channels(files[0], options, core)
     labels = _labels(given, options, files)
     report = Report(core, labels)
     speed = None if given.speed == "max" else float(given.speed)
     with ExitStack() as stack:
         scores = stack.enter_context(ScoresFile(given.scores)) if given.scores is not None else None
-        output = stack.enter_context(_create(given.output)) if given.output is not None else None
+        output = stack.enter_context(closing(_AlertsFile(given.output))) if given.output is not None else None
         bar = stack.enter_context(
             tqdm(total=_estimated_rows(files), unit=" rows", unit_scale=True, disable=None, leave=False)
         )
@@ -171,7 +166,7 @@ def _replay(given: argparse.Namespace) -> None:
                 report.alert(alert)
                 tqdm.write(alert_line(alert), file=sys.stdout)
                 if output is not None:
-                    _write(given.output, output, messages.encode(alert) + b"\n")
+                    output.write(alert)
             if step.alerts and speed is not None:
                 sys.stdout.flush()
             for trace in step.traces:
@@ -196,12 +191,12 @@ def _core(given: argparse.Namespace, files: list[Path]) -> tuple[Core, LogOption
         config = _with_level(load_config(given.config), given)
         devices = {device.device.device_id: device.device for device in config.devices}
         if given.device is not None and given.device not in devices:
-            raise _Usage(f"--device {given.device}: {given.config} has {', '.join(devices)}")
+            raise UsageError(f"--device {given.device}: {given.config} has {', '.join(devices)}")
         return assemble(config, on_notice=_warn), log_options(options, devices)
     bundle = load_bundle(given.model)
     manifest = bundle.manifest
     device_id = given.device
-    channels = tuple(Channel(name=c.name, unit=c.unit, origin=c.origin) for c in manifest.channels)
+    channels = tuple(Channel(name=c.name, origin=c.origin) for c in manifest.channels)
     window = manifest.window
 
     def like_model(name: str) -> Device:
@@ -214,13 +209,27 @@ def _core(given: argparse.Namespace, files: list[Path]) -> tuple[Core, LogOption
         name = Path(stem).stem or stem
         info = inspect_log(files[0], log_options(options, {name: like_model(name)}))
         if len(info.device_ids) > 1:
-            raise _Usage(
+            raise UsageError(
                 f"{files[0]} holds {len(info.device_ids)} devices: choose one with --device: {', '.join(info.device_ids)}"
             )
         device_id = info.device_ids[0] if info.device_ids else name
     budget = given.alerts_per_week
     core = assemble_bundle(bundle, device_id, alerts_per_week=budget, p_threshold=given.p, on_notice=_warn)
     return core, log_options(options, {device_id: like_model(device_id)})
+
+
+def _check_channels(file: Path, options: LogOptions, core: Core) -> None:
+    """LogError where a table lacks a channel: no window of it would ever be whole."""
+    info = inspect_log(file, options)
+    for plan in core.plans:
+        missing = [name for name in plan.device.channel_names if name not in info.channels]
+        if missing and plan.device.device_id in info.device_ids:
+            who = f"model {plan.model.model_id}" if plan.model is not None else "the configuration"
+            raise LogError(
+                file,
+                f"there is no channel {', '.join(map(repr, missing))}, which {who} has",
+                remedy=f"its channels are {', '.join(info.channels)}",
+            )
 
 
 def _with_level(config: Config, given: argparse.Namespace) -> Config:
@@ -239,10 +248,10 @@ def _options(given: argparse.Namespace) -> LogOptions:
         try:
             rate_hz = codec.parse_rate(given.rate_hz)
         except ValueError as error:
-            raise _Usage(f"--rate-hz: {error}") from error
+            raise UsageError(f"--rate-hz: {error}") from error
     separator = {"tab": "\t", "\\t": "\t"}.get(given.separator, given.separator)
     if separator is not None and len(separator) != 1:
-        raise _Usage(f"--separator must be one character, not {separator!r}")
+        raise UsageError(f"--separator must be one character, not {separator!r}")
     return LogOptions(
         separator=separator,
         time_column=given.time_column,
@@ -274,11 +283,11 @@ def _of_device(
                 others[item.device_id] = None
                 continue
             if only is not None and item.device_id != only:
-                raise _Usage(f"the log also holds device {item.device_id}: choose one with --device")
+                raise UsageError(f"the log also holds device {item.device_id}: choose one with --device")
             found = True
         yield item
     if wanted is not None and not found and others:
-        raise _Usage(f"--device {wanted}: {files[0]} holds {', '.join(others)}")
+        raise UsageError(f"--device {wanted}: {files[0]} holds {', '.join(others)}")
 
 
 def _counted(items: Iterator[Item], bar: tqdm[Any]) -> Iterator[Item]:
@@ -300,72 +309,26 @@ def _estimated_rows(files: list[Path]) -> int | None:
     return round(total)
 
 
-def _create(path: Path) -> IO[bytes]:
-    try:
-        return path.open("wb")
-    except OSError as error:
-        raise LogError(path, f"cannot be written ({error.strerror})") from error
+class _AlertsFile:
+    """JSON lines, each with the kernel as soon as it is written. Raises LogError."""
 
-
-def _write(path: Path, file: IO[bytes], data: bytes) -> None:
-    try:
-        file.write(data)
-    except OSError as error:
-        raise LogError(path, f"cannot be written ({error.strerror})") from error
-
-
-def _time(option: str, text: str | None, timezone: str | None) -> int | None:
-    """``text`` as Unix UTC nanoseconds."""
-    if text is None:
-        return None
-    try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise _Usage(f"{option} {text!r} is not a time: write 2024-05-01T06:00:00Z") from None
-    if moment.tzinfo is None:
-        if timezone is None:
-            raise _Usage(f"{option} {text!r} has no offset: add one (…Z, …+02:00) or give --timezone")
+    def __init__(self, path: Path) -> None:
+        self._path = path
         try:
-            moment = moment.replace(tzinfo=zoneinfo.ZoneInfo(timezone))
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError):
-            raise _Usage(
-                f"--timezone {timezone!r} is not known: use UTC or a name such as Europe/Berlin"
-            ) from None
-    return (moment - _EPOCH) // dt.timedelta(microseconds=1) * 1000
+            self._file = path.open("wb", buffering=0)
+        except OSError as error:
+            raise LogError(path, f"cannot be written ({error.strerror})") from error
 
-
-def _count(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
+    def write(self, alert: Alert) -> None:
+        line = memoryview(messages.encode(alert) + b"\n")
         try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-        return value
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise LogError(self._path, f"cannot be written ({error.strerror})") from error
 
-    return parse
-
-
-def _positive(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
-
-
-def _probability(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
+    def close(self) -> None:
+        self._file.close()
 
 
 def _warn(text: str) -> None:

@@ -45,6 +45,7 @@ class Figures:
     n_detected: float
     n_covered: float
     delay_s: float | None
+    n_alerts: float
     n_false_alerts: float
 
 
@@ -68,6 +69,7 @@ class _Tally:
     n_predicted: int
     n_detected: int
     n_covered: int
+    n_alerts: int
     n_false_alerts: int
     delays_ns: Index
 
@@ -112,6 +114,11 @@ class Scoreboard:
     @property
     def n_faults(self) -> int:
         return len(self._faults)
+
+    @property
+    def faults(self) -> list[tuple[int, int]]:
+        """[start, stop) of the windows of each fault."""
+        return [(fault[0], fault[1]) for fault in self._faults]
 
     def auc_pairs(self) -> float:
         """Pairs of a negative and a positive window in which the positive one has the higher score; ties half."""
@@ -172,6 +179,7 @@ class Scoreboard:
             n_predicted=int((stops - starts).sum()),
             n_detected=int(detected.sum()),
             n_covered=int(covered.sum()),
+            n_alerts=starts.size,
             n_false_alerts=int(np.count_nonzero(positive == 0)),
             delays_ns=np.array(delays, np.int64),
         )
@@ -218,6 +226,7 @@ def _figures(tallies: Sequence[_Tally], n: int, n_positive: int, auc: float | No
         n_detected=sum(t.n_detected for t in tallies),
         n_covered=sum(t.n_covered for t in tallies),
         delay_s=float(np.median(delays)) / NS_PER_S if delays.size else None,
+        n_alerts=sum(t.n_alerts for t in tallies),
         n_false_alerts=sum(t.n_false_alerts for t in tallies),
     )
 
@@ -238,6 +247,7 @@ def _mean(draws: Sequence[Figures], auc: float | None) -> Figures:
         n_detected=means["n_detected"] or 0.0,
         n_covered=means["n_covered"] or 0.0,
         delay_s=means["delay_s"],
+        n_alerts=means["n_alerts"] or 0.0,
         n_false_alerts=means["n_false_alerts"] or 0.0,
     )
 

@@ -21,6 +21,7 @@ from models.messages import Alert, rfc3339
 from models.signal import NS_PER_S, DropReason, SampleBlock
 
 WEEK_NS = 7 * 86_400 * NS_PER_S
+SEPARATES = 0.7  # a ROC AUC from which on scores are worth a look
 
 
 def alert_line(alert: Alert) -> str:
@@ -187,12 +188,16 @@ def quality_text(quality: Quality) -> str:
         row("false alerts", "n_false_alerts", 1),
     ]
     headers = ("against the labels", "alerts", "random", "clock")
-    table = _table(rows, headers)
-    return (
-        f"{table}\n"
+    notes = (
         f"({quality.n_positive} of {quality.n_windows} scored windows are labelled anomalous. random: the same alerts at "
         "random times; clock: a score that only grows)"
     )
+    if not quality.alerts.n_alerts and (quality.alerts.auc or 0.0) > SEPARATES:
+        notes += (
+            "\nThe scores tell anomalous windows from others, but none lasts above the level: "
+            "with more --alerts-per-week there would be alerts."
+        )
+    return f"{_table(rows, headers)}\n{notes}"
 
 
 def _table(rows: Sequence[tuple[str, ...]], headers: tuple[str, ...] = ()) -> str:
