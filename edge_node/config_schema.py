@@ -91,6 +91,7 @@ class Uplink(Broker, frozen=True, kw_only=True, forbid_unknown_fields=True):
     version: MqttVersion = "5"
     prefix: Name = DEFAULT_PREFIX
     queue_messages: Count = 10_000
+    queue_bytes: Count = 64 << 20
 
 
 class MqttSubscription(PayloadSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -23,11 +23,13 @@ import structlog
 from edge_node import figures, metrics
 from edge_node.assembly import assemble
 from edge_node.block_queue import BlockQueue
+from edge_node.carry_over import carry_over
 from edge_node.config import Config, ConfigError, load_config
+from edge_node.gateway_alerts import GatewayAlerts
 from edge_node.metrics import Family
-from edge_node.plans import DevicePlan
 from edge_node.running_sources import RunningSources, raise_failure
 from edge_node.settling import PipelineEvent
+from edge_node.troubles import troubles
 from edge_node.uplink import Uplink
 from models.logs import LogError, Tick
 from models.messages import Alert, Delivery, Event, GatewayState, Status, rfc3339
@@ -132,7 +134,7 @@ class Daemon:
                 server.server_close()
 
     async def _serve(self, end_with_sources: bool) -> None:
-        next_status_ns = 0
+        next_status_ns, said = 0, None
         while not self._stopping and not (
             end_with_sources and self._sources.ended and not self._queue.n_samples
         ):
@@ -144,7 +146,9 @@ class Daemon:
                 self._reload = False
                 await self._reconfigure()
                 next_status_ns = 0
-            if now_ns >= next_status_ns or next_status_ns - now_ns > 2 * self._status_ns:
+            present = (self._core.models, self._uplink.conflicts if self._uplink is not None else ())
+            if present != said or now_ns >= next_status_ns or next_status_ns - now_ns > 2 * self._status_ns:
+                said = present
                 next_status_ns = now_ns + self._status_ns
                 self._publish_status("online")
             self._check_parts()
@@ -161,6 +165,21 @@ class Daemon:
             self._record(Tick(now_ns))
             self._core.pipeline.advance(now_ns)
             self._core.score()
+            self._watch_ourselves(now_ns)
+        self._deliver_all()
+
+    def _watch_ourselves(self, now_ns: int) -> None:
+        sources = self._sources.counters().values()
+        found = troubles(self._core, sources, self._uplink, self._config.gateway.status_s)
+        for alert in self._alerts.step(found, now_ns, time.monotonic()):
+            self._deliver(PipelineEvent(alert, now_ns, None))
+
+    def _close_alerts(self) -> None:
+        now_ns = self._now_ns()
+        for alert in self._alerts.close(now_ns):
+            self._deliver(PipelineEvent(alert, now_ns, None))
+
+    def _deliver_all(self) -> None:
         for event in self._core.pipeline.events():
             self._deliver(event)
 
@@ -208,23 +227,19 @@ class Daemon:
             return
         before, self._config = self._config, config
         same_place = (before.gateway.site, before.gateway.name) == (config.gateway.site, config.gateway.name)
-        old = {plan.device.device_id: plan for plan in self._core.plans}
-        kept = {
-            plan.device.device_id
-            for plan in core.plans
-            if same_place and plan.device.device_id in old and _same(plan, old[plan.device.device_id])
-        }
-        if self._recorder is not None and _devices(before) != _devices(config):
-            log.warning("the recording goes on, but says of its devices what they were when it began")
-        core.pipeline.restore(self._core.pipeline.snapshot(), only=kept)
+        n_kept = carry_over(self._core, core, same_gateway=same_place)
         self._core = core
+        self._deliver_all()  # what ends was said under the old name, and ends there
+        if not same_place:
+            self._close_alerts()
+            self._alerts = GatewayAlerts(config.gateway.site, config.gateway.name)
         if config.uplink != before.uplink or not same_place:
             await self._stop_uplink()
             self._start_uplink()
         devices = self._devices()
         await self._sources.keep(config.sources, devices)
         self._sources.start(config.sources, devices)
-        log.info("configuration taken up", n_devices=len(config.devices), n_kept=len(kept))
+        log.info("configuration taken up", n_devices=len(config.devices), n_kept=n_kept)
 
     def _check_parts(self) -> None:
         """A part that failed ends the daemon."""
@@ -253,8 +268,8 @@ class Daemon:
             self._turn()
         self._core.pipeline.finish()
         self._core.score()
-        for event in self._core.pipeline.events():
-            self._deliver(event)
+        self._deliver_all()
+        self._close_alerts()
         await self._stop_uplink(final)
         if self._recorder is not None:
             self._recorder.close()
@@ -315,25 +330,3 @@ class Daemon:
 
 def _devices(config: Config) -> list[Device]:
     return [device.device for device in config.devices]
-
-
-def _same(a: DevicePlan, b: DevicePlan) -> bool:
-    """Whether what one remembers means the same to the other."""
-    models = [None if plan.model is None else plan.model.manifest for plan in (a, b)]
-    return models[0] == models[1] and (
-        a.device,
-        a.window,
-        a.time,
-        a.alert,
-        a.limits,
-        a.gate,
-        a.summary_s,
-    ) == (
-        b.device,
-        b.window,
-        b.time,
-        b.alert,
-        b.limits,
-        b.gate,
-        b.summary_s,
-    )

@@ -32,7 +32,6 @@ from models.topics import GatewayTopics
 
 WINDOW = 20  # unacknowledged messages; the default of brokers
 MAX_LOST = 5
-MAX_QUEUE_BYTES = 64 << 20
 MAX_CONFLICTS = 8
 PACKET_OVERHEAD = 16  # fixed header, message id and properties of a PUBLISH, at most
 FAULT_LOG_S = 60.0
@@ -60,8 +59,6 @@ class Uplink:
         config: UplinkConfig,
         topics: GatewayTopics,
         offline: Status,
-        *,
-        max_queue_bytes: int = MAX_QUEUE_BYTES,
     ) -> None:
         if offline.state != "offline":
             raise ValueError(f"the last will says {offline.state!r}, not 'offline'")
@@ -69,11 +66,12 @@ class Uplink:
         self._boot_id = offline.boot_id
         self._lock = threading.Lock()
         self._moved = threading.Condition(self._lock)  # the queue or the connection changed
-        self._queue = EgressQueue(config.queue_messages, max_queue_bytes)
+        self._queue = EgressQueue(config.queue_messages, config.queue_bytes)
         self._in_flight: dict[int, Outgoing] = {}
         self._retained: dict[str, Outgoing] = {}
         self._counters = UplinkCounters()
         self._conflicts: list[str] = []
+        self._n_foreign = 0
         self._log_limit = LogLimit(FAULT_LOG_S)
         # The boot id keeps clones of one gateway from throwing each other off the broker for ever.
         client_id = config.client_id or f"{topics.site}-{topics.gateway}-{offline.boot_id}"
@@ -117,6 +115,12 @@ class Uplink:
         card)."""
         with self._lock:
             return tuple(self._conflicts)
+
+    @property
+    def n_foreign(self) -> int:
+        """How many of their statuses we have heard."""
+        with self._lock:
+            return self._n_foreign
 
     def counters(self) -> UplinkCounters:
         """A copy of the counters."""
@@ -199,6 +203,7 @@ class Uplink:
             return
         if status.boot_id != self._boot_id and status.state == "online":
             with self._lock:
+                self._n_foreign += 1
                 if status.boot_id not in self._conflicts and len(self._conflicts) < MAX_CONFLICTS:
                     self._conflicts.append(status.boot_id)
             self._log_fault(

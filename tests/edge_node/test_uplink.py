@@ -324,7 +324,7 @@ def test_a_full_queue_gives_up_summaries_first() -> None:
 
 def test_a_queue_bounded_in_bytes() -> None:
     size = len(encode(summary(0))) + len(SUMMARIES)
-    up = Uplink(config(free_port()), TOPICS, status("offline"), max_queue_bytes=5 * size)
+    up = Uplink(config(free_port(), queue_bytes=5 * size), TOPICS, status("offline"))
     for i in range(8):
         up.publish(summary(i))
     assert up.n_queued == 5

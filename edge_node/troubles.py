@@ -1,0 +1,37 @@
+"""What can be wrong with the gateway itself, as it stands now: the input of ``gateway_alerts``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from edge_node.assembly import Core
+from edge_node.gateway_alerts import Trouble
+from edge_node.sources import SourceCounters
+from edge_node.uplink import Uplink
+from models.signal import DropReason
+
+HOLD_S = 60.0
+STATUSES_UNHEARD = (
+    3  # a clone publishes its status as often as we do: after so many that did not come it is gone
+)
+
+
+def troubles(
+    core: Core, sources: Iterable[SourceCounters], uplink: Uplink | None, status_s: float
+) -> list[Trouble]:
+    """Every trouble that there is or could be; ``status_s`` is how often the gateway publishes its status."""
+    found = [
+        Trouble(f"backend/{name}", engine.notices[-1], len(engine.notices), math.inf)
+        for name, engine in core.engines.items()
+        if engine.notices
+    ]
+    failure = f"windows are not scored, inference fails: {core.last_failure}"
+    found.append(Trouble("inference", failure, core.n_inference_failures, HOLD_S, "critical"))
+    n_full = sum(counters.sample_drops[DropReason.QUEUE_FULL] for counters in sources)
+    full = "samples are dropped, the gateway cannot keep up with its sources"
+    found.append(Trouble("queue_full", full, n_full, HOLD_S, "critical"))
+    if uplink is not None:
+        clones = f"another computer publishes under this name (boot id {', '.join(uplink.conflicts)}): was an SD card cloned?"
+        found.append(Trouble("clone", clones, uplink.n_foreign, STATUSES_UNHEARD * status_s))
+    return found
