@@ -27,7 +27,8 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
 
     ``stage``: waiting for its gate, ready to be scored, out for scoring, or done with it. Per window:
     ``active`` (None: all are), ``faults``, ``fault_since_ns`` and ``reading`` in the channel's unit [w, c]
-    (None: no fault), ``violated`` and ``extreme`` [w, l] (None: no limit). Per row to score: everything from
+    (None: no fault), ``suspect`` [w, c]: the channel has stood still for longer than it should (None: none
+    has), ``violated`` and ``extreme`` [w, l] (None: no limit). Per row to score: everything from
     ``values`` on; ``features`` are ``raw`` re-centred.
     """
 
@@ -42,6 +43,7 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     faults: NDArray[np.uint8] | None = None
     fault_since_ns: NDArray[np.int64] | None = None
     reading: NDArray[np.float64] | None = None
+    suspect: NDArray[np.bool_] | None = None
     violated: NDArray[np.bool_] | None = None
     extreme: NDArray[np.float64] | None = None
     values: NDArray[np.float32] | None = None
@@ -75,7 +77,16 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
             rows=all_rows(self.n - i),
         )
         self.start_ns, self.end_ns, self.rows = self.start_ns[:i], self.end_ns[:i], self.rows[:i]
-        for name in ("faults", "fault_since_ns", "reading", "violated", "extreme", "values", "valid"):
+        for name in (
+            "faults",
+            "fault_since_ns",
+            "reading",
+            "suspect",
+            "violated",
+            "extreme",
+            "values",
+            "valid",
+        ):
             array = getattr(self, name)
             if array is not None:
                 setattr(rest, name, array[i:])

@@ -8,7 +8,7 @@ their scores come in, so what a device says depends on its signal alone. Pure.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -21,8 +21,9 @@ from edge_node.plans import DevicePlan
 from edge_node.settling import PipelineEvent, Settler, SettlerState
 from edge_node.silences import fell_silent, row_that_ends, spoke_again
 from models.recentring import Recentring, RecentringState
-from models.sensor_checks import LimitChecks, LimitState, SensorChecks, SensorState, fault_of
+from models.sensor_checks import ChannelBaseline, LimitChecks, LimitState, SensorChecks, SensorState, fault_of
 from models.signal import (
+    NS_PER_S,
     ArtifactTarget,
     Clock,
     DeviceCondition,
@@ -31,6 +32,8 @@ from models.signal import (
     WindowBatch,
 )
 from models.windowing import ClockEvent, Windower
+
+_SUSPECT_FACTOR = 2.0  # of the longest healthy run of one value
 
 
 class LaneState(msgspec.Struct, kw_only=True):
@@ -76,6 +79,7 @@ class Lane:
         baselines = [c.baseline for c in model.manifest.channels] if model is not None else None
         self._sensors = SensorChecks(plan.device.channels, baselines, plan.window)
         self._limits = LimitChecks(plan.limits, plan.device.channels, plan.window)
+        self._suspect_ns = suspect_limits_ns(baselines, len(plan.device.channels))
         self._recentring: Recentring | None = None
         if model is not None and model.manifest.recentring is not None:
             self._recentring = Recentring(
@@ -292,6 +296,9 @@ class Lane:
                 fault = fault_of(int(codes[i, c]))
                 assert fault is not None
                 chunk.reading[i, c] = self._sensors.observed(batch, i, c, fault)
+        suspect = batch.end_ns[:, None] - since_ns > self._suspect_ns
+        if suspect.any():
+            chunk.suspect = suspect
         if self.plan.limits:
             chunk.violated, chunk.extreme = self._limits.check(batch)
         self._n_waiting += chunk.n
@@ -374,6 +381,19 @@ class Lane:
             self._order.popleft()
         if self._finishing and not self._n_untaken:
             self.settler.finish(self.windower.last_arrival_ns or 0)
+
+
+def suspect_limits_ns(baselines: Sequence[ChannelBaseline] | None, n_channels: int) -> NDArray[np.int64]:
+    """How long each channel may read one value, int64[c], before what it reads is no sign of a machine fault.
+
+    A sensor that has just frozen is not known to have until it has stood still for much longer than any
+    healthy one; a window that sees the beginning of it looks like nothing the model knows.
+    """
+    limits = np.full(n_channels, np.iinfo(np.int64).max, dtype=np.int64)
+    for j, baseline in enumerate(baselines or ()):
+        if not baseline.constant:
+            limits[j] = round(_SUSPECT_FACTOR * baseline.longest_run_s * NS_PER_S)
+    return limits
 
 
 def _parts(batch: WindowBatch) -> Iterator[WindowBatch]:

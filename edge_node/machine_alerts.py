@@ -1,7 +1,7 @@
 """Alerts from scores: the machine is not as it was.
 
-Invariant: an alert is a function of the windows scored before it, and names the worst of those that the
-channel it blames is to blame for. Pure.
+Invariants: a sensor that may have frozen raises no machine alert; an alert is a function of the windows
+scored before it, and names the worst of those that the channel it blames is to blame for. Pure.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class MachineState(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """Of the rows of a chunk, bool[m]: the score was above the level; an episode was open after it."""
+    """Of the rows of a chunk, bool[m]: the score was above the level; an episode was open after it. A window
+    above for which a suspect sensor is to blame neither raises nor clears."""
 
     above: NDArray[np.bool_]
     is_open: NDArray[np.bool_]
@@ -93,11 +94,13 @@ class MachineAlerts:
         episodes = self._episodes
         for i, row in enumerate(chunk.rows.tolist()):
             start, end = int(chunk.start_ns[row]), int(chunk.end_ns[row])
-            blamed = self._blamed(chunk.residual[i]) if above[i] else ""
-            if above[i] or not episodes.quiet:
+            channel = self._blamed(chunk.residual[i]) if above[i] else -1
+            counts = channel >= 0 and not (chunk.suspect is not None and chunk.suspect[row, channel])
+            blamed = self._names[channel] if counts else ""
+            if counts or not episodes.quiet:
                 self._remember(chunk, i, blamed, end)
             severity: Severity = "critical" if critical[i] else "warning"
-            change = episodes.step(start, end, bool(above[i]), bool(below[i]), severity, blamed)
+            change = episodes.step(start, end, counts, bool(below[i]), severity, blamed)
             if change is not None:
                 said.append((row, KEY, self._alert(change, level.score_raise, chunk.clock)))
             is_open[i] = episodes.open
@@ -121,10 +124,10 @@ class MachineAlerts:
         self._worst = dict(state.worst)
         self._rows, self._rows_end_ns = list(state.rows), state.rows_end_ns
 
-    def _blamed(self, residual: NDArray[np.float32]) -> str:
+    def _blamed(self, residual: NDArray[np.float32]) -> int:
         """The channel with the greatest part of the squared residual."""
         power = residual.astype(np.float64) ** 2
-        return self._names[int(np.argmax([power[columns].sum() for columns in self._columns]))]
+        return int(np.argmax([power[columns].sum() for columns in self._columns]))
 
     def _remember(self, chunk: Chunk, i: int, blamed: str, end_ns: int) -> None:
         assert chunk.p is not None
