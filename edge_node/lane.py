@@ -8,32 +8,27 @@ their scores come in, so what a device says depends on its signal alone. Pure.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_node.chunk import MAX_CHUNK, Chunk, Silence, all_rows
+from edge_node.chunk import Chunk, Silence
 from edge_node.counters import Counters, added
 from edge_node.gating import Gate
+from edge_node.inspection import Inspection, InspectionState
 from edge_node.plans import DevicePlan
 from edge_node.settling import PipelineEvent, Settler, SettlerState
 from edge_node.silences import fell_silent, row_that_ends, spoke_again
 from models.recentring import Recentring, RecentringState
-from models.sensor_checks import ChannelBaseline, LimitChecks, LimitState, SensorChecks, SensorState, fault_of
 from models.signal import (
-    NS_PER_S,
     ArtifactTarget,
     Clock,
     DeviceCondition,
     DropReason,
     SampleBlock,
-    WindowBatch,
 )
 from models.windowing import ClockEvent, Windower
-
-_SUSPECT_FACTOR = 2.0  # of the longest healthy run of one value
 
 
 class LaneState(msgspec.Struct, kw_only=True):
@@ -42,8 +37,7 @@ class LaneState(msgspec.Struct, kw_only=True):
     of: str
     windower: bytes
     order: list[Chunk | Silence]
-    sensors: SensorState
-    limits: LimitState
+    inspection: InspectionState
     recentring: RecentringState | None
     settler: SettlerState
     counters: Counters
@@ -76,10 +70,7 @@ class Lane:
         self._stale = False
         self._finishing = False
         model = plan.model
-        baselines = [c.baseline for c in model.manifest.channels] if model is not None else None
-        self._sensors = SensorChecks(plan.device.channels, baselines, plan.window)
-        self._limits = LimitChecks(plan.limits, plan.device.channels, plan.window)
-        self._suspect_ns = suspect_limits_ns(baselines, len(plan.device.channels))
+        self._inspection = Inspection(plan)
         self._recentring: Recentring | None = None
         if model is not None and model.manifest.recentring is not None:
             self._recentring = Recentring(
@@ -142,8 +133,10 @@ class Lane:
         """Turn closed windows into chunks, resolve those whose gate is known, settle what needs no score."""
         for batch in self.windower.take():
             self._n_taken += batch.n
-            for part in _parts(batch):
-                self._admit(part)
+            self._n_waiting += batch.n
+            for chunk in self._inspection.chunks(batch, self.windower.last_arrival_ns or 0, self._clock):
+                self._gated.append(chunk)
+                self._order.append(chunk)
         self._open_gate()
         if self._n_waiting > self._max_waiting:
             self._shed()
@@ -206,8 +199,7 @@ class Lane:
             of=self._identity(),
             windower=self.windower.snapshot(),
             order=list(self._order),
-            sensors=self._sensors.state(),
-            limits=self._limits.state(),
+            inspection=self._inspection.state(),
             recentring=self._recentring.state() if self._recentring is not None else None,
             settler=self.settler.state(),
             counters=self.counters(),
@@ -236,8 +228,7 @@ class Lane:
         self._ready = deque(c for c in chunks if c.stage == "ready")
         self._gated = deque(c for c in chunks if c.stage == "gated")
         self._n_waiting = sum(c.n for c in chunks if c.stage in ("gated", "ready"))
-        self._sensors.restore(state.sensors)
-        self._limits.restore(state.limits)
+        self._inspection.restore(state.inspection)
         if self._recentring is not None and state.recentring is not None:
             self._recentring.restore(state.recentring)
         self.settler.restore(state.settler)
@@ -275,35 +266,6 @@ class Lane:
             elif len(self.windower.stale_channels) >= len(silent):
                 break  # by its own reckoning the windower did not hear them
         return block
-
-    def _admit(self, batch: WindowBatch) -> None:
-        codes, since_ns = self._sensors.examine(batch)
-        chunk = Chunk(
-            device_id=self.plan.device.device_id,
-            stage="gated",
-            arrival_ns=self.windower.last_arrival_ns or 0,
-            clock=self._clock,
-            start_ns=batch.start_ns,
-            end_ns=batch.end_ns,
-            rows=all_rows(batch.n),
-            values=batch.values,
-            valid=batch.valid,
-        )
-        if codes.any():
-            chunk.faults, chunk.fault_since_ns = codes, since_ns
-            chunk.reading = np.zeros(codes.shape)
-            for i, c in np.argwhere(codes).tolist():
-                fault = fault_of(int(codes[i, c]))
-                assert fault is not None
-                chunk.reading[i, c] = self._sensors.observed(batch, i, c, fault)
-        suspect = batch.end_ns[:, None] - since_ns > self._suspect_ns
-        if suspect.any():
-            chunk.suspect = suspect
-        if self.plan.limits:
-            chunk.violated, chunk.extreme = self._limits.check(batch)
-        self._n_waiting += chunk.n
-        self._gated.append(chunk)
-        self._order.append(chunk)
 
     def _open_gate(self) -> None:
         """Resolve the windows of which it is known whether the machine ran, the oldest first."""
@@ -381,28 +343,3 @@ class Lane:
             self._order.popleft()
         if self._finishing and not self._n_untaken:
             self.settler.finish(self.windower.last_arrival_ns or 0)
-
-
-def suspect_limits_ns(baselines: Sequence[ChannelBaseline] | None, n_channels: int) -> NDArray[np.int64]:
-    """How long each channel may read one value, int64[c], before what it reads is no sign of a machine fault.
-
-    A sensor that has just frozen is not known to have until it has stood still for much longer than any
-    healthy one; a window that sees the beginning of it looks like nothing the model knows.
-    """
-    limits = np.full(n_channels, np.iinfo(np.int64).max, dtype=np.int64)
-    for j, baseline in enumerate(baselines or ()):
-        if not baseline.constant:
-            limits[j] = round(_SUSPECT_FACTOR * baseline.longest_run_s * NS_PER_S)
-    return limits
-
-
-def _parts(batch: WindowBatch) -> Iterator[WindowBatch]:
-    """``batch`` in pieces of at most MAX_CHUNK windows."""
-    if batch.n <= MAX_CHUNK:
-        yield batch
-        return
-    for i in range(0, batch.n, MAX_CHUNK):
-        j = i + MAX_CHUNK
-        yield WindowBatch(
-            batch.device_id, batch.start_ns[i:j], batch.end_ns[i:j], batch.values[i:j], batch.valid[i:j]
-        )
