@@ -120,7 +120,11 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--model-id", metavar="ID", help="default: the name of DIR")
     what.add_argument(
-        "--class", dest="class_", default="", metavar="NAME", help="class of machines it is for"
+        "--class",
+        dest="class_",
+        default="",
+        metavar="NAME",
+        help="class of machines it is for; default: as recorded",
     )
     part = train.add_argument_group("the healthy part")
     part.add_argument("--rows", type=_count(1), metavar="N", help="only the first N rows")
@@ -143,11 +147,13 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     )
     read = train.add_argument_group("reading the log")
     read.add_argument("--device", metavar="ID", help="which device of a log of several")
-    read.add_argument("--mode", choices=[m.value for m in Mode], help="default: found from the times")
+    read.add_argument(
+        "--mode", choices=[m.value for m in Mode], help="default: as recorded, else found from the times"
+    )
     read.add_argument(
         "--rate-hz",
         metavar="RATE",
-        help="sampling rate, also as a fraction (1/300); default: found from the times",
+        help="sampling rate, also as a fraction (1/300); default: as recorded, else found from the times",
     )
     read.add_argument("--timezone", metavar="ZONE", help="of times without an offset: UTC, Europe/Berlin, …")
     read.add_argument("--time-column", metavar="NAME")
@@ -157,7 +163,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CHANNEL",
-        help="a wear indicator, never re-centred, as the gateway's config says; repeatable",
+        help="a wear indicator, never re-centred; repeatable; default: as recorded",
     )
     read.add_argument(
         "--unit",
@@ -165,7 +171,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         default=[],
         type=_pair,
         metavar="CHANNEL=UNIT",
-        help="as the gateway's config gives it; repeatable",
+        help="as in the gateway's config; repeatable; default: as recorded",
     )
     read.add_argument(
         "--origin",
@@ -173,7 +179,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         default=[],
         type=_pair,
         metavar="CHANNEL=VALUE",
-        help="subtracted before float32, as in the gateway's config; repeatable",
+        help="subtracted before float32, as in the gateway's config; repeatable; default: as recorded",
     )
     alerts = train.add_argument_group("what is printed")
     alerts.add_argument(

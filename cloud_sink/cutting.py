@@ -16,7 +16,7 @@ import msgspec
 from models.features import FeatureSet
 from models.labels import Labels
 from models.logs import LogInfo, LogOptions, Tick, Warn
-from models.recording import inspect_log, read_log
+from models.recording import inspect_log, log_files, read_log, recorded_devices
 from models.signal import NS_PER_S, Channel, Device, Mode, SampleBlock, WindowBatch, WindowSpec, samples_to_ns
 from models.windowing import Windower, default_policy
 
@@ -39,7 +39,8 @@ class Request:
 
     Trained on are the first ``n_rows`` rows with ``from_ns`` <= event time < ``until_ns``, less the intervals
     of ``exclude``. ``labels`` mark anomalies and test the finished model. A part that is named is taken at
-    its word to be healthy; of a whole recording the anomalies are left out. ``units`` by channel.
+    its word to be healthy; of a whole recording the anomalies are left out. ``units`` (by channel), ``wear``
+    and the options' origins add to, or take the place of, what a recording of ours says of its device.
     """
 
     logs: tuple[Path, ...]
@@ -65,47 +66,79 @@ class Request:
 
 
 def shape(request: Request) -> tuple[Device, WindowSpec]:
-    """The device as recorded and how it is cut into windows."""
+    """The device and how it is cut into windows: as asked for, else as the recording says, else as it
+    looks."""
     info = inspect_log(request.logs[0], request.options, device=request.device)
-    mode = request.mode or info.mode
-    rate_hz = request.options.rate_hz or info.rate_hz
+    known = _recorded(request)
+    device_id = _device_id(request, info, known)
+    recorded = known.get(device_id)
+    mode = request.mode or (recorded.mode if recorded else info.mode)
+    rate_hz = request.options.rate_hz or (recorded.rate_hz if recorded else info.rate_hz)
+    names, record = info.channels, 0
+    if info.device_ids != (device_id,) or mode is Mode.BURST:
+        names, record = _scan(request, device_id, rate_hz or Fraction(1))
     if rate_hz is None:
-        if request.device is not None and request.device not in info.device_ids:
-            _scan(request, request.device, Fraction(1))  # names the devices, where no log has this one
         raise DatasetError(
             f"{info.path}: no sampling rate can be told from the times: give it with --rate-hz"
         )
-    device_id = _device_id(request, info)
-    channels = info.channels
-    if info.device_ids != (device_id,) or mode is Mode.BURST:
-        channels, record = _scan(request, device_id, rate_hz)
-    else:
-        record = 0
-    if not channels:
+    if not names:
         raise DatasetError(f"{info.path}: no channel of device {device_id} in it")
-    unknown = sorted((set(request.units) | request.wear) - set(channels))
-    if unknown:
-        raise DatasetError(
-            f"--unit names {unknown[0]!r}, which is no channel of {device_id}: {', '.join(channels)}"
-        )
-    n, hop = _lengths(request, mode, record)
-    device = Device(
-        device_id=device_id,
-        machine=device_id,
-        mode=mode,
-        rate_hz=rate_hz,
-        channels=tuple(
-            Channel(
-                name=name,
-                unit=request.units.get(name, ""),
-                origin=request.options.origins.get(name, 0.0),
-                wear=name in request.wear,
-            )
-            for name in channels
-        ),
+    device = recorded or Device(
+        device_id=device_id, machine=device_id, channels=tuple(Channel(name=name) for name in names)
     )
+    device = msgspec.structs.replace(
+        device, mode=mode, rate_hz=rate_hz, channels=_channels(request, device, recorded is not None)
+    )
+    n, hop = _lengths(request, mode, record)
     n_fast = request.n_fast if request.feature_set == "slow" and request.n_fast < n else 0
     return device, WindowSpec(n=n, hop=hop, rate_hz=rate_hz, mode=mode, n_fast=n_fast)
+
+
+def _recorded(request: Request) -> dict[str, Device]:
+    """What the recordings say of their devices, by id. DatasetError where they contradict each other."""
+    found: dict[str, tuple[Device, Path]] = {}
+    for log in log_files(request.logs):
+        for device in recorded_devices(log):
+            first, other = found.setdefault(device.device_id, (device, log))
+            if _signal(first) != _signal(device) and request.device in (None, device.device_id):
+                raise DatasetError(
+                    f"{device.device_id} is another signal in {log} than in {other} (mode, rate, or a channel's "
+                    "unit, origin or wear flag): train on recordings of one configuration"
+                )
+    return {device_id: device for device_id, (device, _) in found.items()}
+
+
+def _signal(device: Device) -> tuple[object, ...]:
+    """What a model depends on."""
+    channels = sorted((c.name, c.unit, c.origin, c.wear) for c in device.channels)
+    return device.mode, device.rate_hz, channels
+
+
+def _channels(request: Request, device: Device, is_recorded: bool) -> tuple[Channel, ...]:
+    """The device's channels with the units, origins and wear flags that were asked for."""
+    origins = request.options.origins
+    for option, names in (("--unit", request.units), ("--wear", request.wear), ("--origin", origins)):
+        unknown = sorted(set(names) - set(device.channel_names))
+        if unknown:
+            raise DatasetError(
+                f"{option} names {unknown[0]!r}, which is no channel of {device.device_id}: "
+                f"{', '.join(device.channel_names)}"
+            )
+    for channel in device.channels:
+        if is_recorded and origins.get(channel.name, channel.origin) != channel.origin:
+            raise DatasetError(
+                f"--origin {channel.name}={origins[channel.name]:g}: the recording's values have the origin "
+                f"{channel.origin:g} subtracted: leave the option out"
+            )
+    return tuple(
+        msgspec.structs.replace(
+            channel,
+            unit=request.units.get(channel.name, channel.unit),
+            origin=origins.get(channel.name, channel.origin),
+            wear=channel.wear or channel.name in request.wear,
+        )
+        for channel in device.channels
+    )
 
 
 def _lengths(request: Request, mode: Mode, record: int) -> tuple[int, int]:
@@ -121,13 +154,15 @@ def _lengths(request: Request, mode: Mode, record: int) -> tuple[int, int]:
     return n, request.hop or hop
 
 
-def _device_id(request: Request, info: LogInfo) -> str:
+def _device_id(request: Request, info: LogInfo, known: Iterable[str]) -> str:
     if request.device is not None:
         return request.device
-    if len(info.device_ids) == 1:
-        return info.device_ids[0]
-    names = ", ".join(info.device_ids)
-    raise DatasetError(f"{info.path} holds {len(info.device_ids)} devices: choose one with --device: {names}")
+    # Those seen are of the log's first part only: a quiet device may come later.
+    devices = list(dict.fromkeys((*info.device_ids, *known)))
+    if len(devices) == 1:
+        return devices[0]
+    names = ", ".join(devices)
+    raise DatasetError(f"{info.path} holds {len(devices)} devices: choose one with --device: {names}")
 
 
 def _scan(request: Request, device_id: str, rate_hz: Fraction) -> tuple[tuple[str, ...], int]:
@@ -151,7 +186,7 @@ def _scan(request: Request, device_id: str, rate_hz: Fraction) -> tuple[tuple[st
             break
     if not channels:
         raise DatasetError(
-            f"{request.logs[0]}: no device {device_id!r} in it, only {', '.join(sorted(seen))}"
+            f"{request.logs[0]}: no device {device_id!r} in it, only {', '.join(sorted(seen)) or 'ticks'}"
         )
     return tuple(channels), record
 

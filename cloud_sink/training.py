@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from models.episodes import AlertPolicy
 from models.manifest import Family
 from models.messages import rfc3339
 from models.runtime import Graph, runtime_name
-from models.signal import NS_PER_S, ArtifactTarget
+from models.signal import NS_PER_S, ArtifactTarget, Channel
 
 TIMED_BATCHES = (1, 16)
 
@@ -59,6 +60,8 @@ def run(
     )
     with _reading() as progress:
         dataset = read_dataset(request, warn=_warn, progress=progress)
+    if not class_:
+        options = dataclasses.replace(options, class_=dataset.device.class_)
     with tqdm(total=n_steps(dataset), unit="step", disable=None, leave=False) as bar:
         trained = fit_dataset(dataset, options, tick=lambda step: _advance(bar, step))
     write_bundle(out, trained.manifest, trained.artifacts)
@@ -81,7 +84,7 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
         ("trained on", f"{rfc3339(training.start_ns)[:19]}Z to {rfc3339(training.end_ns)[:19]}Z"),
         (
             "signal",
-            f"{len(dataset.device.channels)} channels at {_rate(float(window.rate_hz))}, {window.mode.value}",
+            f"{_rate(float(window.rate_hz))}, {window.mode.value}: {_channels(dataset.device.channels)}",
         ),
         (
             "window",
@@ -158,6 +161,16 @@ def _recentring(trained: Trained) -> str:
     window = trained.manifest.window
     tau = duration(spec.tau_windows * window.hop_ns / NS_PER_S)
     return f"time constant {tau}, at most {spec.max_drift_sigma:g} sigma"
+
+
+def _channels(channels: Sequence[Channel]) -> str:
+    """Channels by what a gateway's must agree with: "x, y in m/s2; bearing in °C less 20; tip in mm (wear)"."""
+    alike: dict[str, list[str]] = {}
+    for channel in channels:
+        text = f" in {channel.unit}" if channel.unit else " without unit"
+        text += f" less {channel.origin:g}" if channel.origin else ""
+        alike.setdefault(text + (" (wear)" if channel.wear else ""), []).append(channel.name)
+    return "; ".join(f"{', '.join(names)}{text}" for text, names in alike.items())
 
 
 def _rate(rate_hz: float) -> str:
