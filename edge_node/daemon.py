@@ -75,6 +75,7 @@ class Daemon:
         if not self._config.sources:
             raise StartError(f"{config_path}: no [[source]]: a gateway that runs needs one to read from")
         self._core = assemble(self._config, on_notice=self._notice)
+        self._alerts = GatewayAlerts(self._config.gateway.site, self._config.gateway.name)
         self._recorder = None if record is None else RecordingWriter(record, _devices(self._config))
         self._uplink: Uplink | None = None
         self._latency: dict[str, _Latency] = {}
