@@ -90,7 +90,8 @@ class Bursts:
         return n
 
     def _n_until_next(self, t_ns: int) -> int:
-        """How many rows from ``t_ns`` on there are before a later record that has begun: a row goes to the latest."""
+        """How many rows from ``t_ns`` on there are before a later record that has begun: a row goes to the
+        latest."""
         starts = [r.origin_ns - self._jitter_ns for r in self._records]
         later = [start for start in starts if start > t_ns]
         return 1 << 62 if not later else -(-(later[0] - t_ns) * self._num // self._period)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from models.ledger import Ledger, window_times
 from models.sample_clock import SampleClock
 from models.signal import NS_PER_S, DropReason, WindowSpec
+from models.stacking import stack
 from models.time_policy import TimePolicy, to_ns
 from models.tracks import Track, TrackState
 
@@ -102,22 +103,14 @@ class Join:
         done = 0
         if index < clock.head:
             again = min(n, clock.head - index)
-            while done < again:
-                kept_from = max(clock.index_of(self._k_next * self._hop), track.low)
-                late = min(again - done, kept_from - index - done)
-                if late > 0:
-                    if self._set_back(arrival_ns):
-                        return done
-                    self._ledger.drop(DropReason.LATE, late * n_present)
-                    done += late
-                else:
-                    self._late_since_ns = None
-                    done += self._fill(track, index + done, rows[done:again], n_present)
+            done = self._file_again(track, index, rows[:again], n_present, arrival_ns)
+            if done < again:
+                return done
             if done < n:
                 clock.rejoin()
         if done < n:
             late = track.closed_to - clock.head
-            if late > 0:  # the windows of these rows closed on the clock
+            if late > 0:  # another stream, or the clock, has closed the windows of these rows
                 if self._set_back(arrival_ns):
                     return done
                 late = min(late, n - done)
@@ -199,6 +192,24 @@ class Join:
             self._late_since_ns = arrival_ns
         return arrival_ns - self._late_since_ns >= self._reset_ns
 
+    def _file_again(
+        self, track: Track, index: int, rows: NDArray[np.float32], n_present: int, arrival_ns: int
+    ) -> int:
+        """Files rows that lie before the stream's head: they are late, fill holes, or are there already."""
+        done = 0
+        while done < len(rows):
+            kept_from = max(track.clock.index_of(self._k_next * self._hop), track.low, track.closed_to)
+            late = min(len(rows) - done, kept_from - index - done)
+            if late > 0:
+                if self._set_back(arrival_ns):
+                    break
+                self._ledger.drop(DropReason.LATE, late * n_present)
+                done += late
+            else:
+                self._late_since_ns = None
+                done += self._fill(track, index + done, rows[done:], n_present)
+        return done
+
     def _fill(self, track: Track, index: int, rows: NDArray[np.float32], n_present: int) -> int:
         """Fills holes up to where the first open window may be complete; returns how many rows that took."""
         end = track.clock.index_of(self._k_next * self._hop) + self._n
@@ -232,7 +243,7 @@ class Join:
             last = self._last_complete()
             for track in self.tracks.values():
                 head = track.clock.head + (gap if track is gap_track else silence)
-                passed = max(passed, self._last_ending(track, head - self._lateness))
+                passed = max(passed, track.clock.last_window_by(head - self._lateness, self._n, self._hop))
             last = max(last, passed)
             if last < self._k_next:
                 return
@@ -251,7 +262,8 @@ class Join:
         self._late_before = max(self._late_before, min(k * self._hop, (k - 1) * self._hop + self._n))
         for track in self.tracks.values():
             low = track.clock.index_of(k * self._hop)
-            track.closed_to = min(low, track.clock.index_of((k - 1) * self._hop) + self._n)
+            end = track.clock.index_of((k - 1) * self._hop) + self._n
+            track.closed_to = max(track.closed_to, min(low, end))
             track.release(low)
 
     def _last_complete(self) -> int:
@@ -259,68 +271,25 @@ class Join:
         n_covered = 0
         for track in self.tracks.values():
             n_covered += len(track.columns)
-            last = min(last, self._last_ending(track, track.complete_to))
+            last = min(last, track.clock.last_window_by(track.complete_to, self._n, self._hop))
             if last < self._k_next or track.clock.index_of(self._k_next * self._hop) < track.low:
                 return self._k_next - 1
         return last if n_covered == self._n_channels else self._k_next - 1
 
-    def _last_ending(self, track: Track, index: int) -> int:
-        """The last window that ends at or before sample ``index`` of ``track``."""
-        clock = track.clock
-        k = (index - self._n + clock.offsets[-1][1]) // self._hop
-        if len(clock.offsets) > 1:
-            while clock.index_of(k * self._hop) + self._n > index:
-                k -= 1
-            while clock.index_of((k + 1) * self._hop) + self._n <= index:
-                k += 1
-        return k
-
     def _last_begun(self) -> int:
-        """The last window in which some stream may have a sample; in a record, the last that lies within
-        it."""
+        """The last window in which some stream may have a sample; in a record, the last that lies within it."""
+        clocks = [t.clock for t in self.tracks.values()]
         if self._record:
-            return max(self._last_ending(t, t.clock.head) for t in self.tracks.values())
-        return max(self._last_starting(t) for t in self.tracks.values())
-
-    def _last_starting(self, track: Track) -> int:
-        clock = track.clock
-        k = (clock.head - 1 + clock.offsets[-1][1]) // self._hop
-        if len(clock.offsets) > 1:
-            while clock.index_of(k * self._hop) >= clock.head:
-                k -= 1
-            while clock.index_of((k + 1) * self._hop) < clock.head:
-                k += 1
-        return k
+            return max(clock.last_window_by(clock.head, self._n, self._hop) for clock in clocks)
+        return max(clock.last_window_begun(self._hop) for clock in clocks)
 
     def _emit(self, w: int) -> None:
         if self.before_close is not None and not self.began:
             self.before_close()
         self.began = True
         n, hop, k = self._n, self._hop, self._k_next
-        tracks = list(self.tracks.values())
-        starts = [t.clock.index_of(k * hop) for t in tracks]
-        span = (w - 1) * hop + n
-        n_covered = sum(len(t.columns) for t in tracks)
-        valid: NDArray[np.bool_] | None = None
-        if n_covered == self._n_channels and all(
-            t.whole(s, s + span) for t, s in zip(tracks, starts, strict=True)
-        ):
-            if len(tracks) == 1:
-                values = tracks[0].windows(starts[0], w, n, hop).copy()
-            else:
-                values = np.empty((w, n, self._n_channels), np.float32)
-                for t, s in zip(tracks, starts, strict=True):
-                    values[:, :, t.index] = t.windows(s, w, n, hop)
-        else:
-            values = np.zeros((w, n, self._n_channels), np.float32)
-            valid = np.zeros(values.shape, np.bool_)
-            for t, s in zip(tracks, starts, strict=True):
-                for i in range(w):
-                    t.copy_into(s + i * hop, values[i], valid[i])
-            if valid.all():
-                valid = None
-            else:
-                hold(values, valid)
+        pieces = [(t, t.clock.index_of(k * hop)) for t in self.tracks.values()]
+        values, valid = stack(pieces, w, n, hop, self._n_channels)
         spans = window_times(k, w, n, hop, self._num, NS_PER_S * self._denominator, self.origin_ns)
         self._ledger.close(*spans, values, valid)
 
@@ -338,13 +307,3 @@ class Join:
         self.origin_ns, self._k_next, self.began = state.origin_ns, state.k_next, state.began
         self._late_before, self._late_since_ns = state.late_before, state.late_since_ns
         self.tracks = {t.columns: Track.restored(t) for t in state.tracks}
-
-
-def hold(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
-    """Fills what is not valid in windows [w, n, c], in place, with the last valid value before it in its
-    window; 0 before the first."""
-    n = values.shape[1]
-    last = np.where(valid, np.arange(n)[None, :, None], -1)
-    np.maximum.accumulate(last, axis=1, out=last)
-    held = np.take_along_axis(values, np.maximum(last, 0), axis=1)
-    values[...] = np.where(last >= 0, held, np.float32(0))

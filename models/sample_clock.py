@@ -170,6 +170,20 @@ class SampleClock(msgspec.Struct, kw_only=True):
             index = max(grid - offset, start)
         return index
 
+    def last_window_by(self, index: int, n: int, hop: int) -> int:
+        """The last window of ``n`` samples, every ``hop``, that ends at or before sample ``index``."""
+        k = (index - n + self.offsets[-1][1]) // hop
+        if len(self.offsets) > 1:
+            while self.index_of(k * hop) + n > index:
+                k -= 1
+            while self.index_of((k + 1) * hop) + n <= index:
+                k += 1
+        return k
+
+    def last_window_begun(self, hop: int) -> int:
+        """The last window, of one every ``hop`` samples, whose first sample came before ``head``."""
+        return self.last_window_by(self.head, 1, hop)
+
     def trim(self, low: int) -> None:
         """Forgets offsets that only samples before index ``low`` had."""
         while len(self.offsets) > 1 and self.offsets[1][0] < low:
