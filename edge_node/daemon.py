@@ -14,10 +14,8 @@ import signal
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from edge_node import figures, metrics
@@ -26,31 +24,27 @@ from edge_node.block_queue import BlockQueue
 from edge_node.carry_over import carry_over
 from edge_node.config import Config, ConfigError, load_config
 from edge_node.gateway_alerts import GatewayAlerts
+from edge_node.latencies import Latencies
 from edge_node.metrics import Family
 from edge_node.running_sources import RunningSources, raise_failure
 from edge_node.settling import PipelineEvent
 from edge_node.troubles import troubles
 from edge_node.uplink import Uplink
 from models.logs import LogError, Tick
-from models.messages import Alert, Delivery, Event, GatewayState, Status, rfc3339
+from models.messages import Alert, Event, GatewayState, Status, rfc3339
 from models.recording import RecordingWriter
 from models.signal import NS_PER_S, Device, SampleBlock
 from models.topics import GatewayTopics
 
 TICK_S = 0.25
 BLOCKS_A_TURN = 256
+_FIXED = ("log_level", "log_format", "metrics_host", "metrics_port", "queue_samples")  # while the daemon runs
 
 log = structlog.get_logger("linewatch.daemon")
 
 
 class StartError(Exception):
     """The daemon cannot start; the text says why and what to do."""
-
-
-@dataclass(slots=True)
-class _Latency:
-    n: int = 0
-    total_s: float = 0.0
 
 
 class Daemon:
@@ -78,7 +72,7 @@ class Daemon:
         self._alerts = GatewayAlerts(self._config.gateway.site, self._config.gateway.name)
         self._recorder = None if record is None else RecordingWriter(record, _devices(self._config))
         self._uplink: Uplink | None = None
-        self._latency: dict[str, _Latency] = {}
+        self._latencies = Latencies()
         self._stopping = False
         self._reload = False
         self._next_tick_ns = 0
@@ -187,20 +181,7 @@ class Daemon:
     def _deliver(self, event: PipelineEvent) -> None:
         message = event.event
         if isinstance(message, Alert):
-            now_ns = self._now_ns()
-            latency_ms = max((now_ns - event.arrival_ns) / 1e6, 0.0)
-            message = msgspec.structs.replace(
-                message,
-                delivery=Delivery(
-                    emitted_ns=now_ns,
-                    emitted_at=rfc3339(now_ns),
-                    latency_ms=round(latency_ms, 3),
-                    backend=event.backend or "",
-                ),
-            )
-            latency = self._latency.setdefault(message.kind, _Latency())
-            latency.n += 1
-            latency.total_s += latency_ms / 1e3
+            message = self._latencies.stamped(message, event, self._now_ns())
             log.info(message.message, alert=message.alert_id, state=message.state, severity=message.severity)
         if self._on_event is not None:
             self._on_event(message)
@@ -226,20 +207,29 @@ class Daemon:
         except ConfigError as error:
             log.error("the configuration was not taken up; the old one goes on", error=str(error))
             return
-        before, self._config = self._config, config
-        same_place = (before.gateway.site, before.gateway.name) == (config.gateway.site, config.gateway.name)
-        n_kept = carry_over(self._core, core, same_gateway=same_place)
+        before = self._config
+        same_gateway = (before.gateway.site, before.gateway.name) == (
+            config.gateway.site,
+            config.gateway.name,
+        )
+        n_kept = carry_over(self._core, core, same_gateway=same_gateway)
         self._core = core
         self._deliver_all()  # what ends was said under the old name, and ends there
-        if not same_place:
+        if not same_gateway:
             self._close_alerts()
             self._alerts = GatewayAlerts(config.gateway.site, config.gateway.name)
-        if config.uplink != before.uplink or not same_place:
+        moves = config.uplink != before.uplink or not same_gateway
+        if moves:
             await self._stop_uplink()
+        self._config = config
+        if moves:
             self._start_uplink()
         devices = self._devices()
         await self._sources.keep(config.sources, devices)
         self._sources.start(config.sources, devices)
+        fixed = [key for key in _FIXED if getattr(config.gateway, key) != getattr(before.gateway, key)]
+        if fixed:
+            log.warning(f"[gateway] {', '.join(fixed)}: only a restart takes this up")
         log.info("configuration taken up", n_devices=len(config.devices), n_kept=n_kept)
 
     def _check_parts(self) -> None:
@@ -309,9 +299,13 @@ class Daemon:
         connected = {f"source {name}": up for name, up in self._sources.connected().items()}
         if self._uplink is not None:
             connected["uplink"] = self._uplink.connected
-        latency = {kind: (latency.n, latency.total_s) for kind, latency in list(self._latency.items())}
         return figures.families(
-            self._core, self._sources.counters(), connected, self._uplink, self._queue.n_samples, latency
+            self._core,
+            self._sources.counters(),
+            connected,
+            self._uplink,
+            self._queue.n_samples,
+            self._latencies.totals(),
         )
 
     @property

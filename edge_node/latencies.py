@@ -1,0 +1,33 @@
+"""What the run adds to an alert on its way out: when it was said, how long that took, and what scored it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edge_node.announcing import PipelineEvent
+from models.messages import Alert, Delivery, rfc3339
+
+
+class Latencies:
+    """From the arrival of the last samples that an alert needed to its emission, by kind of alert."""
+
+    def __init__(self) -> None:
+        self._n: dict[str, int] = {}
+        self._total_s: dict[str, float] = {}
+
+    def stamped(self, alert: Alert, event: PipelineEvent, now_ns: int) -> Alert:
+        """``alert`` of ``event`` as it goes out at ``now_ns``; counted."""
+        latency_ms = max((now_ns - event.arrival_ns) / 1e6, 0.0)
+        self._n[alert.kind] = self._n.get(alert.kind, 0) + 1
+        self._total_s[alert.kind] = self._total_s.get(alert.kind, 0.0) + latency_ms / 1e3
+        delivery = Delivery(
+            emitted_ns=now_ns,
+            emitted_at=rfc3339(now_ns),
+            latency_ms=round(latency_ms, 3),
+            backend=event.backend or "",
+        )
+        return msgspec.structs.replace(alert, delivery=delivery)
+
+    def totals(self) -> dict[str, tuple[int, float]]:
+        """Count and sum in seconds, by kind."""
+        return {kind: (n, self._total_s[kind]) for kind, n in self._n.items()}
