@@ -1,0 +1,137 @@
+"""What is wrong with the gateway itself, as the real daemon says it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.topics import GATEWAY_DEVICE
+from tests.brokers import Subscriber, broker, free_port, wait_for
+from tests.edge_node.daemons import alerts, config, connected, feed, rows, running, status
+
+pytestmark = pytest.mark.tflite_runtime
+
+
+def system(subscriber: Subscriber, text: str, state: str) -> list[dict[str, Any]]:
+    return [
+        a
+        for a in alerts(subscriber)
+        if a["kind"] == "system"
+        and a["device"] == GATEWAY_DEVICE
+        and text in a["message"]
+        and a["state"] == state
+    ]
+
+
+def statuses(subscriber: Subscriber) -> list[dict[str, Any]]:
+    return [json.loads(m.payload) for m in subscriber.messages if m.topic.endswith("/status")]
+
+
+def test_two_gateways_of_one_name_report_each_other(tmp_path: Path) -> None:
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        path = config(tmp_path, mosquitto.port)
+        with running(path) as one:
+            wait_for(lambda: status(seen) == "online", "status online")
+            with running(path) as other:
+                wait_for(
+                    lambda: len({s["boot_id"] for s in statuses(seen) if s["conflicts"]}) == 2,
+                    "a conflict in the status of both",
+                )
+                boots = {s["boot_id"] for s in statuses(seen)}
+                assert len(boots) == 2
+                assert all({s["boot_id"], *s["conflicts"]} == boots for s in statuses(seen) if s["conflicts"])
+                wait_for(lambda: len(system(seen, "SD card", "raised")) == 2, "an alert of each")
+                for daemon in (other, one):
+                    daemon.send_signal(signal.SIGTERM)
+                    assert daemon.wait(15) == 0
+        wait_for(lambda: len(system(seen, "SD card", "cleared")) == 2, "the end of both alerts")
+
+
+def test_a_fallback_and_lost_samples_are_alerts_until_they_are_over(tmp_path: Path) -> None:
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        port = free_port()
+        gateway = 'edgetpu_library = "no-such-edgetpu.so"\nqueue_samples = 1'
+        path = config(tmp_path, mosquitto.port, port, gateway=gateway, extra='backend = "auto"')
+        with running(path) as daemon:
+            raised = wait_for(lambda: system(seen, "Edge TPU", "raised"), "an alert of the fallback")[0]
+            assert raised["severity"] == "warning"
+            assert raised["machine"] == "g1"
+            assert "Scoring on cpu-float32" in raised["message"]
+            wait_for(lambda: connected(port), "the source")
+            feed(seen, rows()[:3])
+            wait_for(lambda: system(seen, "samples are dropped", "raised"), "an alert of lost samples")
+            path.write_text(path.read_text().replace('backend = "auto"', ""))
+            daemon.send_signal(signal.SIGHUP)
+            over = wait_for(lambda: system(seen, "Edge TPU", "cleared"), "the end of the fallback")[0]
+            assert over["alert_id"] == raised["alert_id"]
+            assert not system(seen, "samples are dropped", "cleared")
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(15) == 0
+        wait_for(lambda: system(seen, "samples are dropped", "cleared"), "the end with the gateway")
+
+
+FAILING = """
+import sys
+import edge_node.daemon
+from edge_node.cli import main
+from edge_node.inference import Engine
+from models.runtime import GraphUnusable
+
+def fails(*_):
+    raise GraphUnusable("the invoke failed")
+
+def then_fail(*given, **more):
+    core = assemble(*given, **more)  # its golden vectors come out
+    Engine.run = fails
+    return core
+
+assemble, edge_node.daemon.assemble = edge_node.daemon.assemble, then_fail
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def test_inference_that_fails_is_an_alert_and_stops_nothing(tmp_path: Path) -> None:
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        port = free_port()
+        path = config(tmp_path, mosquitto.port, port)
+        command = [sys.executable, "-c", FAILING, "run", "-c", str(path)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as daemon:
+            wait_for(lambda: connected(port), "the source")
+            feed(seen, rows()[:200])
+            raised = wait_for(lambda: system(seen, "inference fails", "raised"), "an alert")[0]
+            assert raised["message"] == "g1: windows are not scored, inference fails: the invoke failed"
+            assert raised["severity"] == "critical"
+            assert daemon.poll() is None
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(15) == 0
+        final = statuses(seen)[-1]["counters"]
+        assert final["windows_scored"] == 0
+        assert final["windows_dropped.inference_failed"] == final["windows_closed"] > 0
+
+
+def test_a_gateway_that_is_renamed_ends_under_its_old_name_what_it_said(tmp_path: Path) -> None:
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        port = free_port()
+        path = config(tmp_path, mosquitto.port, port)
+        with running(path) as daemon:
+            wait_for(lambda: connected(port), "the source")
+            feed(seen, rows())
+            raised = wait_for(lambda: [a for a in alerts(seen) if a["kind"] == "machine"], "an alert")[0]
+            path.write_text(path.read_text().replace('name = "g1"', 'name = "g2"'))
+            daemon.send_signal(signal.SIGHUP)
+            wait_for(
+                lambda: [s for s in statuses(seen) if s["gateway"] == "g2" and s["state"] == "online"],
+                "the new name",
+            )
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(15) == 0
+        ended = [a for a in alerts(seen) if a["alert_id"] == raised["alert_id"] and a["state"] == "cleared"]
+        assert [a["gateway"] for a in ended] == ["g1"]
+        last = {s["gateway"]: s["state"] for s in statuses(seen)}
+        assert last == {"g1": "stopped", "g2": "stopped"}
