@@ -113,3 +113,9 @@ def draw(target: Windower, batch: WindowBatch) -> dict[str, list[str]]:
 
 def assert_conserved(target: Windower) -> None:
     assert target.n_samples_in == target.n_windowed + sum(target.sample_drops.values())
+
+
+def silent(target: Windower) -> list[str]:
+    """The silent channels; ``stale`` says the same."""
+    assert target.stale == bool(target.stale_channels)
+    return list(target.stale_channels)
