@@ -77,7 +77,7 @@ class Inspection:
             valid=batch.valid,
         )
         codes, since_ns = self._sensors.examine(batch)
-        if codes.any():
+        if np.count_nonzero(codes):
             chunk.faults, chunk.fault_since_ns = codes, since_ns
             chunk.reading = np.zeros(codes.shape)
             for i, c in np.argwhere(codes).tolist():
@@ -85,7 +85,7 @@ class Inspection:
                 assert fault is not None
                 chunk.reading[i, c] = self._sensors.observed(batch, i, c, fault)
         suspect = batch.end_ns[:, None] - since_ns > self._suspect_ns
-        if suspect.any():
+        if np.count_nonzero(suspect):
             chunk.suspect = suspect
         if self._plan.limits:
             chunk.violated, chunk.extreme = self._limits.check(batch)

@@ -160,7 +160,7 @@ class Lane:
         chunk.features = matrix
         if self._recentring is not None:
             chunk.features, drifted = self._recentring.apply(matrix)
-            if drifted.any():
+            if np.count_nonzero(drifted):
                 chunk.drifted = drifted
         chunk.values = chunk.valid = None
 
@@ -175,8 +175,8 @@ class Lane:
     ) -> None:
         """What came of the chunk's rows; only those that are ``finite`` count."""
         chunk.residual, chunk.score, chunk.p, chunk.backend = residual, score, p, backend
-        if not finite.all():
-            self._drop(DropReason.NOT_FINITE_SCORE, int(np.count_nonzero(~finite)))
+        if n_bad := finite.size - int(np.count_nonzero(finite)):
+            self._drop(DropReason.NOT_FINITE_SCORE, n_bad)
             chunk.keep_rows(finite)
         chunk.stage = "done"
         self._n_scored += chunk.n

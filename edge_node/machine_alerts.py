@@ -86,7 +86,7 @@ class MachineAlerts:
         assert chunk.backend is not None
         level = self._plan.levels[chunk.backend]
         above = chunk.p <= level.p_raise
-        if self._episodes.quiet and not above.any():
+        if self._episodes.quiet and not np.count_nonzero(above):
             return None
         is_open = np.zeros(chunk.n, np.bool_)
         critical = chunk.p <= level.p_raise / self._plan.alert.critical_p_ratio

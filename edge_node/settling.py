@@ -212,20 +212,21 @@ class Settler:
         summariser = self._summariser
         if summariser is None or begin == end:
             return
-        spans = summariser.span_of(chunk.end_ns[begin:end])
         cuts = [begin, end]
-        if spans[0] != spans[-1]:
+        if summariser.span_of(int(chunk.end_ns[begin])) != summariser.span_of(int(chunk.end_ns[end - 1])):
+            spans = [summariser.span_of(t) for t in chunk.end_ns[begin:end].tolist()]
             cuts[1:1] = (np.flatnonzero(np.diff(spans)) + 1 + begin).tolist()
         healthy = None if judged is None else ~(judged.above | judged.is_open)
+        all_scored = chunk.n == chunk.n_windows
         for i, j in pairwise(cuts):
             if (totals := summariser.close_before(int(chunk.end_ns[i]))) is not None:
                 self._announcer.summarise(totals, self._centre(), chunk.arrival_ns)
-            a, b = (i, j) if chunk.n == chunk.n_windows else np.searchsorted(chunk.rows, (i, j)).tolist()
+            a, b = (i, j) if all_scored else np.searchsorted(chunk.rows, (i, j)).tolist()
             if a < b:
                 assert chunk.raw is not None
                 assert chunk.features is not None
                 assert chunk.score is not None
-                rows = slice(i, j) if chunk.n == chunk.n_windows else chunk.rows[a:b]
+                rows = slice(i, j) if all_scored else chunk.rows[a:b]
                 summariser.add(
                     chunk.start_ns[rows],
                     chunk.end_ns[rows],

@@ -97,14 +97,14 @@ class Summariser:
         self._waiting: list[_Rows] = []
         self._n_waiting = 0
 
-    def span_of(self, end_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Indices int64[w] of the spans that windows ending at ``end_ns`` int64[w] belong to (a span owns
-        its end, not its start)."""
+    def span_of(self, end_ns: int) -> int:
+        """Index of the span that a window ending at ``end_ns`` belongs to (a span owns its end, not its
+        start)."""
         return (end_ns - 1) // self._span_ns
 
     def close_before(self, end_ns: int) -> Totals | None:
         """The span in progress, if a window ending at ``end_ns`` lies outside it; it is then forgotten."""
-        if self._tally is None or self._tally.span == (end_ns - 1) // self._span_ns:
+        if self._tally is None or self._tally.span == self.span_of(end_ns):
             return None
         return self._close((self._tally.span + 1) * self._span_ns)
 
@@ -169,7 +169,7 @@ class Summariser:
     def _open(self, first_ns: int, last_ns: int) -> Tally:
         if self._tally is None:
             self._tally = Tally(
-                span=(first_ns - 1) // self._span_ns,
+                span=self.span_of(first_ns),
                 first_ns=first_ns,
                 last_ns=last_ns,
                 moments=Moments.empty(self._k),

@@ -51,13 +51,20 @@ class Runs:
 
         Invalid samples do not break a run, and only another valid sample after them prolongs it.
         """
-        w, n, _ = batch.values.shape
-        trailing, unknown, last = _trailing(batch)
+        w, n, c = batch.values.shape
+        last = batch.values[:, -1, :]
         ends = batch.end_ns[:, None]
+        valid = np.count_nonzero(batch.valid) == batch.valid.size
+        if w and valid and not np.count_nonzero(batch.values[:, -2, :] == last):  # as nearly always
+            seen = ends.repeat(c, axis=1)
+            starts = seen - round(self._period_ns)
+            self._keep(int(batch.end_ns[-1]), last[-1], starts[-1], seen[-1])
+            return starts, seen, last
+        trailing, unknown, last = _trailing(batch)
         starts = ends - np.rint(trailing * self._period_ns).astype(np.int64)
         seen = ends - np.rint(unknown * self._period_ns).astype(np.int64)
         whole, unseen = trailing == n, unknown == n
-        if not whole.any():  # as nearly always; whatever is unseen counts as whole
+        if not whole.any():  # whatever is unseen counts as whole
             if w:
                 self._keep(int(batch.end_ns[-1]), last[-1], starts[-1], seen[-1])
             return starts, seen, last

@@ -166,7 +166,7 @@ class SensorChecks:
         if w == 0:
             return codes, since
         over = seen - since >= self._limit_ns
-        if over.any() or (self._fault_end_ns > batch.start_ns[0]).any():
+        if np.count_nonzero(over) or np.count_nonzero(self._fault_end_ns > batch.start_ns[0]):
             unusual = (value < self._low) | (value > self._high)
             frozen = np.where(unusual, _CODE[SensorFault.STUCK], _CODE[SensorFault.FLATLINE])
             for i in range(w):
