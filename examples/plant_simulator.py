@@ -14,13 +14,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from typing import Any
 
 import msgspec
-from paho.mqtt.client import Client, MQTTMessageInfo, SocketLike
+from paho.mqtt.client import Client, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
 from edge_node.sources.payloads import encode_packed
-from examples.simulated_plant import Fault, Plant, Sensor, VibrationBoard
+from examples.simulated_plant import PLANT, Fault, Plant, Sensor, VibrationBoard
 
 NS_PER_S = 1_000_000_000
 CLOCK_TOPIC = "simulator/clock"
@@ -42,7 +43,8 @@ class ClockReading(msgspec.Struct, frozen=True, kw_only=True):
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What to play: seconds [``from_s``, ``until_s``) of a plant that began at ``epoch_ns``; vibration from ``vibration_from_s``
-    on. At ``speed`` times real time; before ``vibration_from_s``, where there is little to send, ``quiet_speed``."""
+    on. At ``speed`` times real time; before ``vibration_from_s``, where there is little to send, ``quiet_speed``.
+    ``machines``: only these; none: all."""
 
     epoch_ns: int
     from_s: int
@@ -51,6 +53,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     quiet_speed: float
     vibration_from_s: int
     faults: tuple[Fault, ...] = ()
+    machines: tuple[str, ...] = ()
+
+    def plant(self) -> Plant:
+        """The plant that is meant."""
+        return Plant(self.faults, [s for s in PLANT if not self.machines or s.machine in self.machines])
 
 
 def topic(sensor: Sensor) -> str:
@@ -146,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         client.connect(given.host, given.port)
         client.loop_start()
         try:
-            reading = play(Plant(order.faults), order, client)
+            reading = play(order.plant(), order, client)
         finally:
             client.disconnect()
             client.loop_stop()
@@ -169,8 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _send_at_once(_client: Client, _userdata: object, sock: SocketLike) -> None:
-    assert isinstance(sock, socket.socket)
+def _send_at_once(_client: Client, _userdata: object, sock: Any) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 

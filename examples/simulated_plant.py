@@ -46,13 +46,17 @@ class Fault:
     device: str
     start_s: float
     growth_s: float = 0.0
-    end_s: float = math.inf
+    end_s: float | None = None  # None: never
     channel: str = ""
+
+    def lasts(self, second: float) -> bool:
+        """Whether it is there at ``second``."""
+        return self.start_s <= second < (math.inf if self.end_s is None else self.end_s)
 
     def severity(self, t: Series) -> Series:
         """0 (sound) to 1 at times ``t``, any shape."""
         grown = (t - self.start_s) / self.growth_s if self.growth_s else np.ones_like(t)
-        hit = (t >= self.start_s) & (t < self.end_s)
+        hit = (t >= self.start_s) & (t < (math.inf if self.end_s is None else self.end_s))
         return np.where(hit, np.clip(grown, 0.0, 1.0), 0.0)
 
 
@@ -161,7 +165,7 @@ class Plant:
         """What ``sensor`` reads in [``second``, ``second`` + 1): float32[rate_hz, channels]; None when it is silent."""
         faults = self._faults_of[sensor.device]
         for fault in faults:
-            if fault.kind is FaultKind.SILENT and fault.start_s <= second < fault.end_s:
+            if fault.kind is FaultKind.SILENT and fault.lasts(second):
                 return None
         if isinstance(sensor, VibrationBoard):
             values = self._vibration(sensor, second, faults)
@@ -199,7 +203,7 @@ class Plant:
         values = np.empty((1, len(sensors.gauges)))
         for i, gauge in enumerate(sensors.gauges):
             stuck = [f for f in faults if f.kind is FaultKind.STUCK and f.channel == gauge.channel]
-            at = next((int(f.start_s) for f in stuck if f.start_s <= second < f.end_s), second)
+            at = next((int(f.start_s) for f in stuck if f.lasts(second)), second)
             if at != second:
                 values[0, i] = self._process(sensors, at, ())[0, i]
                 continue

@@ -1,0 +1,124 @@
+"""The table at the end of the demo. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tabulate import tabulate
+
+from examples.demo.findings import Finding, Raised, bytes_text, clock_text
+from examples.demo.scenario import Scenario
+from examples.plant_simulator import ClockReading
+from models.alerting import duration
+from models.signal import NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What the gateway published: messages and bytes of payload by type, and its own counters when it stopped."""
+
+    n_messages: Mapping[str, int]
+    n_bytes: Mapping[str, int]
+    counters: Mapping[str, int]
+
+
+def fault_table(findings: Sequence[Finding]) -> str:
+    """A line a fault; two where something else noticed it before the alert that had to come."""
+    rows = []
+    for finding in findings:
+        began = clock_text(finding.injected.fault.start_s)
+        if not finding.shown:
+            rows.append((finding.injected.title, began, "MISSED", "", finding.injected.must, "", ""))
+        for i, alert in enumerate(finding.shown):
+            delay = duration(round((alert.at_s - finding.injected.fault.start_s) * NS_PER_S))
+            what = (finding.injected.title, began) if i == 0 else ("", "")
+            rows.append(
+                (
+                    *what,
+                    clock_text(alert.at_s),
+                    delay,
+                    alert.alert.kind,
+                    _channel(alert),
+                    f"{alert.latency_ms:.1f} ms",
+                )
+            )
+        if finding.shown and finding.noticed is None:
+            rows.append(("", "", "MISSED", "", finding.injected.must, "", ""))
+    headers = ("fault", "began", "noticed", "after", "alert", "channel", "processing")
+    table: str = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
+    return table
+
+
+def notes(scenario: Scenario) -> list[str]:
+    """How to read the table."""
+    found = [
+        'Times are of the plant, minutes:seconds; "after" counts from the very beginning of a fault, however small.'
+    ]
+    if any(injected.must == "stale" for injected in scenario.injected):
+        found.append(
+            f"Silence is judged by the gateway's own clock, which runs at a {scenario.speed:g}th of the plant's speed here."
+        )
+    return found
+
+
+def facts(
+    scenario: Scenario,
+    raised: Sequence[Raised],
+    false_alarms: Sequence[Raised],
+    sent: ClockReading,
+    upstream: Upstream,
+) -> list[tuple[str, str]]:
+    """What else there is to say, as (name, text)."""
+    n_bytes = sum(upstream.n_bytes.values())
+    parts = ", ".join(
+        f"{bytes_text(upstream.n_bytes[kind])} in {upstream.n_messages[kind]} {kind.replace('_', ' ')} messages"
+        for kind in sorted(upstream.n_bytes, key=lambda kind: -upstream.n_bytes[kind])
+    )
+    found = [
+        (
+            "false alarms",
+            f"{len(false_alarms) or 'none'} in {scenario.live_s / 60:.3g} min of {len(scenario.sensors)} devices",
+        ),
+        *(("", f"{clock_text(a.at_s)} {a.alert.kind} {a.alert.message}") for a in false_alarms),
+        ("in", f"{bytes_text(sent.n_bytes)}: {sent.n_samples:,} values in {sent.n_messages:,} messages"),
+        ("upstream", f"{bytes_text(n_bytes)}: {parts}"),
+        ("saved", f"{1 - n_bytes / sent.n_bytes:.1%}"),
+    ]
+    latencies = [a.latency_ms for a in raised]
+    if latencies:
+        found.append(
+            (
+                "processing",
+                f"median {statistics.median(latencies):.1f} ms, longest {max(latencies):.1f} ms from last sample to alert",
+            )
+        )
+    return [*found, ("accounted for", accounts(sent.n_samples, upstream.counters))]
+
+
+def accounts(n_sent: int, counters: Mapping[str, int]) -> str:
+    """Where the values went that were sent, by the gateway's own counters."""
+    n_in = counters.get("samples_in", 0)
+    dropped = {
+        name.partition(".")[2]: n for name, n in counters.items() if name.startswith("samples_dropped.") and n
+    }
+    text = "all values that were sent" if n_in == n_sent else f"{n_in:,} of {n_sent:,} values that were sent"
+    if dropped:
+        text += "; dropped: " + ", ".join(f"{n:,} {reason}" for reason, n in sorted(dropped.items()))
+    windows = {
+        name.removeprefix("windows_"): n for name, n in counters.items() if name.startswith("windows_") and n
+    }
+    n_closed = windows.pop("closed", 0)
+    parts = " + ".join(
+        f"{n:,} {name.removeprefix('dropped.').replace('_', ' ')}" for name, n in windows.items()
+    )
+    return f"{text}; {n_closed:,} windows = {parts or 'none'}"
+
+
+def _channel(raised: Raised) -> str:
+    contributions = raised.alert.contributions
+    if not contributions:
+        return "all"
+    top = contributions[0]
+    return top.channel if len(contributions) == 1 else f"{top.channel} ({top.share:.0%})"
