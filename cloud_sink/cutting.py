@@ -18,7 +18,8 @@ from models.labels import Labels
 from models.logs import LogInfo, LogOptions, Tick, Warn
 from models.recording import inspect_log, log_files, read_log, recorded_devices
 from models.signal import NS_PER_S, Channel, Device, Mode, SampleBlock, WindowBatch, WindowSpec, samples_to_ns
-from models.windowing import Windower, default_policy
+from models.time_policy import RecordedDevice, default_policy
+from models.windowing import Windower
 
 MAX_BATCH_VALUES = 1 << 22  # of the windows cut from one push: 16 MB as float32
 
@@ -83,9 +84,8 @@ def shape(request: Request) -> tuple[Device, WindowSpec]:
         )
     if not names:
         raise DatasetError(f"{info.path}: no channel of device {device_id} in it")
-    device = recorded or Device(
-        device_id=device_id, machine=device_id, channels=tuple(Channel(name=name) for name in names)
-    )
+    seen = tuple(Channel(name=name) for name in names)
+    device = recorded or Device(device_id=device_id, machine=device_id, channels=seen)
     device = msgspec.structs.replace(
         device, mode=mode, rate_hz=rate_hz, channels=_channels(request, device, recorded is not None)
     )
@@ -94,24 +94,31 @@ def shape(request: Request) -> tuple[Device, WindowSpec]:
     return device, WindowSpec(n=n, hop=hop, rate_hz=rate_hz, mode=mode, n_fast=n_fast)
 
 
-def _recorded(request: Request) -> dict[str, Device]:
+def _recorded(request: Request) -> dict[str, RecordedDevice]:
     """What the recordings say of their devices, by id. DatasetError where they contradict each other."""
-    found: dict[str, tuple[Device, Path]] = {}
+    found: dict[str, tuple[RecordedDevice, Path]] = {}
     for log in log_files(request.logs):
         for device in recorded_devices(log):
             first, other = found.setdefault(device.device_id, (device, log))
             if _signal(first) != _signal(device) and request.device in (None, device.device_id):
                 raise DatasetError(
-                    f"{device.device_id} is another signal in {log} than in {other} (mode, rate, or a channel's "
+                    f"{device.device_id} is another signal in {log} than in {other} (mode, rate, time, or a channel's "
                     "unit, origin or wear flag): train on recordings of one configuration"
                 )
     return {device_id: device for device_id, (device, _) in found.items()}
 
 
-def _signal(device: Device) -> tuple[object, ...]:
+def _signal(device: RecordedDevice) -> tuple[object, ...]:
     """What a model depends on."""
     channels = sorted((c.name, c.unit, c.origin, c.wear) for c in device.channels)
-    return device.mode, device.rate_hz, channels
+    return (
+        device.mode,
+        device.rate_hz,
+        channels,
+        device.time.hold_s,
+        device.time.jitter_s,
+        device.time.min_valid,
+    )
 
 
 def _channels(request: Request, device: Device, is_recorded: bool) -> tuple[Channel, ...]:
@@ -206,6 +213,8 @@ def windower_for(device: Device, window: WindowSpec) -> Windower:
     # Waiting costs training nothing, so samples may be as late as a slow network brings them, and as old as
     # they are.
     policy = default_policy(window)
+    if isinstance(device, RecordedDevice):
+        policy = device.time.over(policy)
     patience_s = max(60.0, policy.lateness_s)
     policy = msgspec.structs.replace(policy, lateness_s=patience_s, stale_after_s=patience_s, max_age_s=None)
     return Windower(device, window, policy)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_node.config_schema import MAX_WINDOW, Backend, DeviceSection, Precision, Privacy, TimeOptions
+from edge_node.config_schema import MAX_WINDOW, Backend, DeviceSection, Precision, Privacy
 from edge_node.config_validation import nearest, show
 from edge_node.gating import Comparison, GateSpec
 from models.alerting import AlertPolicy
 from models.codec import parse_rate
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Device, Mode, WindowSpec
-from models.windowing import TimePolicy, default_policy
+from models.time_policy import RecordedDevice, TimeOptions, TimePolicy, default_policy
 
 if TYPE_CHECKING:
     from models.manifest import ModelManifest
@@ -78,8 +78,11 @@ class DeviceConfig:
                 stale_after_s=max(policy.stale_after_s, 3 * self.interval_s),
                 reset_after_s=max(policy.reset_after_s, 3 * self.interval_s),
             )
-        given = {k: v for k, v in msgspec.structs.asdict(self.time).items() if v is not None}
-        return msgspec.structs.replace(policy, **given)
+        return self.time.over(policy)
+
+    def as_recorded(self) -> RecordedDevice:
+        """What a recording of the device says of it."""
+        return RecordedDevice(**msgspec.structs.asdict(self.device), time=self.time)
 
 
 def channels_of(section: DeviceSection) -> tuple[Channel, ...]:

@@ -18,6 +18,7 @@ from models.alerting import AlertPolicy
 from models.logs import LogOptions
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Mode
+from models.time_policy import TimeOptions
 from models.topics import DEFAULT_PREFIX
 
 MqttVersion = Literal["3.1.1", "5"]
@@ -136,20 +137,6 @@ class ReplaySource(
 
 
 Source = MqttSource | ReplaySource
-
-
-class TimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``time = {…}`` of a device: fields of ``models.windowing.TimePolicy``; None: derived from mode and
-    rate."""
-
-    lateness_s: NotNegative | None = None
-    max_future_s: NotNegative | None = None
-    max_age_s: Positive | None = None
-    stale_after_s: Positive | None = None
-    jitter_s: NotNegative | None = None
-    hold_s: NotNegative | None = None
-    min_valid: Share | None = None
-    reset_after_s: Positive | None = None
 
 
 class DeviceOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

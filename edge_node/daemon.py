@@ -34,6 +34,7 @@ from models.logs import LogError, Tick
 from models.messages import Alert, Event, GatewayState, Status, rfc3339
 from models.recording import RecordingWriter
 from models.signal import NS_PER_S, Device, SampleBlock
+from models.time_policy import RecordedDevice
 from models.topics import GatewayTopics
 
 TICK_S = 0.25
@@ -323,5 +324,5 @@ class Daemon:
         log.warning(text)
 
 
-def _devices(config: Config) -> list[Device]:
-    return [device.device for device in config.devices]
+def _devices(config: Config) -> list[RecordedDevice]:
+    return [device.as_recorded() for device in config.devices]

@@ -40,7 +40,7 @@ async def record(config: Config, output: Path, *, for_s: float | None = None) ->
     n_values = 0
     next_tick_ns = next_report_ns = 0
     try:
-        with RecordingWriter(output, list(devices.values())) as writer:
+        with RecordingWriter(output, [d.as_recorded() for d in config.devices]) as writer:
             while not stopping.is_set() and (ends is None or time.monotonic() < ends):
                 await queue.wait(TICK_S)
                 for block in queue.take(1024):

@@ -20,8 +20,9 @@ import numpy as np
 from models import codec
 from models.logs import LogError, Tick, Warn
 from models.messages import pack_floats, unpack_floats
-from models.signal import Clock, Device, SampleBlock
+from models.signal import Clock, SampleBlock
 from models.text_files import open_bytes, text_lines
+from models.time_policy import RecordedDevice
 
 FORMAT = "linewatch block log"
 VERSION = 1
@@ -33,7 +34,7 @@ Ns = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 class _Header(msgspec.Struct, frozen=True, tag_field="kind", tag="log", kw_only=True):
     format: str
     version: int
-    devices: tuple[Device, ...] = ()  # none in logs of before they were written
+    devices: tuple[RecordedDevice, ...] = ()  # none in logs of before they were written
 
 
 class _BlockRow(msgspec.Struct, frozen=True, tag_field="kind", tag="block", kw_only=True, omit_defaults=True):
@@ -58,7 +59,7 @@ _decode_row = msgspec.json.Decoder(_Row, dec_hook=lambda kind, value: codec.pars
 class JsonlWriter:
     """Appends rows to a new ``.jsonl`` file. Raises LogError."""
 
-    def __init__(self, path: Path, devices: Sequence[Device] = ()) -> None:
+    def __init__(self, path: Path, devices: Sequence[RecordedDevice] = ()) -> None:
         self._path = path
         self._file = create(path)
         self._put(codec.encode(_Header(format=FORMAT, version=VERSION, devices=tuple(devices))))
@@ -106,7 +107,7 @@ def read_jsonl(path: Path, warn: Warn) -> Iterator[SampleBlock | Tick]:
                     yield item
 
 
-def jsonl_devices(path: Path) -> tuple[Device, ...]:
+def jsonl_devices(path: Path) -> tuple[RecordedDevice, ...]:
     """The devices that the log's first line names. Raises LogError."""
     with open_bytes(path) as file:
         line = file.readline(_MAX_HEADER)

@@ -32,8 +32,9 @@ from models import codec
 from models.block_log import FORMAT, VERSION, create, make_block, write_all
 from models.logs import LogError, Tick, Warn
 from models.parquet_files import parquet_batches, parquet_columns, parquet_metadata
-from models.signal import Clock, Device, SampleBlock
+from models.signal import Clock, SampleBlock
 from models.table_columns import ArrowRefusedError, arrow_errors
+from models.time_policy import RecordedDevice
 
 SPOOL_SUFFIX = ".spool"
 _READ_ROWS = 16  # blocks a batch: a few megabytes of live blocks, 50 MB of the largest
@@ -70,7 +71,7 @@ _SCHEMA = Schema(
 class ParquetWriter:
     """Appends rows to a spool, and makes the ``.parquet`` of it at ``close()``. Raises LogError."""
 
-    def __init__(self, path: Path, devices: Sequence[Device] = ()) -> None:
+    def __init__(self, path: Path, devices: Sequence[RecordedDevice] = ()) -> None:
         self._path = path
         self._spool = spool_of(path)
         if path.exists():
@@ -128,7 +129,7 @@ def read_parquet_log(path: Path, warn: Warn) -> Iterator[SampleBlock | Tick]:
         warn(f"{spool}: its last block is cut short; left out ({error})")
 
 
-def parquet_devices(path: Path) -> tuple[Device, ...]:
+def parquet_devices(path: Path) -> tuple[RecordedDevice, ...]:
     """The devices that the log, or its spool, names. Raises LogError."""
     if path.exists():
         metadata = parquet_metadata(path)
@@ -139,7 +140,7 @@ def parquet_devices(path: Path) -> tuple[Device, ...]:
         except ArrowRefusedError:  # the recording was interrupted at once
             return ()
     try:
-        return codec.decode(metadata.get("devices", "[]").encode(), tuple[Device, ...])
+        return codec.decode(metadata.get("devices", "[]").encode(), tuple[RecordedDevice, ...])
     except msgspec.DecodeError as error:
         raise LogError(path, f"its devices cannot be read ({error})") from error
 

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from models.signal import Device, Mode
+from models.signal import Mode
+from models.time_policy import RecordedDevice
 
 MAX_BLOCK_ROWS = 65_536
 
@@ -103,7 +104,9 @@ class LogInfo:
     channels: tuple[str, ...]
     label_columns: tuple[str, ...]
     device_ids: tuple[str, ...]  # seen in the part that was read
-    devices: tuple[Device, ...]  # of a block log: what they were when it was recorded, where it says so
+    devices: tuple[
+        RecordedDevice, ...
+    ]  # of a block log: what they were when it was recorded, where it says so
     n_rows_seen: int
     n_rows: int | None  # of the whole file, where that was cheap
     start_ns: int | None

@@ -27,9 +27,10 @@ from models.csv_text import CsvTable
 from models.json_lines import JsonLines
 from models.log_rates import suggest_rate
 from models.logs import LogError, LogInfo, LogOptions, LogWarning, Tick, Warn, default_warn
-from models.signal import Device, Mode, SampleBlock
+from models.signal import Mode, SampleBlock
 from models.table_columns import find_roles, warn_ignored
 from models.tables import ParquetTable, table_blocks
+from models.time_policy import RecordedDevice
 
 __all__ = [
     "LogError",
@@ -59,7 +60,7 @@ class RecordingWriter:
     ``close`` raise it when the disk is full, and what was written before stays readable.
     """
 
-    def __init__(self, path: Path | str, devices: Sequence[Device] = ()) -> None:
+    def __init__(self, path: Path | str, devices: Sequence[RecordedDevice] = ()) -> None:
         path = Path(path)
         if path.suffix not in (".jsonl", ".parquet"):
             raise LogError(path, "a recording ends in .jsonl or .parquet")
@@ -124,7 +125,7 @@ def read_log(
         yield from _read_file(file, options, device_id, warn)
 
 
-def recorded_devices(path: Path | str) -> tuple[Device, ...]:
+def recorded_devices(path: Path | str) -> tuple[RecordedDevice, ...]:
     """The devices as they were configured when ``path`` was recorded; none for a log that does not say.
     Raises LogError."""
     path = Path(path)

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import msgspec
 
-from models.signal import NS_PER_S, Mode, WindowSpec
+from models.signal import NS_PER_S, Device, Mode, WindowSpec
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
 class TimePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,6 +34,31 @@ class TimePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     hold_s: Seconds
     min_valid: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
     reset_after_s: Seconds
+
+
+class TimeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a configuration says of a device's :class:`TimePolicy` (``time = {…}``); None: as suits its window."""
+
+    lateness_s: Seconds | None = None
+    max_future_s: Seconds | None = None
+    max_age_s: Positive | None = None
+    stale_after_s: Positive | None = None
+    jitter_s: Seconds | None = None
+    hold_s: Seconds | None = None
+    min_valid: Share | None = None
+    reset_after_s: Positive | None = None
+
+    def over(self, policy: TimePolicy) -> TimePolicy:
+        """``policy`` with what is given here in its place."""
+        given = {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
+        return msgspec.structs.replace(policy, **given)
+
+
+class RecordedDevice(Device, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A device as a recording describes it: with what its configuration says of time, on which its windows
+    depend."""
+
+    time: TimeOptions = TimeOptions()
 
 
 def default_policy(spec: WindowSpec) -> TimePolicy:

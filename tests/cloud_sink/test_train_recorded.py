@@ -12,14 +12,15 @@ import pytest
 from cloud_sink.cli import REFUSED, main
 from edge_node.model_store import check_device, load_bundle
 from models.recording import RecordingWriter
-from models.signal import NS_PER_S, Channel, Device, Mode, SampleBlock
+from models.signal import NS_PER_S, Channel, Mode, SampleBlock
+from models.time_policy import RecordedDevice, TimeOptions
 from tests.cloud_sink.recordings import START_NS, slow_signal
 
 Capture = pytest.CaptureFixture[str]
 SUFFIXES = (".jsonl", ".parquet")
 ORIGIN = 32.0
 
-PRESS = Device(
+PRESS = RecordedDevice(
     device_id="press",
     machine="press-4",
     class_="presses",
@@ -32,22 +33,26 @@ PRESS = Device(
         Channel(name="current", unit="A", wear=True, valid_range=(0.0, 9.0)),
     ),
 )
-METER = Device(device_id="meter", machine="press-4", channels=(Channel(name="power", unit="W"),))
+METER = RecordedDevice(device_id="meter", machine="press-4", channels=(Channel(name="power", unit="W"),))
 
 
-def record(path: Path, *devices: Device, seed: int = 0, start_ns: int = START_NS) -> Path:
-    """Fifteen minutes of PRESS, in blocks as a source makes them of uniform messages."""
+def record(
+    path: Path, *devices: RecordedDevice, seed: int = 0, start_ns: int = START_NS, every: int = 1
+) -> Path:
+    """Fifteen minutes of PRESS, in blocks as a source makes them of uniform messages; of these every
+    ``every``-th second."""
     values = slow_signal(900, seed) - np.array([0.0, ORIGIN, 0.0])
     with RecordingWriter(path, devices) as log:
-        for i in range(0, 900, 10):
+        n = 10 if every == 1 else 1
+        for i in range(0, 900, n * every):
             log.write(
                 SampleBlock.uniform(
                     "press",
                     ("pressure", "flow", "current"),
-                    values[i : i + 10].astype(np.float32),
+                    values[i : i + n].astype(np.float32),
                     start_ns=start_ns + i * NS_PER_S,
                     rate_hz=Fraction(1),
-                    arrival_ns=start_ns + (i + 10) * NS_PER_S,
+                    arrival_ns=start_ns + (i + n) * NS_PER_S,
                 )
             )
     return path
@@ -90,6 +95,16 @@ def test_what_the_configuration_calls_invalid_is_not_trained_on(tmp_path: Path) 
     assert load_bundle(tmp_path / "m").manifest.training.set_aside["sensor_fault"] > 0
 
 
+def test_windows_are_held_together_as_the_configuration_says(tmp_path: Path, capsys: Capture) -> None:
+    """A value every eight seconds on a grid of one: by default none would be held for so long."""
+    for name, time in (("default", TimeOptions()), ("held", TimeOptions(hold_s=10))):
+        device = msgspec.structs.replace(PRESS, time=time)
+        sparse = record(tmp_path / f"{name}.jsonl", device, every=8)
+        assert train(sparse, out=tmp_path / name) == (0 if name == "held" else REFUSED)
+    assert "every window was set aside" in capsys.readouterr().err
+    assert load_bundle(tmp_path / "held").manifest.training.n_windows > 800
+
+
 def one_line(capsys: Capture) -> str:
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -112,7 +127,7 @@ def one_line(capsys: Capture) -> str:
     ],
 )
 def test_a_contradiction_is_one_line(
-    tmp_path: Path, capsys: Capture, devices: tuple[Device, ...], options: list[str], says: str
+    tmp_path: Path, capsys: Capture, devices: tuple[RecordedDevice, ...], options: list[str], says: str
 ) -> None:
     log = record(tmp_path / "log.jsonl", *devices)
     assert train(log, *options, out=tmp_path / "m") == REFUSED

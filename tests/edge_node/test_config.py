@@ -9,14 +9,14 @@ import msgspec
 import pytest
 
 from edge_node.config import Config, ConfigError, load_config
-from edge_node.config_schema import MqttSource, TimeOptions
+from edge_node.config_schema import MqttSource
 from edge_node.config_sources import read_password
 from edge_node.gating import GateSpec
 from models.features import FeatureSpec
 from models.manifest import ModelManifest, Normalisation, TrainedChannel, TrainingReport
 from models.sensor_checks import ChannelBaseline
 from models.signal import Channel, Mode, WindowSpec
-from models.windowing import TimePolicy
+from models.time_policy import TimeOptions, TimePolicy
 
 GATEWAY = '[gateway]\nname = "g1"\n'
 PRESS = '[[device]]\nid = "press-4"\nrate_hz = 1000\nchannels = ["x", "y"]\n'

@@ -9,22 +9,24 @@ import pytest
 
 from models.logs import LogError
 from models.recording import RecordingWriter, inspect_log, read_log, recorded_devices
-from models.signal import Channel, Device, Mode
+from models.signal import Channel, Mode
+from models.time_policy import RecordedDevice, TimeOptions
 from tests.models.test_recording import SUFFIXES, key, some_items, write
 
 DEVICES = (
-    Device(
+    RecordedDevice(
         device_id="d0",
         machine="press-4",
         class_="press",
         mode=Mode.IRREGULAR,
         rate_hz=Fraction(1, 300),
+        time=TimeOptions(hold_s=900.5, min_valid=0.5),
         channels=(
             Channel(name="x", unit="°C", origin=101_325.1, wear=True, valid_range=(-40.0, 1e-9)),
             Channel(name="y", scale=0.1, offset=-1, full_scale=2.0, stuck_s=3.5),
         ),
     ),
-    Device(device_id="d1", machine="d1"),
+    RecordedDevice(device_id="d1", machine="d1"),
 )
 
 
