@@ -187,6 +187,8 @@ class Windower:
     def _tick(self, now_ns: int) -> None:
         if self._now_ns is None:
             self._heard_ns = [now_ns] * len(self._heard_ns)  # silence counts from the first sign of life
+        elif now_ns < self._now_ns:  # set back: what was heard later than now was heard now
+            self._heard_ns = [min(at_ns, now_ns) for at_ns in self._heard_ns]
         self._now_ns = now_ns
 
     def _push_uniform(self, block: SampleBlock, plan: Plan) -> bool:

@@ -68,6 +68,14 @@ def test_a_device_that_never_spoke_is_stale_and_resume_gives_it_time() -> None:
     assert silent(w) == []
 
 
+def test_a_gateway_clock_set_back_does_not_hide_a_silence() -> None:
+    w = windower()
+    play(w, "in |" + " " * 3600 + "abcd\nout|" + " " * 3600 + "abcd")
+    for at_s in (10, 29, 30):
+        w.advance((T0_S + at_s) * NS_PER_S)
+        assert silent(w) == (["x"] if at_s == 30 else [])
+
+
 def test_timestamps_from_the_future_and_from_1970_are_dropped() -> None:
     w = windower(policy=policy(max_age_s=86_400))
     play(w, "in |abcd\nout|abcd")
