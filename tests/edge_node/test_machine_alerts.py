@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models import messages
 from models.messages import unpack_floats
-from tests.edge_node.plant import POLICY, T0_S, Plant, S, block, device, healthy, pieces, plan, story
+from tests.edge_node.plant import POLICY, T0_S, Plant, S, block, device, healthy, pieces, plan, story, window
 
 
 def with_fault(
@@ -142,3 +142,17 @@ def test_readings_that_are_ordinary_one_by_one_are_told_so() -> None:
     level = msgspec.structs.replace(base.levels["cpu-float32"], p_raise=0.999, p_clear=0.9995)
     raised = play(healthy(200), levels={"cpu-float32": level}).alerts()[0]
     assert ", unusual beside the other readings, for 30 s" in raised.message
+
+
+def test_a_hole_in_the_signal_is_no_fault_of_the_machine() -> None:
+    """At every hop some window ends just after, in, or just before a hole."""
+    values = healthy(1200)
+    for begin in range(100, 1100, 50):
+        values[begin : begin + begin // 50 % 5 + 1, begin // 50 % 2] = np.nan
+    # A level far beyond a tail of two or three samples, not beyond one without spread.
+    base = plan(spec=window(20, 1))
+    level = msgspec.structs.replace(base.levels["cpu-float32"], p_raise=1e-9, p_clear=1e-9)
+    hasty = msgspec.structs.replace(POLICY, n_raise=1, m_raise=1)
+    holes = play(values, spec=window(20, 1), alert=hasty, levels={"cpu-float32": level})
+    assert not holes.alerts()
+    assert holes.pipeline.counters().n_windows_scored > 1000
