@@ -79,11 +79,12 @@ class Scoreboard:
 
     def __init__(self, labels: Labels, window: WindowSpec) -> None:
         self._labels = labels
-        self._hop_ns = window.hop_ns
+        self._hop_ns = None if window.mode is Mode.BURST else window.hop_ns
         # A grid's cell holds its last sample; a uniform sample lies up to half a period off its index.
         half_ns = samples_to_ns(1, window.rate_hz) // 2
         self._back_ns = 1 if window.mode is Mode.IRREGULAR else max(1, half_ns)
         self.n = 0
+        self._span_ns = [0, 0]  # ends of the first and the last window
         self._alerts: list[list[int]] = []  # start, stop, end_ns of the first window
         self._faults: list[list[int]] = []  # start, stop, end_ns of the first window, interval
         self._scores = np.zeros((2, _N_BINS), np.int64)  # negative, positive
@@ -105,7 +106,16 @@ class Scoreboard:
                 self._alerts[-1][1] = self.n + j
             elif trace.alerting[i]:
                 self._alerts.append([self.n + i, self.n + j, int(trace.end_ns[i])])
+        if trace.score.size:
+            self._span_ns = [self._span_ns[0] if self.n else int(trace.end_ns[0]), int(trace.end_ns[-1])]
         self.n += trace.score.size
+
+    @property
+    def step_ns(self) -> int:
+        """From one window to the next; between bursts lies more than the hop."""
+        if self._hop_ns is not None:
+            return self._hop_ns
+        return (self._span_ns[1] - self._span_ns[0]) // max(1, self.n - 1)
 
     @property
     def n_positive(self) -> int:
@@ -160,7 +170,7 @@ class Scoreboard:
         return faults[:, 0], faults[:, 1]
 
     def _tally(self, starts: Index, stops: Index, raised_ns: Index | None) -> _Tally:
-        """Of alerts [start, stop). Where nobody knows when one was raised, windows are a hop apart."""
+        """Of alerts [start, stop). Where nobody knows when one was raised, windows are a step apart."""
         begins, ends = self._fault_runs()
         hits = _covered(starts, stops, ends) - _covered(starts, stops, begins)
         first = np.searchsorted(starts, begins)
@@ -170,7 +180,7 @@ class Scoreboard:
         for k in np.flatnonzero(detected).tolist():
             _, _, end_ns, interval = self._faults[k]
             i = int(first[k])
-            late_ns = int(starts[i] - begins[k]) * self._hop_ns
+            late_ns = int(starts[i] - begins[k]) * self.step_ns
             at_ns = end_ns + late_ns if raised_ns is None else int(raised_ns[i])
             delays.append(at_ns - int(self._labels.intervals[interval, 0]))
         positive = _covered(begins, ends, stops) - _covered(begins, ends, starts)

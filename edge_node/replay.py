@@ -78,6 +78,23 @@ def is_recording(paths: Sequence[Path | str]) -> bool:
     return all(kinds)
 
 
+def ticks_within(
+    items: Iterable[Item], *, n_rows: int | None = None, until_ns: int | None = None
+) -> Iterator[Item]:
+    """``items`` of a part of a log, without the ticks before its first row, from ``until_ns`` on, and after every
+    device has had its ``n_rows``: no device is silent there, it was only not asked for."""
+    rows: dict[str, int] = {}
+    for item in items:
+        if isinstance(item, Tick):
+            ended = until_ns is not None and item.now_ns >= until_ns
+            had_all = n_rows is not None and all(n >= n_rows for n in rows.values())
+            if not rows or ended or had_all:
+                continue
+        else:
+            rows[item.device_id] = rows.get(item.device_id, 0) + item.n
+        yield item
+
+
 def as_received(
     items: Iterable[Item], core: Core, *, recorded: bool, speed: float | None = None
 ) -> Iterator[Item]:

@@ -18,7 +18,7 @@ from models.alerting import duration
 from models.calibration import AlertLevel
 from models.labels import Labels
 from models.messages import Alert, rfc3339
-from models.signal import NS_PER_S, DropReason, SampleBlock
+from models.signal import NS_PER_S, DropReason, Mode, SampleBlock
 
 WEEK_NS = 7 * 86_400 * NS_PER_S
 SEPARATES = 0.7  # a ROC AUC from which on scores are worth a look
@@ -28,6 +28,29 @@ def alert_line(alert: Alert) -> str:
     """``alert`` for a terminal: when its last window ended, severity, state, sentence."""
     at = rfc3339(alert.end_ns)
     return f"{at[:10]} {at[11:19]}Z  {alert.severity:<8}  {alert.state:<7}  {alert.message}"
+
+
+class News:
+    """Which alerts are worth a line: every raise and clear; of updates those of another severity or channel to blame,
+    and the first after each doubling of the time an alert has been open."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[str, str, int]] = {}
+        self.n_left_out = 0
+
+    def is_in(self, alert: Alert) -> bool:
+        """Whether ``alert`` is; asked once for each, in order."""
+        if alert.state == "cleared":
+            self._told.pop(alert.alert_id, None)
+            return True
+        channel = alert.contributions[0].channel if alert.contributions else ""
+        before = self._told.get(alert.alert_id)
+        lasted_ns = alert.end_ns - alert.start_ns
+        if before is not None and before[:2] == (alert.severity, channel) and lasted_ns < 2 * before[2]:
+            self.n_left_out += 1
+            return False
+        self._told[alert.alert_id] = (alert.severity, channel, lasted_ns)
+        return True
 
 
 class Report:
@@ -46,6 +69,8 @@ class Report:
         self._last_ns: int | None = None
         self.rows_of: Counter[str] = Counter()
         self._scored: Counter[str] = Counter()
+        self._watched_ns: Counter[str] = Counter()
+        self._burst_ns: dict[str, int] = {}  # end of the last record
         self._raised: Counter[tuple[str, str]] = Counter()  # by device and kind
         self._open: dict[str, Alert] = {}
         self._n_first: Counter[str] = Counter()  # channel -> machine alerts blamed on it first
@@ -74,7 +99,15 @@ class Report:
 
     def trace(self, trace: Trace) -> None:
         """Scores that came out."""
-        self._scored[trace.device_id] += trace.score.size
+        device, plan = trace.device_id, self._plans[trace.device_id]
+        self._scored[device] += trace.score.size
+        watched_ns = trace.score.size * plan.window.hop_ns
+        if plan.window.mode is Mode.BURST and trace.score.size:
+            # The silence between records is watched too, for whatever happens shows in the next.
+            last_ns = int(trace.end_ns[-1])
+            watched_ns = last_ns - self._burst_ns.get(device, int(trace.start_ns[0]))
+            self._burst_ns[device] = last_ns
+        self._watched_ns[device] += watched_ns
         if trace.device_id in self._boards:
             self._boards[trace.device_id].add(trace)
 
@@ -123,8 +156,7 @@ class Report:
             kinds[kind] += n
         said = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())) or "none"
         facts.append(("alerts", said + (f"; {n_open} still open" if n_open else "")))
-        watched_ns = sum(n * self._plans[device].window.hop_ns for device, n in self._scored.items())
-        if watched_ns:
+        if watched_ns := sum(self._watched_ns.values()):
             facts.append(("machine alerts a week", _rate(kinds["machine"], watched_ns)))
         return facts
 
@@ -134,7 +166,7 @@ class Report:
             level = _level(self._core, plan)
             n = self._raised[device, "machine"]
             others = sum(k for (of, kind), k in self._raised.items() if of == device and kind != "machine")
-            watched_ns = self._scored[device] * plan.window.hop_ns
+            watched_ns = self._watched_ns[device]
             rows.append(
                 (
                     device,
@@ -215,7 +247,7 @@ def _dropped(what: str, reasons: Mapping[DropReason, int]) -> list[tuple[str, st
 
 
 def _rate(n: int, watched_ns: int) -> str:
-    return f"{n * WEEK_NS / watched_ns:.3g} ({n} in {duration(watched_ns)} scored)"
+    return f"{n * WEEK_NS / watched_ns:.3g} ({n} in {duration(watched_ns)} watched)"
 
 
 def _number(value: float | None, digits: int) -> str:

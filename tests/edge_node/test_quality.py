@@ -176,3 +176,13 @@ def test_devices_add_up() -> None:
     assert found is not None
     assert (found.n_windows, found.n_positive, found.n_faults) == (200, 20, 2)
     assert (found.alerts.recall, found.alerts.precision, found.alerts.n_detected) == (0.5, 1.0, 1)
+
+
+def test_records_of_a_burst_are_as_far_apart_as_they_come() -> None:
+    spec = WindowSpec(n=100, hop=100, rate_hz=Fraction(1000), mode=Mode.BURST)
+    board = Scoreboard(labels((200, 400)), spec)
+    board.add(trace(flags(50, (25, 45)), hop=10))
+    found = judge([board])
+    assert found is not None
+    assert found.alerts.delay_s == 251 - 200
+    assert found.clock.delay_s == pytest.approx(201 - 200 + 100)  # the last 20 of 50 records, 10 s apart

@@ -11,7 +11,7 @@ import pytest
 
 from edge_node.assembly import Core
 from edge_node.daemon import Daemon
-from edge_node.replay import RealTime, as_received, is_recording, play
+from edge_node.replay import RealTime, as_received, is_recording, play, ticks_within
 from models import messages
 from models.logs import LogError, LogOptions, Tick
 from models.messages import Alert, Event
@@ -230,3 +230,25 @@ def test_recordings_and_other_logs_are_not_mixed(tmp_path: Path, faulty: Path) -
         pass
     with pytest.raises(LogError, match=r"pump\.csv: is no recording"):
         is_recording([tmp_path / "run.jsonl", faulty])
+
+
+def test_a_part_of_a_recording_is_not_silent_where_it_was_not_asked_for() -> None:
+    def row(device: str, t: int) -> SampleBlock:
+        return SampleBlock.irregular(
+            device, ("x",), np.ones((1, 1)), time_ns=np.array([at(t)]), arrival_ns=at(t)
+        )
+
+    items = [
+        Tick(at(1)),
+        row("a", 2),
+        Tick(at(3)),
+        row("b", 4),
+        Tick(at(5)),
+        row("b", 6),
+        Tick(at(7)),
+        Tick(at(9)),
+    ]
+    assert list(ticks_within(items)) == items[1:]
+    assert list(ticks_within(items, until_ns=at(7))) == items[1:6]
+    assert list(ticks_within(items[:5], n_rows=1)) == [items[1], items[3]]
+    assert list(ticks_within(items, n_rows=2)) == items[1:]

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from arro3.io import read_parquet
 
+from edge_node.assembly import Core
 from edge_node.cli import main
+from edge_node.replay_report import News, Report
+from edge_node.settling import Trace
 from models.recording import RecordingWriter
-from models.signal import SampleBlock
-from tests.edge_node.replays import CHANNELS, T0_S, at, signal, write_csv
+from models.signal import NS_PER_S, Mode, SampleBlock, WindowSpec
+from tests.edge_node.replays import CHANNELS, T0_S, at, core, replayed, signal, write_csv
 from tests.fixtures.bundle_files import BUNDLE
 
 pytestmark = pytest.mark.tflite_runtime
@@ -53,7 +59,7 @@ def test_alerts_come_as_lines_and_a_summary_follows(log: Path, capsys: pytest.Ca
     assert re.search(r"^level +500 alerts a week \(score ", said.out, re.M)
     assert re.search(r"^windows scored +199$", said.out, re.M)
     assert re.search(r"^alerts +1 machine$", said.out, re.M)
-    assert re.search(r"^machine alerts a week +30\d \(1 in 33 min scored\)$", said.out, re.M)
+    assert re.search(r"^machine alerts a week +30\d \(1 in 33 min watched\)$", said.out, re.M)
     assert re.search(r"^Pressure +1 +\d\d%$", said.out, re.M)
     assert re.search(r"^faults detected, of 1 +1 +0\.\d +0$", said.out, re.M)
     precision = re.search(r"^precision +(\S+) +(\S+) +(\S+)$", said.out, re.M)
@@ -342,3 +348,42 @@ def test_nothing_but_results_is_printed(log: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert done.stderr == ""
     assert done.stdout.startswith(("2023-", "replayed"))
+
+
+def test_only_updates_with_news_are_lines(log: Path) -> None:
+    first = next(a for a in replayed(log) if a.state == "raised")
+    end = first.start_ns
+    news = News()
+
+    def told(state: str, after_s: float, severity: str = "warning", channel: str = "x") -> bool:
+        blamed = msgspec.structs.replace(first.contributions[0], channel=channel)
+        changes = {
+            "state": state,
+            "end_ns": end + round(after_s * 1e9),
+            "severity": severity,
+            "contributions": (blamed,),
+        }
+        return news.is_in(msgspec.structs.replace(first, **changes))
+
+    assert told("raised", 60)
+    assert [told("updated", t) for t in (70, 110, 119, 120, 130, 239, 240)] == [False] * 3 + [True] + [
+        False
+    ] * 2 + [True]
+    assert told("updated", 250, severity="critical")
+    assert not told("updated", 260, severity="critical")
+    assert told("updated", 270, severity="critical", channel="y")
+    assert news.n_left_out == 6
+    assert told("cleared", 280)
+
+
+def test_between_bursts_the_machine_is_watched_too() -> None:
+    plan = dataclasses.replace(
+        core().plans[0], window=WindowSpec(n=100, hop=100, rate_hz=Fraction(1000), mode=Mode.BURST)
+    )
+    on = Core(core().pipeline, core().engines, (plan,))
+    report = Report(on, None)
+    for first in (0, 50):
+        ends = at(0) + np.arange(first, first + 50) * 10 * NS_PER_S + NS_PER_S // 10
+        no = np.zeros(50, np.bool_)
+        report.trace(Trace("pump", ends - NS_PER_S // 10, ends, np.ones(50, np.float32), np.ones(50), no, no))
+    assert "0 (0 in 17 min watched)" in report.text()

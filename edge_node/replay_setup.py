@@ -1,0 +1,141 @@
+"""What a replay needs before its first row, from the command line: the core, how to read the log, the labels."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+from edge_node.assembly import Core, assemble, assemble_bundle
+from edge_node.cli_values import UsageError
+from edge_node.config import Config, load_config
+from edge_node.model_store import load_bundle
+from edge_node.replay import Item, is_recording
+from edge_node.sources.replay import log_options
+from models import codec
+from models.labels import Labels, label_columns, read_labels
+from models.logs import LogError, LogOptions, Warn
+from models.recording import inspect_log
+from models.signal import Channel, Device, SampleBlock
+
+_SAMPLED_BYTES = 1 << 16
+
+
+def core_and_options(given: argparse.Namespace, files: list[Path], warn: Warn) -> tuple[Core, LogOptions]:
+    """The core, and how to read the log for it."""
+    options = _options(given)
+    if given.config is not None:
+        config = _with_level(load_config(given.config), given)
+        devices = {device.device.device_id: device.device for device in config.devices}
+        if given.device is not None and given.device not in devices:
+            raise UsageError(f"--device {given.device}: {given.config} has {', '.join(devices)}")
+        return assemble(config, on_notice=warn), log_options(options, devices)
+    bundle = load_bundle(given.model)
+    manifest = bundle.manifest
+    device_id = given.device
+    channels = tuple(Channel(name=c.name, origin=c.origin) for c in manifest.channels)
+    window = manifest.window
+
+    def like_model(name: str) -> Device:
+        return Device(
+            device_id=name, machine=name, mode=window.mode, rate_hz=window.rate_hz, channels=channels
+        )
+
+    if device_id is None:
+        stem = files[0].name.removesuffix(".gz")
+        name = Path(stem).stem or stem
+        info = inspect_log(files[0], log_options(options, {name: like_model(name)}))
+        if len(info.device_ids) > 1:
+            raise UsageError(
+                f"{files[0]} holds {len(info.device_ids)} devices: choose one with --device: {', '.join(info.device_ids)}"
+            )
+        device_id = info.device_ids[0] if info.device_ids else name
+    budget = given.alerts_per_week
+    core = assemble_bundle(bundle, device_id, alerts_per_week=budget, p_threshold=given.p, on_notice=warn)
+    return core, log_options(options, {device_id: like_model(device_id)})
+
+
+def check_channels(file: Path, options: LogOptions, core: Core) -> None:
+    """LogError where a table lacks a channel: no window of it would ever be whole."""
+    info = inspect_log(file, options)
+    for plan in core.plans:
+        missing = [name for name in plan.device.channel_names if name not in info.channels]
+        if missing and plan.device.device_id in info.device_ids:
+            who = f"model {plan.model.model_id}" if plan.model is not None else "the configuration"
+            raise LogError(
+                file,
+                f"there is no channel {', '.join(map(repr, missing))}, which {who} has",
+                remedy=f"its channels are {', '.join(info.channels)}",
+            )
+
+
+def _with_level(config: Config, given: argparse.Namespace) -> Config:
+    if given.alerts_per_week is None and given.p is None:
+        return config
+    devices = tuple(
+        dataclasses.replace(device, alerts_per_week=given.alerts_per_week, p_threshold=given.p)
+        for device in config.devices
+    )
+    return dataclasses.replace(config, devices=devices)
+
+
+def _options(given: argparse.Namespace) -> LogOptions:
+    rate_hz: Fraction | None = None
+    if given.rate_hz is not None:
+        try:
+            rate_hz = codec.parse_rate(given.rate_hz)
+        except ValueError as error:
+            raise UsageError(f"--rate-hz: {error}") from error
+    separator = {"tab": "\t", "\\t": "\t"}.get(given.separator, given.separator)
+    if separator is not None and len(separator) != 1:
+        raise UsageError(f"--separator must be one character, not {separator!r}")
+    return LogOptions(
+        separator=separator,
+        time_column=given.time_column,
+        timezone=given.timezone,
+        rate_hz=rate_hz,
+        device_id=given.device,
+        bad_lines="skip" if given.skip_bad_lines else "refuse",
+    )
+
+
+def labels_of(given: argparse.Namespace, options: LogOptions, files: list[Path]) -> Labels | None:
+    if given.labels is not None:
+        return read_labels(given.labels, key=str(files[0]), timezone=given.timezone)
+    return label_columns(files, options)
+
+
+def of_device(
+    items: Iterator[Item], given: argparse.Namespace, core: Core, files: list[Path]
+) -> Iterator[Item]:
+    """What is of the device asked for, and all ticks. With a model alone another device is an error, for it would be
+    left out unasked."""
+    wanted = given.device
+    only = core.plans[0].device.device_id if given.model is not None else None
+    found = False
+    others: dict[str, None] = {}
+    for item in items:
+        if isinstance(item, SampleBlock):
+            if wanted is not None and item.device_id != wanted:
+                others[item.device_id] = None
+                continue
+            if only is not None and item.device_id != only:
+                raise UsageError(f"the log also holds device {item.device_id}: choose one with --device")
+            found = True
+        yield item
+    if wanted is not None and not found and others:
+        raise UsageError(f"--device {wanted}: {files[0]} holds {', '.join(others)}")
+
+
+def estimated_rows(files: list[Path]) -> int | None:
+    """How many rows plain text files hold, by the length of their first lines; None for other kinds."""
+    total = 0.0
+    for file in files:
+        if file.suffix not in (".csv", ".txt", ".jsonl", ".ndjson") or is_recording([file]):
+            return None
+        with file.open("rb") as stream:
+            sample = stream.read(_SAMPLED_BYTES)
+        total += file.stat().st_size * sample.count(b"\n") / max(1, len(sample))
+    return round(total)
