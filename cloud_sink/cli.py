@@ -13,12 +13,13 @@ import re
 import sys
 import time
 import zoneinfo
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from cloud_sink import train_options
 from models import codec
 from models.labels import Labels, label_columns, read_labels
 from models.logs import LogError, LogOptions
@@ -43,152 +44,14 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"cloud-sink {version('linewatch')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    _add_train(
+    train_options.add(
         commands.add_parser(
-            "train", help="make a model from a recording of healthy running", description=_TRAIN
+            "train",
+            help="make a model from a recording of healthy running",
+            description=train_options.DESCRIPTION,
         )
     )
     return top
-
-
-_TRAIN = """Makes a model bundle from a recording of healthy running: a directory with manifest.json
-and .tflite files that edge-node takes as it is. Windows, features and re-centring are the gateway's own.
-False-alarm rates are by cross-fit over blocks of time, never in-sample."""
-
-
-def _add_train(train: argparse.ArgumentParser) -> None:
-    train.add_argument(
-        "logs",
-        nargs="+",
-        metavar="LOG",
-        help="CSV, JSON lines, Parquet or a recording of edge-node; globs work",
-    )
-    train.add_argument(
-        "-o",
-        dest="out",
-        metavar="DIR",
-        required=True,
-        type=Path,
-        help="the bundle to write; a newer version replaces the older",
-    )
-    what = train.add_argument_group("the model")
-    what.add_argument(
-        "--features", choices=("slow", "vibration"), required=True, help="slow: around 1 Hz; vibration: kHz"
-    )
-    what.add_argument(
-        "--family",
-        choices=("mahalanobis", "linear-ae", "ae"),
-        default="mahalanobis",
-        help="default: %(default)s",
-    )
-    what.add_argument(
-        "--window",
-        metavar="N",
-        type=_count(2),
-        help="samples; default 60 slow, 1024 vibration, the record of a burst",
-    )
-    what.add_argument(
-        "--hop",
-        metavar="N",
-        type=_count(1),
-        help="samples; default 1 slow, 512 vibration, the record of a burst",
-    )
-    what.add_argument(
-        "--n-fast",
-        metavar="N",
-        type=_count(0),
-        default=10,
-        help="slow: the window's tail for fast features, samples; default: %(default)s",
-    )
-    what.add_argument(
-        "--recentring",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="follow slow drift of slow features, bounded (default: yes)",
-    )
-    what.add_argument(
-        "--seed",
-        type=_count(0),
-        default=0,
-        metavar="N",
-        help="of networks and int8 probes; default: %(default)s",
-    )
-    what.add_argument(
-        "--edgetpu",
-        action="store_true",
-        help="also a model for a Coral Edge TPU, checked, and compiled where edgetpu_compiler is on PATH",
-    )
-    what.add_argument("--model-id", metavar="ID", help="default: the name of DIR")
-    what.add_argument(
-        "--class",
-        dest="class_",
-        default="",
-        metavar="NAME",
-        help="class of machines it is for; default: as recorded",
-    )
-    part = train.add_argument_group("the healthy part")
-    part.add_argument("--rows", type=_count(1), metavar="N", help="only the first N rows")
-    part.add_argument("--from", dest="from_", metavar="TIME", help="RFC 3339, or in --timezone; inclusive")
-    part.add_argument("--until", metavar="TIME", help="exclusive")
-    part.add_argument(
-        "--exclude",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="intervals that were not healthy: CSV with start,end",
-    )
-    part.add_argument(
-        "--labels",
-        type=Path,
-        metavar="FILE",
-        help="known anomalies, to test the model with (default: label columns of the log); left out of "
-        "training unless the healthy part is named",
-    )
-    read = train.add_argument_group("reading the log")
-    read.add_argument("--device", metavar="ID", help="which device of a log of several")
-    read.add_argument(
-        "--mode", choices=[m.value for m in Mode], help="default: as recorded, else found from the times"
-    )
-    read.add_argument(
-        "--rate-hz",
-        metavar="RATE",
-        help="sampling rate, also as a fraction (1/300); default: as recorded, else found from the times",
-    )
-    read.add_argument("--timezone", metavar="ZONE", help="of times without an offset: UTC, Europe/Berlin, …")
-    read.add_argument("--time-column", metavar="NAME")
-    read.add_argument("--separator", metavar="C", help="of CSV; default: found")
-    read.add_argument(
-        "--wear",
-        action="append",
-        default=[],
-        metavar="CHANNEL",
-        help="a wear indicator, never re-centred; repeatable; default: as recorded",
-    )
-    read.add_argument(
-        "--unit",
-        action="append",
-        default=[],
-        type=_pair,
-        metavar="CHANNEL=UNIT",
-        help="as in the gateway's config; repeatable; default: as recorded",
-    )
-    read.add_argument(
-        "--origin",
-        action="append",
-        default=[],
-        type=_pair,
-        metavar="CHANNEL=VALUE",
-        help="subtracted before float32, as in the gateway's config; repeatable; default: as recorded",
-    )
-    alerts = train.add_argument_group("what is printed")
-    alerts.add_argument(
-        "--alerts-per-week",
-        type=float,
-        default=1.0,
-        metavar="N",
-        help="budget to print the alert level of; default: %(default)s",
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -323,26 +186,6 @@ def _time(option: str, text: str | None, timezone: str | None) -> int | None:
                 f"--timezone {timezone!r} is not known: use UTC or a name such as Europe/Berlin"
             ) from None
     return (moment - _EPOCH) // dt.timedelta(microseconds=1) * 1000
-
-
-def _count(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-        return value
-
-    return parse
-
-
-def _pair(text: str) -> tuple[str, str]:
-    channel, separator, value = text.partition("=")
-    if not separator or not channel:
-        raise argparse.ArgumentTypeError(f"{text!r} is not CHANNEL=VALUE")
-    return channel, value
 
 
 if __name__ == "__main__":
