@@ -21,7 +21,14 @@ from edge_node.model_store import BundleRefused
 from edge_node.replay import Item, RealTime, as_received, is_recording, play, ticks_within
 from edge_node.replay_report import News, Report, alert_line
 from edge_node.replay_scores import ScoresFile
-from edge_node.replay_setup import check_channels, core_and_options, estimated_rows, labels_of, of_device
+from edge_node.replay_setup import (
+    check_channels,
+    check_recorded,
+    core_and_options,
+    estimated_rows,
+    labels_of,
+    of_device,
+)
 from models import messages
 from models.logs import LogError
 from models.messages import Alert
@@ -130,7 +137,9 @@ def _replay(given: argparse.Namespace) -> None:
     )
     core, options = core_and_options(given, files, _warn)
     recorded = is_recording(files)
-    if not recorded:
+    if recorded:
+        check_recorded(files, core)
+    else:
         check_channels(files[0], options, core)
     labels = labels_of(given, options, files)
     report, news = Report(core, labels), News()

@@ -17,7 +17,7 @@ from edge_node.sources.replay import log_options
 from models import codec
 from models.labels import Labels, label_columns, read_labels
 from models.logs import LogError, LogOptions, Warn
-from models.recording import inspect_log
+from models.recording import inspect_log, recorded_devices
 from models.signal import Channel, Device, SampleBlock
 
 _SAMPLED_BYTES = 1 << 16
@@ -69,6 +69,29 @@ def check_channels(file: Path, options: LogOptions, core: Core) -> None:
                 f"there is no channel {', '.join(map(repr, missing))}, which {who} has",
                 remedy=f"its channels are {', '.join(info.channels)}",
             )
+
+
+def check_recorded(files: list[Path], core: Core) -> None:
+    """LogError where a recording's values mean something else than they would here: they are in its units, and
+    its origins are subtracted."""
+    plans = {plan.device.device_id: plan.device for plan in core.plans}
+    for file in files:
+        for device in recorded_devices(file):
+            here = plans.get(device.device_id)
+            wanted = {c.name: c for c in here.channels} if here is not None else {}
+            for channel in device.channels:
+                other = wanted.get(channel.name, channel)
+                if (other.unit, other.origin) != (channel.unit, channel.origin):
+                    raise LogError(
+                        file,
+                        f"{device.device_id}: channel {channel.name!r} was recorded {_meaning(channel)}, and is "
+                        f"{_meaning(other)} here",
+                        remedy="replay it with a configuration or model like the one it was recorded with",
+                    )
+
+
+def _meaning(channel: Channel) -> str:
+    return f"with unit {channel.unit!r} and origin {channel.origin:g}"
 
 
 def _with_level(config: Config, given: argparse.Namespace) -> Config:

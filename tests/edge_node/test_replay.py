@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,7 +18,8 @@ from models import messages
 from models.logs import LogError, LogOptions, Tick
 from models.messages import Alert, Event
 from models.recording import RecordingWriter, read_log
-from models.signal import NS_PER_S, SampleBlock
+from models.signal import NS_PER_S, Channel, SampleBlock
+from models.time_policy import RecordedDevice
 from tests.edge_node.replays import CHANNELS, T0_S, at, core, replayed, signal, write_csv
 from tests.fixtures.bundle_files import BUNDLE
 
@@ -225,6 +228,26 @@ def test_a_recording_of_the_daemon_replays_to_its_alerts(tmp_path: Path) -> None
     assert [without_delivery(a) for a in alerts] == [json.loads(a) for a in out[0].read_bytes().splitlines()]
 
 
+@pytest.mark.parametrize("changes", [{"unit": "Pa"}, {"origin": 3.0}])
+def test_a_recording_of_other_values_is_refused(
+    tmp_path: Path, changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edge_node.cli import main
+
+    channels = [Channel(name="Temperature", unit="°C"), Channel(name="Pressure", unit="bar")]
+    for name, pressure in (("same", channels[1]), ("other", msgspec.structs.replace(channels[1], **changes))):
+        device = RecordedDevice(device_id="pump", machine="pump", channels=(channels[0], pressure))
+        with RecordingWriter(tmp_path / f"{name}.jsonl", [device]) as log:
+            log.write(
+                SampleBlock.irregular(
+                    "pump", CHANNELS, np.ones((1, 2)), time_ns=np.array([at(1)]), arrival_ns=at(1)
+                )
+            )
+    assert main(["replay", str(tmp_path / "same.jsonl"), "--model", str(BUNDLE)]) == 0
+    assert main(["replay", str(tmp_path / "other.jsonl"), "--model", str(BUNDLE)]) == 1
+    assert "pump: channel 'Pressure' was recorded with unit" in capsys.readouterr().err
+
+
 def test_recordings_and_other_logs_are_not_mixed(tmp_path: Path, faulty: Path) -> None:
     with RecordingWriter(tmp_path / "run.jsonl"):
         pass
@@ -238,7 +261,7 @@ def test_a_part_of_a_recording_is_not_silent_where_it_was_not_asked_for() -> Non
             device, ("x",), np.ones((1, 1)), time_ns=np.array([at(t)]), arrival_ns=at(t)
         )
 
-    items = [
+    items: list[SampleBlock | Tick] = [
         Tick(at(1)),
         row("a", 2),
         Tick(at(3)),
