@@ -166,6 +166,15 @@ def set_up_logging(gateway: Gateway) -> None:
         cache_logger_on_first_use=False,
     )
     threading.excepthook = _log_thread_failure
+    logging.basicConfig(handlers=[_Structured()], level=max(level, logging.WARNING), force=True)
+
+
+class _Structured(logging.Handler):
+    """What libraries log, and models/, which knows no structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger = structlog.get_logger(record.name)
+        logger.log(record.levelno, record.getMessage(), exc_info=record.exc_info or None)
 
 
 def _log_thread_failure(failed: threading.ExceptHookArgs) -> None:
