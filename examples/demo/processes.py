@@ -80,7 +80,7 @@ class Child:
         self.interrupt()
         try:
             self._process.wait(patience_s)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):  # who interrupts again will not wait
             self._process.kill()
             self._process.wait()
 

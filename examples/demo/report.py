@@ -79,7 +79,7 @@ def facts(
     found = [
         (
             "false alarms",
-            f"{len(false_alarms) or 'none'} in {scenario.live_s / 60:.3g} min of {len(scenario.sensors)} devices",
+            f"{len(false_alarms) or 'none'} in {duration(scenario.live_s * NS_PER_S)}, {len(scenario.sensors)} devices",
         ),
         *(("", f"{clock_text(a.at_s)} {a.alert.kind} {a.alert.message}") for a in false_alarms),
         ("in", f"{bytes_text(sent.n_bytes)}: {sent.n_samples:,} values in {sent.n_messages:,} messages"),

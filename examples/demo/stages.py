@@ -117,7 +117,8 @@ class Demo:
                     child = self._trainer(sensor, quiet=shown)
                     shown = True
                     running[stack.enter_context(child)] = (sensor, time.monotonic())
-                screen.progress(f"{bar(n_done / n_all)} {n_done} of {n_all} models")
+                names = ", ".join(sensor.device for sensor, _ in running.values())
+                screen.progress(f"{bar(n_done / n_all)} {n_done} of {n_all} models; training {names}")
                 time.sleep(0.05)
                 for child in [child for child in running if not child.running]:
                     child.finish(0.0)
