@@ -136,10 +136,15 @@ def _check(given: argparse.Namespace) -> int:
 
 def _record(given: argparse.Namespace) -> int:
     from edge_node.recording_daemon import record
+    from edge_node.running_sources import DaemonFailed
 
     config = load_config(given.config, need_models=False)
     set_up_logging(config.gateway)
-    n = asyncio.run(record(config, given.output, for_s=given.for_s))
+    try:
+        n = asyncio.run(record(config, given.output, for_s=given.for_s))
+    except DaemonFailed as error:
+        print(f"edge-node: {error}", file=sys.stderr)
+        return FAILED
     print(f"wrote {n} values to {given.output}")
     return 0
 

@@ -11,6 +11,7 @@ import structlog
 
 from edge_node.block_queue import BlockQueue
 from edge_node.config import Config, ConfigError
+from edge_node.running_sources import raise_failure
 from edge_node.sources import SOURCES
 from models.logs import Tick
 from models.recording import RecordingWriter
@@ -24,7 +25,8 @@ log = structlog.get_logger("linewatch.record")
 async def record(config: Config, output: Path, *, for_s: float | None = None) -> int:
     """Writes what the sources of ``config`` deliver to ``output`` until SIGINT, SIGTERM, ``for_s`` or the sources' end.
 
-    Returns the number of values written. Raises LogError when the log cannot be written, ConfigError without sources.
+    Returns the number of values written. Raises LogError when the log cannot be written, ConfigError without sources,
+    DaemonFailed when a source fails.
     """
     if not config.sources:
         raise ConfigError(f"{config.path}: no [[source]]: there is nothing to record")
@@ -55,7 +57,8 @@ async def record(config: Config, output: Path, *, for_s: float | None = None) ->
                     log.info(
                         "recording", n_values=n_values, connected=[s.name for s in sources if s.connected]
                     )
-                if all(task.done() for task in tasks) and not queue.n_samples:
+                failed = any(t.done() and not t.cancelled() and t.exception() for t in tasks)
+                if failed or (all(task.done() for task in tasks) and not queue.n_samples):
                     break
             while blocks := queue.take(1024):
                 for block in blocks:
@@ -65,7 +68,7 @@ async def record(config: Config, output: Path, *, for_s: float | None = None) ->
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            raise error
+    for source, task in zip(sources, tasks, strict=True):
+        if not task.cancelled():
+            raise_failure(f"source {source.name}", task.exception())
     return n_values

@@ -51,3 +51,14 @@ def test_a_part_that_fails_ends_the_daemon(tmp_path: Path, module: str, name: st
         assert "in broken" in failures[0]["exception"]
         if part != "the uplink":
             wait_for(lambda: status(seen) == "offline", "status offline")
+
+
+def test_a_source_that_fails_ends_a_recording(tmp_path: Path) -> None:
+    with broker(tmp_path) as mosquitto:
+        program = BROKEN.format(module="sources.mqtt", name="MqttSubscriber.on_connected")
+        arguments = ["record", "-c", config(tmp_path, mosquitto.port), "-o", tmp_path / "log.jsonl"]
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=30
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "edge-node: source mqtt failed: TypeError: a defect of ours"
