@@ -157,7 +157,7 @@ class Scoreboard:
         rest = stops[over] - self.n
         starts, stops = np.append(np.zeros_like(rest), starts), np.append(rest, np.minimum(stops, self.n))
         order = np.argsort(starts, kind="stable")
-        return self._tally(starts[order], stops[order], None)
+        return self._tally(starts[order], stops[order], None, one=bool(over.any()))
 
     def clock(self) -> _Tally:
         """As many windows as the alerts have, at the end."""
@@ -169,8 +169,9 @@ class Scoreboard:
         faults = np.array(self._faults, np.int64).reshape(-1, 4)
         return faults[:, 0], faults[:, 1]
 
-    def _tally(self, starts: Index, stops: Index, raised_ns: Index | None) -> _Tally:
-        """Of alerts [start, stop). Where nobody knows when one was raised, windows are a step apart."""
+    def _tally(self, starts: Index, stops: Index, raised_ns: Index | None, *, one: bool = False) -> _Tally:
+        """Of alerts [start, stop). Where nobody knows when one was raised, windows are a step apart. ``one``: the last
+        and the first are one alert."""
         begins, ends = self._fault_runs()
         hits = _covered(starts, stops, ends) - _covered(starts, stops, begins)
         first = np.searchsorted(starts, begins)
@@ -184,12 +185,15 @@ class Scoreboard:
             at_ns = end_ns + late_ns if raised_ns is None else int(raised_ns[i])
             delays.append(at_ns - int(self._labels.intervals[interval, 0]))
         positive = _covered(begins, ends, stops) - _covered(begins, ends, starts)
+        if one:
+            positive[-1] += positive[0]
+            positive = positive[1:]
         return _Tally(
             n_hit=int(hits.sum()),
             n_predicted=int((stops - starts).sum()),
             n_detected=int(detected.sum()),
             n_covered=int(covered.sum()),
-            n_alerts=starts.size,
+            n_alerts=positive.size,
             n_false_alerts=int(np.count_nonzero(positive == 0)),
             delays_ns=np.array(delays, np.int64),
         )

@@ -115,6 +115,7 @@ def test_moving_alerts_round_keeps_their_windows(data: st.DataObject) -> None:
     moved = board.shifted(by)
     assert moved.n_predicted == alerting.sum()
     assert moved.n_hit == np.roll(alerting, by)[: n // 2].sum()
+    assert moved.n_alerts == board.as_alerted().n_alerts
     assert board.shifted(0).n_hit == board.as_alerted().n_hit
 
 
