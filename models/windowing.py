@@ -133,7 +133,7 @@ class Windower:
     @property
     def stale(self) -> bool:
         """Whether some channel has brought no usable value for ``stale_after_s``."""
-        return self._now_ns is not None and self._now_ns - min(self._heard_ns) >= self._stale_ns
+        return bool(self.stale_channels)
 
     @property
     def stale_channels(self) -> tuple[str, ...]:
