@@ -114,9 +114,12 @@ class Episodes:
     def step(
         self, start_ns: int, end_ns: int, above: bool, below: bool, severity: Severity, detail: str
     ) -> Transition | None:
-        """One more window, later than all before: ``above`` the raise level, ``below`` the clear level, or
-        neither (never both). ``severity`` and ``detail`` count where it is above."""
+        """One more window, later than all before or of a clock that was set back: ``above`` the raise level,
+        ``below`` the clear level, or neither (never both). ``severity`` and ``detail`` count where it is above."""
         s = self._state
+        if s.last_ns is not None and end_ns < s.last_ns:  # the clock was set back: no rest is left to keep
+            s.recent, s.n_below, s.n_new_detail = [], 0, 0
+            s.cleared_ns, s.said_ns = None, min(s.said_ns, end_ns)
         if self._gap_ns is not None and s.last_ns is not None and end_ns - s.last_ns > self._gap_ns:
             s.recent, s.n_below, s.n_new_detail = [], 0, 0
         s.last_ns = end_ns

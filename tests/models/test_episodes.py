@@ -259,3 +259,17 @@ def test_counting_a_million_windows_finds_every_episode() -> None:
     assert count_episodes(above, ~above, PLAIN, 10 * S) == 10_000
     assert count_episodes(above, ~above, msgspec.structs.replace(PLAIN, cooldown_s=995), 10 * S) == 5_000
     assert count_episodes(np.zeros(0, bool), np.zeros(0, bool), PLAIN, 10 * S) == 0
+
+
+def test_a_clock_that_was_set_back_holds_no_alert_back() -> None:
+    """Neither the rest after the last alert nor the pace of updates lasts for as long as the clock was ahead."""
+    policy = AlertPolicy(cooldown_s=100, update_s=100)
+    machine = Episodes(policy, 10 * S)
+    ahead = 100_000
+    assert [t.state for _, t in play(machine, "###...", first=ahead)] == ["raised", "cleared"]
+    assert [t.state for _, t in play(machine, "###", first=0)] == ["raised"]
+    machine = Episodes(policy, 10 * S)
+    play(machine, "###", first=ahead)
+    told = play(machine, "#" * 25 + "...", first=0)
+    assert [t.state for _, t in told] == ["updated", "updated", "cleared"]
+    assert [i for i, _ in told] == [10, 20, 27]
