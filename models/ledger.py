@@ -6,6 +6,7 @@ handed out or waiting plus ``sum(window_drops.values())``, between any two calls
 
 from __future__ import annotations
 
+import functools
 import math
 
 import msgspec
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.signal import DropReason, WindowBatch
+
+_SHARED_VALUES = 1 << 16
 
 
 class BatchState(msgspec.Struct, frozen=True, array_like=True):
@@ -67,9 +70,10 @@ class Ledger:
     ) -> None:
         """Closes windows, values float32[w, n, c]; ``valid`` None: all of it. A window without one valid
         sample never existed; one with too few on some channel is dropped as GAP."""
-        w = int(values.shape[0])
+        w = values.shape[0]
+        whole = valid is None
         if valid is None:
-            valid = np.ones(values.shape, dtype=np.bool_)
+            valid = _all_valid(values.shape)
         else:
             n_valid = valid.sum(axis=1)
             exists = n_valid.any(axis=1)
@@ -82,7 +86,7 @@ class Ledger:
                 start_ns, end_ns = start_ns[enough], end_ns[enough]
                 values, valid = values[enough], valid[enough]
         self.n_closed += w
-        self.batches.append(WindowBatch(self.device_id, start_ns, end_ns, values, valid))
+        self.batches.append(WindowBatch(self.device_id, start_ns, end_ns, values, valid, whole))
 
     def take(self) -> list[WindowBatch]:
         """The waiting windows, oldest first; they no longer wait."""
@@ -125,12 +129,29 @@ class Ledger:
         ]
 
 
+def _all_valid(shape: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """bool ``shape``, all True; the small ones, of which there are many, are one read-only array."""
+    w, n, c = shape
+    return _shared_valid(shape) if w * n * c <= _SHARED_VALUES else np.ones(shape, np.bool_)
+
+
+@functools.lru_cache(maxsize=64)
+def _shared_valid(shape: tuple[int, int, int]) -> NDArray[np.bool_]:
+    valid = np.ones(shape, np.bool_)
+    valid.flags.writeable = False
+    return valid
+
+
 def window_times(
     k: int, w: int, n: int, hop: int, num: int, period: int, origin_ns: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Half-open spans int64[w], int64[w] of windows ``k .. k+w-1``: ``origin_ns`` plus sample index times
     ``period / num`` ns, exact, rounded down (what ``signal.samples_to_ns`` gives, without overflow and
     without a loop)."""
+    if w == 1:  # as nearly always when live
+        first_ns = origin_ns + k * hop * period // num
+        end_ns = origin_ns + (k * hop + n) * period // num
+        return np.array((first_ns,), np.int64), np.array((end_ns,), np.int64)
     ends = []
     whole, rest = divmod(hop * period, num)
     steps = np.arange(w, dtype=np.int64)

@@ -181,12 +181,12 @@ class DeviceCondition(enum.StrEnum):
     LEARNING = "learning"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class WindowBatch:
+class WindowBatch(msgspec.Struct, frozen=True, eq=False):
     """Closed windows of one device, oldest first.
 
     ``values`` float32[w, n, c], C-contiguous; where ``valid`` bool[w, n, c] is False the value is filled (last valid one
-    held, 0 before the first) and means nothing. ``start_ns``, ``end_ns`` int64[w], half-open.
+    held, 0 before the first) and means nothing. ``start_ns``, ``end_ns`` int64[w], half-open. ``whole``: it is known that
+    every value is valid, and nobody needs to look.
     """
 
     device_id: str
@@ -194,6 +194,7 @@ class WindowBatch:
     end_ns: NDArray[np.int64]
     values: NDArray[np.float32]
     valid: NDArray[np.bool_]
+    whole: bool = False
 
     @property
     def n(self) -> int:

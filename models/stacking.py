@@ -23,7 +23,7 @@ def stack(
     if covered and all(track.whole(start, start + span) for track, start in pieces):
         if len(pieces) == 1:
             track, start = pieces[0]
-            return track.windows(start, w, n, hop).copy(), None
+            return track.copied(start, w, n, hop), None
         values = np.empty((w, n, n_channels), np.float32)
         for track, start in pieces:
             values[:, :, track.index] = track.windows(start, w, n, hop)

@@ -42,6 +42,7 @@ class Plan:
     known: tuple[int, ...]  # the device's channels that are in the block
     source: tuple[int, ...]  # and where
     n_unknown: int
+    plain: bool  # it is just the channels of the one stream there is, in its order
 
 
 class Streams:
@@ -81,4 +82,12 @@ class Streams:
             whole = taken == list(range(len(channels)))
             target = None if len(present) == len(stream) else [stream.index(c) for c in present]
             parts.append(Part(stream, len(present), None if whole else taken, target))
-        return Plan(tuple(parts), tuple(source), tuple(source.values()), len(channels) - len(source))
+        n_unknown = len(channels) - len(source)
+        plain = (
+            len(parts) == 1
+            and not n_unknown
+            and parts[0].source is None
+            and parts[0].target is None
+            and len(parts[0].columns) == len(self._places)
+        )
+        return Plan(tuple(parts), tuple(source), tuple(source.values()), n_unknown, plain)

@@ -51,12 +51,18 @@ class Timeline:
         self._jitter_ns = max(to_ns(policy.jitter_s), CUT_NS)
         self._grid: Grid | None = None
         self._uniform: Join | Bursts | None = None
+        self._join: Join | None = None
         self._begin()
 
     @property
     def newest_ns(self) -> int | None:
         """Event time of the newest sample."""
         return self._engine.newest_ns
+
+    def follow(self, t_ns: int, values: NDArray[np.float32]) -> bool:
+        """Files rows of all channels that just go on from what came before, as nearly all do; False, and nothing
+        is done, when they are anything else."""
+        return self._join is not None and self._join.follow(t_ns, values)
 
     def push_uniform(
         self, parts: tuple[Part, ...], t_ns: int, values: NDArray[np.float32], arrival_ns: int
@@ -124,7 +130,7 @@ class Timeline:
         elif self._spec.mode is Mode.BURST:
             self._uniform = Bursts(*given)
         else:
-            self._uniform = Join(*given)
+            self._uniform = self._join = Join(*given)
 
     def _restart(self, to_ns: int) -> None:
         newest_ns = self.newest_ns

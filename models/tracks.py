@@ -54,6 +54,11 @@ class Track:
         """Rows ``low .. complete_to`` are all there."""
         return self.clock.head if self.first_hole is None else self.first_hole
 
+    @property
+    def evenly_whole(self) -> bool:
+        """Whether no row from ``low`` on lacks a value, and windows are a hop of samples apart."""
+        return self.first_hole is None and len(self.clock.offsets) == 1
+
     def room(self, wanted: int) -> int:
         """How many of ``wanted`` rows can be appended now: at least one."""
         capacity = len(self._values)
@@ -158,6 +163,13 @@ class Track:
     def windows(self, start: int, w: int, n: int, hop: int) -> NDArray[np.float32]:
         """A view float32[w, n, c] of windows that begin at ``start + i * hop``; all rows must be kept."""
         return _sliding(self._values, start - self._origin, w, n, hop)
+
+    def copied(self, start: int, w: int, n: int, hop: int) -> NDArray[np.float32]:
+        """The same as an array of its own."""
+        if w == 1:
+            at = start - self._origin
+            return self._values[at : at + n].copy()[None]
+        return self.windows(start, w, n, hop).copy()
 
     def copy_into(self, start: int, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
         """Copies rows from ``start`` on into one window, values [n, C] and valid [n, C]: what is kept, else

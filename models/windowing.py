@@ -12,6 +12,8 @@ depend on how long the stream is, nor on what its clock does, only on window, la
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import msgspec
 import numpy as np
 
@@ -47,6 +49,7 @@ class Windower:
         self._streams = Streams(names, joined=spec.mode is Mode.IRREGULAR)
         self._timeline = Timeline(spec, policy, len(names), self._ledger)
         self._rate = spec.rate_hz
+        self._known_rate: Fraction | None = spec.rate_hz  # equal to it, as the last block had it
         self._num, self._period = spec.rate_hz.numerator, NS_PER_S * spec.rate_hz.denominator
         self._max_future_ns = to_ns(policy.max_future_s)
         self._max_age_ns = _FOR_EVER if policy.max_age_s is None else to_ns(policy.max_age_s)
@@ -93,13 +96,17 @@ class Windower:
             return
         self._tick(block.arrival_ns)
         plan = self._streams.plan(block.channels)
+        if plan.plain and self._has_rate(block) and self._follows(block):
+            self.last_arrival_ns = block.arrival_ns
+            self._heard_ns = [block.arrival_ns] * len(self._heard_ns)
+            return
         ledger.drop(DropReason.UNKNOWN_CHANNEL, block.n * plan.n_unknown)
         if not plan.parts:
             return
         n_bad = ledger.sample_drops.get(DropReason.NOT_FINITE, 0)
         if block.time_ns is not None or self.spec.mode is Mode.IRREGULAR:
             usable = self._push_timed(block, plan)
-        elif block.rate_hz is not self._rate and block.rate_hz != self._rate:
+        elif not self._has_rate(block):
             ledger.drop(DropReason.WRONG_RATE, block.n * len(plan.known))
             return
         else:
@@ -190,6 +197,28 @@ class Windower:
         elif now_ns < self._now_ns:  # set back: what was heard later than now was heard now
             self._heard_ns = [min(at_ns, now_ns) for at_ns in self._heard_ns]
         self._now_ns = now_ns
+
+    def _has_rate(self, block: SampleBlock) -> bool:
+        """Whether a block is at the device's rate; comparing fractions takes longer than all the rest."""
+        rate = block.rate_hz
+        if rate is self._known_rate:
+            return True
+        if rate != self._rate:
+            return False
+        self._known_rate = rate
+        return True
+
+    def _follows(self, block: SampleBlock) -> bool:
+        """Files a block that just goes on from what came before, if it does."""
+        start_ns = block.start_ns
+        if start_ns is None:
+            return False
+        last_ns = start_ns + (block.n - 1) * self._period // self._num
+        return (
+            last_ns <= block.arrival_ns + self._max_future_ns
+            and start_ns >= block.arrival_ns - self._max_age_ns
+            and self._timeline.follow(start_ns, block.values)
+        )
 
     def _push_uniform(self, block: SampleBlock, plan: Plan) -> bool:
         assert block.start_ns is not None
