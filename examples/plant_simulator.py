@@ -137,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         order = msgspec.json.decode(given.order, type=Order)
     else:
         seconds = round(60 * given.minutes)
-        # Event time ends now, however fast it runs: nothing comes from the future.
-        epoch_ns = time.time_ns() - (round(seconds * (1.0 - 1.0 / given.speed)) * NS_PER_S)
+        # Event time ends now, however fast it runs, and a second is sent when it is over: nothing comes from the future.
+        epoch_ns = time.time_ns() - round((1 + seconds * (1 - 1 / given.speed)) * NS_PER_S)
         order = Order(
             epoch_ns=epoch_ns,
             from_s=0,

@@ -27,6 +27,7 @@ from examples.demo.stages import TEMPLATE
 from examples.simulated_plant import Fault, FaultKind
 from models.messages import Alert, AlertKind, Contribution, Delivery, rfc3339
 from models.signal import NS_PER_S
+from tests.brokers import wait_for
 
 ROOT = Path(__file__).parents[1]
 ZERO_NS = 1_760_000_000 * NS_PER_S
@@ -67,15 +68,18 @@ def running_below(tmp_path: Path) -> list[psutil.Process]:
     return found
 
 
-def read_until(process: subprocess.Popen[str], text: str) -> str:
-    """What it says up to the line with ``text``."""
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if text in line:
-            return said
-    pytest.fail(f"it never said {text!r}: {said}")
+def recording(tmp_path: Path) -> dict[str, psutil.Process]:
+    """The demo's processes by what they are, once the plant is being recorded."""
+    names = {"examples.demo": "demo", "record": "recorder", "--order": "simulator"}
+    names["examples.demo.embedded_broker"] = "broker"
+
+    def found() -> dict[str, psutil.Process] | None:
+        running = {p: p.cmdline() for p in running_below(tmp_path)}
+        named = {names[word]: p for p, words in running.items() for word in words if word in names}
+        return named if len(named) == len(names) else None
+
+    seen: dict[str, psutil.Process] = wait_for(found, "the recording", timeout_s=60)
+    return seen
 
 
 @pytest.mark.timeout(300)
@@ -100,8 +104,7 @@ def test_the_short_demo_notices_every_fault_and_leaves_nothing_running(tmp_path:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_ends_its_processes(tmp_path: Path, number: signal.Signals) -> None:
     with demo(tmp_path, "--short") as process:
-        read_until(process, "of plant time")
-        assert len(running_below(tmp_path)) == 4  # itself, broker, recorder, simulator
+        assert len(recording(tmp_path)) == len(running_below(tmp_path)) == 4
         process.send_signal(number)
         said, _ = process.communicate(timeout=60)
     assert process.returncode == INTERRUPTED
@@ -112,9 +115,7 @@ def test_an_interrupted_demo_ends_its_processes(tmp_path: Path, number: signal.S
 @pytest.mark.timeout(120)
 def test_a_program_that_dies_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
     with demo(tmp_path, "--short") as process:
-        read_until(process, "of plant time")
-        (recorder,) = [p for p in running_below(tmp_path) if "record" in p.cmdline()]
-        recorder.kill()
+        recording(tmp_path)["recorder"].kill()
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "edge-node record ended by itself with code -9" in said

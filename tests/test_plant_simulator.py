@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import tomllib
 from fractions import Fraction
 from pathlib import Path
@@ -200,3 +201,13 @@ def test_a_broker_that_dies_ends_the_play_with_an_error(tmp_path: Path) -> None:
 def test_no_broker_is_one_line_and_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--port", str(brokers.free_port()), "--minutes", "0.1"]) == 1
     assert capsys.readouterr().err.startswith("plant_simulator: 127.0.0.1:")
+
+
+def test_played_by_itself_nothing_comes_from_the_future(tmp_path: Path) -> None:
+    with brokers.broker(tmp_path) as broker, brokers.Subscriber(broker.port, "plant/json/process/#") as came:
+        assert main(["--port", str(broker.port), "--minutes", "0.1", "--speed", "6"]) == 0
+        brokers.wait_for(lambda: len(came.messages) == 12, "six seconds of two machines")
+        now_ns = time.time_ns()
+    times = sorted(msgspec.json.decode(m.payload)["t"] for m in came.messages)
+    assert times[-1] <= now_ns - NS_PER_S
+    assert times[-1] - times[0] == 5 * NS_PER_S

@@ -59,7 +59,7 @@ class Scenario:
 FULL = Scenario(
     history_s=3600,
     vibration_s=360,
-    live_s=720,
+    live_s=600,
     speed=20.0,
     machines=("press-1", "pump-2", "fan-3"),
     injected=(
@@ -81,7 +81,7 @@ FULL = Scenario(
         ),
         Injected(
             "pump-2: pressure gauge sticks",
-            Fault(FaultKind.STUCK, "pump-2-process", 240, end_s=480, channel="pressure"),
+            Fault(FaultKind.STUCK, "pump-2-process", 240, end_s=420, channel="pressure"),
             "sensor",
         ),
         Injected(
