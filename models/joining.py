@@ -56,6 +56,7 @@ class Join:
         self._sole: Track | None = None  # the only one, with all channels: what most devices have
         self.before_close: Callable[[], None] | None = None
         self.began = False  # a window has closed
+        self._behind = False  # complete windows may not be closed yet
         self._n, self._hop = spec.n, spec.hop
         self._num, self._denominator = spec.rate_hz.numerator, spec.rate_hz.denominator
         self._period = NS_PER_S * spec.rate_hz.denominator
@@ -134,7 +135,8 @@ class Join:
 
     def follow(self, t_ns: int, rows: NDArray[np.float32]) -> bool:
         """Files rows of all channels as :meth:`push` would, if they are whole and just go on in the only stream
-        there is; False, and nothing is done, if not."""
+        there is; False, and nothing is done, if not. Closing windows is put off until :meth:`catch_up`, many at a
+        time, or until their rows are in the way."""
         track = self._sole
         if track is None or not track.evenly_whole:
             return False
@@ -144,13 +146,23 @@ class Join:
         n = len(rows)
         flat = rows.reshape(-1)
         # A sum of squares is finite only if all values are, and takes a third of the time to find out.
-        if not _isfinite(flat.dot(flat)) or track.room(n) < n:
+        if not _isfinite(flat.dot(flat)):
             return False
+        if track.free < n:
+            self.catch_up()
+            if track.room(n) < n:
+                return False
         self._late_since_ns = None
         track.append(rows, None)
         self._ledger.n_windowed += flat.size
-        self._close()
+        self._behind = True
         return True
+
+    def catch_up(self) -> None:
+        """Closes what :meth:`follow` has completed: due before any other method."""
+        if self._behind:
+            self._behind = False
+            self._close()
 
     def slack(self, streams: list[tuple[int, ...]], t_ns: int) -> int:
         """How many rows from ``t_ns`` on may be filed in each of ``streams`` in turn with the same result as

@@ -61,8 +61,13 @@ class Timeline:
 
     def follow(self, t_ns: int, values: NDArray[np.float32]) -> bool:
         """Files rows of all channels that just go on from what came before, as nearly all do; False, and nothing
-        is done, when they are anything else."""
+        is done, when they are anything else. :meth:`catch_up` is then due before anything else is asked."""
         return self._join is not None and self._join.follow(t_ns, values)
+
+    def catch_up(self) -> None:
+        """Closes windows that :meth:`follow` has completed."""
+        if self._join is not None:
+            self._join.catch_up()
 
     def push_uniform(
         self, parts: tuple[Part, ...], t_ns: int, values: NDArray[np.float32], arrival_ns: int

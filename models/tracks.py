@@ -59,6 +59,11 @@ class Track:
         """Whether no row from ``low`` on lacks a value, and windows are a hop of samples apart."""
         return self.first_hole is None and len(self.clock.offsets) == 1
 
+    @property
+    def free(self) -> int:
+        """How many rows can be appended just so."""
+        return len(self._values) - (self.clock.head - self._origin)
+
     def room(self, wanted: int) -> int:
         """How many of ``wanted`` rows can be appended now: at least one."""
         capacity = len(self._values)

@@ -78,10 +78,12 @@ class Windower:
     @property
     def n_closed(self) -> int:
         """Windows that came into being and closed, those in ``window_drops`` included."""
+        self._timeline.catch_up()
         return self._ledger.n_closed
 
     @property
     def window_drops(self) -> dict[DropReason, int]:
+        self._timeline.catch_up()
         return self._ledger.window_drops
 
     def push(self, block: SampleBlock) -> None:
@@ -100,6 +102,7 @@ class Windower:
             self.last_arrival_ns = block.arrival_ns
             self._heard_ns = [block.arrival_ns] * len(self._heard_ns)
             return
+        self._timeline.catch_up()
         ledger.drop(DropReason.UNKNOWN_CHANNEL, block.n * plan.n_unknown)
         if not plan.parts:
             return
@@ -130,6 +133,7 @@ class Windower:
             return
         elapsed_ns = now_ns - max(self._heard_ns)
         if elapsed_ns > 0 and (self.spec.mode is not Mode.CONTINUOUS or elapsed_ns >= self._stale_ns):
+            self._timeline.catch_up()
             self._timeline.silence(elapsed_ns)
 
     def resume(self, now_ns: int) -> None:
@@ -153,6 +157,7 @@ class Windower:
     def take(self) -> list[WindowBatch]:
         """Windows closed since the last take, oldest first (anew after each restart), each with ``min_valid``
         on every channel."""
+        self._timeline.catch_up()
         return self._ledger.take()
 
     def take_clock_events(self) -> list[ClockEvent]:
@@ -162,6 +167,7 @@ class Windower:
 
     def snapshot(self) -> bytes:
         """All state as bytes, buffers and untaken windows included."""
+        self._timeline.catch_up()
         state = _State(
             self._identity(),
             self._ledger.state(),
