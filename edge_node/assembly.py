@@ -5,6 +5,7 @@ The daemon and replay build their core here and nowhere else, so both run the sa
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from edge_node.inference import ArtifactMissing, EdgeTpuUnavailable, Engine
 from edge_node.model_store import Bundle, BundleRefused, check_device, check_golden, load_bundle
 from edge_node.pipeline import Pipeline
 from edge_node.plans import DevicePlan, ServedModel
+from models import codec
 from models.alerting import AlertPolicy
 from models.calibration import AlertLevel, level_for_budget, level_for_p
 from models.manifest import ModelManifest
@@ -46,7 +48,7 @@ class Core:
 
     def push(self, block: SampleBlock) -> int:
         """Take ``block`` and score what it completes, piece by piece where it makes very many windows; the number scored."""
-        step = self._rows_at_once.get(block.device_id, block.n)
+        step = self._rows_at_once.get(block.device_id, max(block.n, 1))
         n = 0
         for begin in range(0, block.n, step):
             self.pipeline.push(block.slice(begin, begin + step) if step < block.n else block)
@@ -101,7 +103,7 @@ def assemble(config: Config, *, on_notice: Callable[[str], None]) -> Core:
             device_id = device.device.device_id
             try:
                 check_device(bundle, settled.device, settled.window)
-                engine = f"{bundle.manifest.model_id}@{device.backend}/{device.precision}"
+                engine = f"{_identity(bundle.manifest)}@{device.backend}/{device.precision}"
                 if engine not in engines:
                     engines[engine] = Engine(
                         bundle.manifest,
@@ -134,6 +136,12 @@ def assemble(config: Config, *, on_notice: Callable[[str], None]) -> Core:
         )
     pipeline = Pipeline(config.gateway.site, config.gateway.name, plans)
     return Core(pipeline, engines, tuple(plans))
+
+
+def _identity(manifest: ModelManifest) -> str:
+    """What tells two bundles apart, also where they go by one name and version."""
+    digest = hashlib.sha256(codec.encode(manifest)).hexdigest()[:12]
+    return f"{manifest.model_id} v{manifest.version} {digest}"
 
 
 def alert_levels(manifest: ModelManifest, device: DeviceConfig) -> dict[ArtifactTarget, AlertLevel]:

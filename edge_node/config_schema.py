@@ -46,7 +46,6 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     name: Name
     site: Name = "default"
-    state_dir: Path = Path("/var/lib/linewatch")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "human", "json"] = "auto"
     metrics_host: Name = "127.0.0.1"

@@ -202,7 +202,7 @@ def test_a_recording_of_the_daemon_replays_to_its_alerts(tmp_path: Path) -> None
     log = write_csv(tmp_path / "pump.csv", signal(1500, faults=[(600, 900)]))
     config = tmp_path / "gateway.toml"
     config.write_text(
-        f'[gateway]\nname = "g"\nmetrics_port = 0\nstate_dir = "{tmp_path}"\n'
+        f'[gateway]\nname = "g"\nmetrics_port = 0\n'
         f'[[source]]\ntype = "replay"\npaths = ["{log}"]\nspeed = "max"\n'
         f'[[device]]\nid = "pump"\nmode = "irregular"\ninterval_s = 1\nalerts_per_week = 500\nmodel = "{BUNDLE}"\n'
         'channels = [{ name = "Temperature", unit = "°C" }, { name = "Pressure", unit = "bar" }]\n'
