@@ -147,6 +147,7 @@ def _options(given: argparse.Namespace) -> LogOptions:
         time_column=given.time_column,
         timezone=given.timezone,
         rate_hz=rate_hz,
+        device_id=given.device,
         origins=origins,
     )
 

@@ -104,7 +104,9 @@ def add(train: argparse.ArgumentParser) -> None:
         "training unless the healthy part is named",
     )
     read = train.add_argument_group("reading the log")
-    read.add_argument("--device", metavar="ID", help="which device of a log of several")
+    read.add_argument(
+        "--device", metavar="ID", help="which device of a log of several; or what to call the one"
+    )
     read.add_argument(
         "--mode", choices=[m.value for m in Mode], help="default: as recorded, else found from the times"
     )

@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,7 +79,6 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
     manifest = trained.manifest
     training = manifest.training
     window = dataset.window
-    set_aside = sum(training.set_aside.values())
     facts: list[tuple[str, str]] = [
         ("trained on", f"{rfc3339(training.start_ns)[:19]}Z to {rfc3339(training.end_ns)[:19]}Z"),
         (
@@ -92,9 +91,8 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
             f"{len(dataset.infos)} {dataset.spec.set} features",
         ),
         ("windows used", str(training.n_windows)),
-        ("windows set aside", str(set_aside) if set_aside else "none"),
-        *((f"  {reason}", str(n)) for reason, n in training.set_aside.items()),
-        *((f"samples dropped, {reason}", str(n)) for reason, n in dataset.sample_drops.items()),
+        ("windows set aside", _counts(training.set_aside)),
+        ("values dropped", _counts(dataset.sample_drops)),
         ("effective windows", f"{training.n_effective:.1f}"),
         ("re-centring", _recentring(trained)),
         ("cross-fit false alarms", f"{training.cross_fit_far:.2%} of windows at p <= {training.far_level:g}"),
@@ -152,6 +150,10 @@ def invoke_us(model: bytes, target: ArtifactTarget, n_features: int) -> tuple[fl
             rounds.append((time.perf_counter_ns() - begin) / 100 / n / 1000)
         found.append(statistics.median(rounds))
     return tuple(found)
+
+
+def _counts(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()) if n) or "none"
 
 
 def _recentring(trained: Trained) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -86,6 +87,37 @@ def test_all_that_was_asked_for_is_in_the_manifest(log: Path, tmp_path: Path) ->
     assert manifest.recentring is None
     assert [(c.unit, c.origin) for c in manifest.channels] == [("bar", 0.0), ("", 30.0), ("", 0.0)]
     assert abs(manifest.channels[1].baseline.minimum) < 30
+
+
+def test_a_device_that_the_log_does_not_name_is_called_as_asked(log: Path, tmp_path: Path) -> None:
+    assert train(log, "--device", "press-4", out=tmp_path / "m") == 0
+    assert manifest_of(tmp_path / "m").training.n_windows == 841
+
+
+def test_a_device_that_the_log_names_otherwise_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    log = tmp_path / "all.csv"
+    rows = "".join(f"{1_700_000_000 + i},{name},{i % 7}\n" for i in range(300) for name in ("own", "other"))
+    log.write_text("t,device,x\n" + rows)
+    assert train(log, "--device", "press-4", out=tmp_path / "m") == REFUSED
+    assert "no device 'press-4' in it, only other, own" in one_line(capsys)
+
+
+def test_values_that_were_dropped_are_told(log: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert train(log, out=tmp_path / "m") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^windows set aside +none$", said, re.M)
+    assert re.search(r"^values dropped +none$", said, re.M)
+    lines = log.read_text().splitlines(keepends=True)
+    header, rows = lines[0], lines[1:]
+    rows[300] = rows[300].split(",")[0] + ",1,nan,1\n"  # a value that is none
+    rows.insert(500, rows[499])  # a row twice
+    rows.append(rows[10])  # a row that comes at the end
+    odd = tmp_path / "odd.csv"
+    odd.write_text(header + "".join(rows))
+    assert train(odd, out=tmp_path / "odd") == 0
+    dropped = re.search(r"^values dropped +(.+)$", capsys.readouterr().out, re.M)
+    assert dropped is not None
+    assert dropped[1] == "3 duplicate, 3 late, 1 not_finite"
 
 
 def test_a_second_training_is_the_next_version(log: Path, tmp_path: Path) -> None:
@@ -220,7 +252,6 @@ def test_a_wrong_call_is_exit_code_2(log: Path, arguments: list[str], says: str,
             ["--until", "2001-01-01T00:00:00Z"],
             "no rows in the part asked for: look at --rows, --from and --until",
         ),
-        (["--device", "pump"], "no device 'pump'"),
         (
             ["--unit", "speed=m/s"],
             "--unit names 'speed', which is no channel of press: pressure, flow, current",
