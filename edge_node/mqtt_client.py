@@ -19,8 +19,9 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,7 +53,7 @@ class Will:
 
 
 class Session(Protocol):
-    """What the owner of a connection does; all of it on the connection's thread."""
+    """What the owner of a connection does; all of it on the connection's thread. What it raises ends that thread."""
 
     def on_connected(self, link: Link) -> None:
         """The broker accepted: subscribe, publish."""
@@ -167,6 +168,9 @@ class Connection:
     def _main(self) -> None:
         try:
             self._run()
+        except _SessionFailed as wrapped:
+            self.finished.set_exception(wrapped.__cause__)
+            raise
         except BaseException as error:
             self.finished.set_exception(error)
             raise
@@ -249,7 +253,8 @@ class Connection:
             client.loop_write()
         client.loop_misc()
         if self._link is not None and client.socket() is not None:
-            self._session.on_turn(self._link)
+            with _session_code():
+                self._session.on_turn(self._link)
         return rc
 
     def _drop(self, client: paho.Client | None) -> None:
@@ -257,7 +262,8 @@ class Connection:
         if client is not None and (sock := client.socket()) is not None:
             sock.close()
         if link is not None:
-            self._session.on_lost(self._silent)
+            with _session_code():
+                self._session.on_lost(self._silent)
 
     def _client(self) -> paho.Client:
         broker = self._broker
@@ -301,7 +307,8 @@ class Connection:
         self.n_connects += 1
         self.last_error = None
         self._log.info(f"connected to {self.where} with MQTT {self._broker.version}")
-        self._session.on_connected(self._link)
+        with _session_code():
+            self._session.on_connected(self._link)
 
     def _on_disconnect(self, _client: Any, _user: Any, flags: Any, reason: Any, _properties: Any) -> None:
         name = reason.getName()
@@ -318,10 +325,12 @@ class Connection:
             topic = message.topic
         except UnicodeDecodeError:
             topic = ""
-        self._session.on_message(topic, bytes(message.payload), message.retain)
+        with _session_code():
+            self._session.on_message(topic, bytes(message.payload), message.retain)
 
     def _on_publish(self, _client: Any, _user: Any, mid: int, reason: Any, _properties: Any) -> None:
-        self._session.on_acked(mid, reason.getName() if reason.is_failure else None)
+        with _session_code():
+            self._session.on_acked(mid, reason.getName() if reason.is_failure else None)
 
     def _on_subscribe(self, _client: Any, _user: Any, mid: int, reasons: list[Any], _properties: Any) -> None:
         filters = self._link.filters.pop(mid, []) if self._link is not None else []
@@ -329,6 +338,18 @@ class Connection:
             if reason.is_failure:
                 why = f"the broker refused the subscription to {wanted!r}: {reason.getName()}"
                 self._log.error(f"{self.where}: {why}")
+
+
+class _SessionFailed(Exception):
+    """The session raised its ``__cause__``, of whatever type: not to be taken for a failure of the network."""
+
+
+@contextmanager
+def _session_code() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _SessionFailed from error
 
 
 _CREDENTIALS = ("Bad user name or password", "Not authorized")

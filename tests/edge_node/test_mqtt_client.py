@@ -279,19 +279,37 @@ def test_a_refused_subscription_is_an_error() -> None:
     assert text.endswith("the broker refused the subscription to 'in/#': Unspecified error")
 
 
-def test_a_session_that_fails_ends_the_thread(mosquitto: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [TypeError, ValueError, KeyError, OSError])
+@pytest.mark.parametrize("callback", ["on_connected", "on_message", "on_acked", "on_turn", "on_lost"])
+def test_a_session_that_fails_ends_the_thread(
+    mosquitto: Broker, monkeypatch: pytest.MonkeyPatch, callback: str, error: type[Exception]
+) -> None:
+    """Also with what paho raises when the other end is no broker: it is no failure of the network."""
+
     class Broken(Recorded):
         def on_connected(self, link: Link) -> None:
-            raise TypeError("a defect of ours")
+            super().on_connected(link)
+            link.publish("in/x", b"1", retain=False)
+
+        def on_acked(self, mid: int, refusal: str | None) -> None:
+            super().on_acked(mid, refusal)
+            if callback == "on_lost":
+                mosquitto.kill()
+
+    def fails(*_: Any) -> None:
+        raise error("a defect of ours")
 
     raised: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", raised.append)
+    monkeypatch.setattr(Broken, callback, fails)
     conn = Connection(config(mosquitto.port), Broken(), label="test", client_id="linewatch-test")
     conn.start()
-    with pytest.raises(TypeError, match="a defect of ours"):
+    with pytest.raises(error, match="a defect of ours"):
         conn.finished.result(10)
     conn.stop()
     assert len(raised) == 1
+    assert conn.n_connects == 1
+    assert conn.n_failures == 0
 
 
 def test_backoff_doubles_to_its_limit_and_spreads() -> None:
