@@ -22,11 +22,13 @@ from models.calibration import AlertLevel, level_for_budget, level_for_p
 from models.manifest import ModelManifest
 from models.messages import ModelStatus
 from models.runtime import GraphUnusable
-from models.signal import ArtifactTarget, Device, DropReason, SampleBlock
+from models.signal import ArtifactTarget, Clock, Device, DropReason, SampleBlock
 from models.windowing import default_policy
 
 # A block that completes more windows than this is taken in pieces: bounds memory, changes nothing else.
 MAX_WINDOWS_AT_ONCE = 1024
+# What is pushed before the next scoring: values (4 bytes each, and a window holds a copy).
+MAX_SAMPLES_AT_ONCE = 1 << 20
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class Core:
     n_inference_failures: int = 0
     last_failure: str | None = None
     _rows_at_once: dict[str, int] = field(init=False)
+    _clocks: dict[str, Clock] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._rows_at_once = {
@@ -46,14 +49,21 @@ class Core:
             for plan in self.plans
         }
 
-    def push(self, block: SampleBlock) -> int:
-        """Take ``block`` and score what it completes, piece by piece where it makes very many windows; the number scored."""
-        step = self._rows_at_once.get(block.device_id, max(block.n, 1))
-        n = 0
-        for begin in range(0, block.n, step):
-            self.pipeline.push(block.slice(begin, begin + step) if step < block.n else block)
-            if begin + step < block.n:
-                n += self.score()
+    def push(self, *blocks: SampleBlock) -> int:
+        """Take ``blocks`` and score what they complete, in as few batches as memory allows; the number scored."""
+        n = n_waiting = 0
+        for block in blocks:
+            # An alert says what clock its windows had: those of another are settled first.
+            if self._clocks.setdefault(block.device_id, block.clock) is not block.clock:
+                self._clocks[block.device_id] = block.clock
+                n, n_waiting = n + self.score(), 0
+            step = self._rows_at_once.get(block.device_id, max(block.n, 1))
+            for begin in range(0, block.n, step):
+                piece = block.slice(begin, begin + step) if step < block.n else block
+                if n_waiting and n_waiting + piece.n_samples > MAX_SAMPLES_AT_ONCE:
+                    n, n_waiting = n + self.score(), 0
+                self.pipeline.push(piece)
+                n_waiting += piece.n_samples
         return n + self.score()
 
     def score(self) -> int:
