@@ -141,11 +141,11 @@ def _record(given: argparse.Namespace) -> int:
     config = load_config(given.config, need_models=False)
     set_up_logging(config.gateway)
     try:
-        n = asyncio.run(record(config, given.output, for_s=given.for_s))
+        done = asyncio.run(record(config, given.output, for_s=given.for_s))
     except DaemonFailed as error:
         print(f"edge-node: {error}", file=sys.stderr)
         return FAILED
-    print(f"wrote {n} values to {given.output}")
+    print(f"wrote {done.n_values} values to {given.output}, dropped {done.dropped}")
     return 0
 
 
