@@ -32,7 +32,7 @@ from edge_node.replay_setup import (
 from models import messages
 from models.logs import LogError
 from models.messages import Alert
-from models.recording import log_files, read_log, select_rows
+from models.recording import file_device, log_files, read_log, select_rows
 from models.runtime import GraphUnusable, RuntimeUnavailable
 from models.signal import SampleBlock
 
@@ -183,10 +183,8 @@ def _replay(given: argparse.Namespace) -> None:
         raise LogError(
             files[0], "no rows in the part asked for", remedy="look at --rows, --skip-rows, --from, --until"
         )
-    unknown = sorted(set(report.rows_of) - {plan.device.device_id for plan in core.plans})
-    if unknown:
-        known = ", ".join(plan.device.device_id for plan in core.plans)
-        _warn(f"rows of {', '.join(unknown)} were left out: the configuration has {known}")
+    for said in report.advice(None if recorded else options.device_id or file_device(files[0])):
+        _warn(said)
     if news.n_left_out:
         print(
             f"({news.n_left_out} updates of open alerts that say nothing new are not shown; --output has them)"

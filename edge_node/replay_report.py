@@ -6,13 +6,14 @@ Memory does not grow with the log: of alerts only counts are kept, of scores wha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
 from edge_node.assembly import Core
 from edge_node.plans import DevicePlan
 from edge_node.quality import Quality, Scoreboard, judge
+from edge_node.replay_advice import advice
 from edge_node.settling import Trace
 from models.alerting import duration
 from models.calibration import AlertLevel
@@ -110,6 +111,15 @@ class Report:
         self._watched_ns[device] += watched_ns
         if trace.device_id in self._boards:
             self._boards[trace.device_id].add(trace)
+
+    def advice(self, named_by_file: str | None) -> Iterator[str]:
+        """Why devices were not scored, where it can be told; ``named_by_file`` as in ``replay_advice``."""
+        span_ns = 0
+        if self._first_ns is not None and self._last_ns is not None:
+            span_ns = self._last_ns - self._first_ns
+        drops = self._core.pipeline.counters().window_drops
+        plans = self._core.plans
+        return advice(plans, self.rows_of, self._scored, drops, span_ns=span_ns, named_by_file=named_by_file)
 
     def quality(self) -> Quality | None:
         """How well the alerts match the labels; None without any."""

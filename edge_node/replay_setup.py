@@ -17,7 +17,7 @@ from edge_node.sources.replay import log_options
 from models import codec
 from models.labels import Labels, label_columns, read_labels
 from models.logs import LogError, LogOptions, Warn
-from models.recording import inspect_log, recorded_devices
+from models.recording import file_device, inspect_log, recorded_devices
 from models.signal import Channel, Device, SampleBlock
 
 _SAMPLED_BYTES = 1 << 16
@@ -44,8 +44,7 @@ def core_and_options(given: argparse.Namespace, files: list[Path], warn: Warn) -
         )
 
     if device_id is None:
-        stem = files[0].name.removesuffix(".gz")
-        name = Path(stem).stem or stem
+        name = file_device(files[0])
         info = inspect_log(files[0], log_options(options, {name: like_model(name)}))
         if len(info.device_ids) > 1:
             raise UsageError(

@@ -44,6 +44,13 @@ def suggest_rate(blocks: Sequence[SampleBlock]) -> tuple[Mode, Fraction | None, 
     return (Mode.BURST if _is_burst(times, period) else Mode.CONTINUOUS), rate, period / NS_PER_S
 
 
+def run_backwards(blocks: Sequence[SampleBlock]) -> bool:
+    """Whether rows go back in time from one to the next, but for a few: the newest come first."""
+    steps = np.diff(np.concatenate([block.times() for block in blocks]))
+    n_back = int(np.count_nonzero(steps < 0))
+    return n_back >= 2 and n_back > 0.9 * int(np.count_nonzero(steps))
+
+
 def _is_burst(times: np.ndarray[tuple[int], np.dtype[np.int64]], period_ns: float) -> bool:
     """Records of some length with silences of like length between them."""
     edges = np.flatnonzero(np.diff(times) > 10 * period_ns)

@@ -25,7 +25,7 @@ from models.block_parquet import (
 )
 from models.csv_text import CsvTable
 from models.json_lines import JsonLines
-from models.log_rates import suggest_rate
+from models.log_rates import run_backwards, suggest_rate
 from models.logs import LogError, LogInfo, LogOptions, LogWarning, Tick, Warn, default_warn
 from models.signal import Mode, SampleBlock
 from models.table_columns import find_roles, warn_ignored
@@ -39,6 +39,7 @@ __all__ = [
     "LogWarning",
     "RecordingWriter",
     "Tick",
+    "file_device",
     "inspect_log",
     "is_block_log",
     "log_files",
@@ -75,6 +76,10 @@ class RecordingWriter:
     def close(self) -> None:
         """Finish the file; a second call does nothing."""
         self._writer.close()
+
+    def discard(self) -> None:
+        """Leave no file: nothing was recorded. Raises OSError."""
+        self._writer.discard()
 
     def __enter__(self) -> RecordingWriter:
         return self
@@ -118,7 +123,7 @@ def read_log(
     """
     options = options or LogOptions()
     files = log_files(logs)
-    device_id = options.device_id or _stem(files[0])
+    device_id = options.device_id or file_device(files[0])
     if len(files) > 1:
         files = sorted(files, key=lambda file: _first_arrival(file, options, device_id))
     for file in files:
@@ -135,7 +140,8 @@ def recorded_devices(path: Path | str) -> tuple[RecordedDevice, ...]:
 
 
 def inspect_log(path: Path | str, options: LogOptions | None = None, *, device: str | None = None) -> LogInfo:
-    """Columns, devices, rate and mode of a log, from its first part. Raises LogError.
+    """Columns, devices, rate and mode of a log, from its first part. Raises LogError, also for a log of
+    another program whose newest rows come first.
 
     Of a log of several devices, rate and mode are those of the first one; or of ``device``, whose rows are
     then the only ones looked at, however late they begin.
@@ -146,7 +152,7 @@ def inspect_log(path: Path | str, options: LogOptions | None = None, *, device: 
     blocks: list[SampleBlock] = []
     seen: dict[str, None] = {}
     n_rows, complete = 0, True
-    for item in _read_file(file, options, options.device_id or _stem(file), _silent):
+    for item in _read_file(file, options, options.device_id or file_device(file), _silent):
         if isinstance(item, SampleBlock):
             seen[item.device_id] = None
             if device is not None and item.device_id != device:
@@ -158,6 +164,8 @@ def inspect_log(path: Path | str, options: LogOptions | None = None, *, device: 
                 break
     devices = tuple(seen)
     first = [block for block in blocks if block.device_id == blocks[0].device_id]
+    if table is not None and first and run_backwards(first):
+        raise LogError(file, "times run backwards", remedy="sort the file by time")
     mode, rate, interval = suggest_rate(first) if first else (Mode.IRREGULAR, None, None)
     roles = find_roles(table, options) if table is not None else None
     channels = (
@@ -250,7 +258,8 @@ def _first_arrival(path: Path, options: LogOptions, device_id: str) -> int:
     return 0
 
 
-def _stem(path: Path) -> str:
+def file_device(path: Path) -> str:
+    """What the device of a log is called that names none."""
     name = path.name.removesuffix(".gz")
     return Path(name).stem or name
 

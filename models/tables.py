@@ -225,6 +225,8 @@ class _Blocks:
         steps = np.diff(times)
         inside = steps[(steps >= 0) & (steps <= 10 * max(period, _resolution(times)))]
         step = float(inside.mean() if inside.size else np.median(steps))
+        if not inside.size and step < 0:
+            raise LogError(self._path, "times run backwards", remedy="sort the file by time")
         if not 0.75 * period < step < 1.5 * period:
             raise LogError(
                 self._path,

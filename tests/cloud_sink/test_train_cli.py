@@ -266,6 +266,17 @@ def test_a_recording_that_will_not_do_is_exit_code_1(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("options", [(), ("--rate-hz", "1")])
+def test_a_log_whose_newest_rows_come_first(
+    log: Path, tmp_path: Path, options: tuple[str, ...], capsys: Capture
+) -> None:
+    header, *rows = log.read_text().splitlines(keepends=True)
+    turned = tmp_path / "press.csv"
+    turned.write_text(header + "".join(reversed(rows)))
+    assert train(turned, *options, out=tmp_path / "m") == REFUSED
+    assert "press.csv: times run backwards: sort the file by time" in one_line(capsys)
+
+
 def test_naive_times_need_a_zone(tmp_path: Path, capsys: Capture) -> None:
     log = write_csv(tmp_path / "press.csv", slow_signal(500), offset="")
     assert train(log, out=tmp_path / "m") == REFUSED

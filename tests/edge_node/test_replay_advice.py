@@ -1,0 +1,89 @@
+"""A replay that scores nothing says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_node.cli import main
+from tests.edge_node.replays import CHANNELS, signal, write_csv
+from tests.fixtures.bundle_files import BUNDLE
+
+pytestmark = pytest.mark.tflite_runtime
+
+Capture = pytest.CaptureFixture[str]
+PUMP = f"""[gateway]
+name = "g"
+[[device]]
+id = "pump"
+mode = "irregular"
+interval_s = 1
+alerts_per_week = 500
+model = "{BUNDLE}"
+channels = [{{ name = "{CHANNELS[0]}", unit = "°C" }}, {{ name = "{CHANNELS[1]}", unit = "bar" }}]
+"""
+
+
+def replay(*arguments: object) -> int:
+    return main(["replay", *map(str, arguments)])
+
+
+def config(tmp_path: Path, more: str = "") -> Path:
+    path = tmp_path / "gateway.toml"
+    path.write_text(PUMP + more)
+    return path
+
+
+@pytest.mark.parametrize("options", [(), ("--rate-hz", "1")])
+def test_a_log_whose_newest_rows_come_first_is_refused(
+    tmp_path: Path, options: tuple[str, ...], capsys: Capture
+) -> None:
+    log = write_csv(tmp_path / "pump.csv", signal(300))
+    header, *rows = log.read_text().splitlines(keepends=True)
+    log.write_text(header + "".join(reversed(rows)))
+    for arguments in (("--model", BUNDLE), ("-c", config(tmp_path))):
+        assert replay(log, *arguments, *options) == 1
+        assert "times run backwards: sort the file by time" in capsys.readouterr().err
+
+
+def test_a_log_that_is_shorter_than_a_window(tmp_path: Path, capsys: Capture) -> None:
+    log = write_csv(tmp_path / "pump.csv", signal(12))
+    assert replay(log, "--model", BUNDLE) == 0
+    assert "pump: a window needs 20 rows (20 s), and the log has 12" in capsys.readouterr().err
+    log = write_csv(tmp_path / "pump.csv", signal(120))
+    assert replay(log, "--model", BUNDLE) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_gate_on_a_device_that_the_log_lacks(tmp_path: Path, capsys: Capture) -> None:
+    gated = config(
+        tmp_path,
+        'active_when = "meter.current > 2"\n[[device]]\nid = "meter"\nmode = "irregular"\ninterval_s = 1\n'
+        'window_s = 20\nchannels = [{ name = "current" }]\n',
+    )
+    log = write_csv(tmp_path / "pump.csv", signal(300))
+    assert replay(log, "-c", gated) == 0
+    said = capsys.readouterr()
+    assert "active_when watches meter.current, and the log has no row of meter" in said.err
+
+
+def test_a_log_of_a_device_that_is_not_configured(tmp_path: Path, capsys: Capture) -> None:
+    named = write_csv(tmp_path / "april.csv", signal(300), devices=["other"] * 300)
+    assert replay(named, "-c", config(tmp_path)) == 0
+    said = capsys.readouterr().err
+    assert "rows of other were left out: the configuration has pump" in said
+    assert "or replay with --model BUNDLE --device other" in said
+    assert replay(named, "--model", BUNDLE, "--device", "other") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_log_that_names_no_device_among_several_configured(tmp_path: Path, capsys: Capture) -> None:
+    log = write_csv(tmp_path / "march.csv", signal(300))
+    two = config(tmp_path, PUMP.partition("[[device]]")[2].replace("pump", "fan").join(["[[device]]", ""]))
+    assert replay(log, "-c", two) == 0
+    said = capsys.readouterr().err
+    assert "rows of march were left out: the configuration has fan, pump" in said
+    assert "say whose it is with --device" in said
+    assert replay(log, "-c", two, "--device", "fan") == 0
+    assert capsys.readouterr().err == ""
