@@ -9,6 +9,7 @@ replay of it says the same.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import signal
 import time
@@ -26,18 +27,18 @@ from edge_node.config import Config, ConfigError, load_config
 from edge_node.gateway_alerts import GatewayAlerts
 from edge_node.latencies import Latencies
 from edge_node.metrics import Family
+from edge_node.recording import Recording
 from edge_node.running_sources import RunningSources, raise_failure
 from edge_node.settling import PipelineEvent
+from edge_node.ticks import Ticks
 from edge_node.troubles import troubles
 from edge_node.uplink import Uplink
-from models.logs import LogError, Tick
+from models.logs import Tick
 from models.messages import Alert, Event, GatewayState, Status, rfc3339
-from models.recording import RecordingWriter
 from models.signal import NS_PER_S, Device, SampleBlock
 from models.time_policy import RecordedDevice
 from models.topics import GatewayTopics
 
-TICK_S = 0.25
 BLOCKS_A_TURN = 256
 _FIXED = ("log_level", "log_format", "metrics_host", "metrics_port", "queue_samples")  # while the daemon runs
 
@@ -71,12 +72,12 @@ class Daemon:
             raise StartError(f"{config_path}: no [[source]]: a gateway that runs needs one to read from")
         self._core = assemble(self._config, on_notice=self._notice)
         self._alerts = GatewayAlerts(self._config.gateway.site, self._config.gateway.name)
-        self._recorder = None if record is None else RecordingWriter(record, _devices(self._config))
+        self._recording = None if record is None else Recording(record, _recorded(self._config))
         self._uplink: Uplink | None = None
         self._latencies = Latencies()
         self._stopping = False
         self._reload = False
-        self._next_tick_ns = 0
+        self._ticks = Ticks()
 
     @property
     def config(self) -> Config:
@@ -98,15 +99,20 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
-        server = None
-        if gateway.metrics_port:
+        final: GatewayState = "offline"
+        with contextlib.ExitStack() as to_close:  # also after a start that failed
+            if self._recording is not None:
+                to_close.callback(self._recording.close)
             try:
-                server = metrics.serve(gateway.metrics_host, gateway.metrics_port, self._families_from_thread)
-            except OSError as error:
-                raise StartError(
-                    f"the metrics cannot be served on {gateway.metrics_host}:{gateway.metrics_port}: "
-                    f"{error.strerror}. Set [gateway] metrics_port to a free port, or to 0 for none"
-                ) from error
+                self._start(to_close)
+                await self._serve(end_with_sources)
+                final = "stopped"
+            finally:
+                await self._stop(final)
+
+    def _start(self, to_close: contextlib.ExitStack) -> None:
+        gateway = self._config.gateway
+        address = self._serve_metrics(to_close) if gateway.metrics_port else None
         self._start_uplink()
         self._sources.start(self._config.sources, self._devices())
         log.info(
@@ -114,28 +120,31 @@ class Daemon:
             gateway=f"{gateway.site}/{gateway.name}",
             n_devices=len(self._config.devices),
             models=[f"{m.model_id} v{m.version} on {m.backend}" for m in self._core.models],
-            metrics=f"http://{gateway.metrics_host}:{gateway.metrics_port}/metrics" if server else None,
+            metrics=address,
         )
         for plan in self._core.plans:
             for target, level in plan.levels.items():
                 log.debug("level", device=plan.device.device_id, target=target, level=level.text())
-        final: GatewayState = "offline"
+
+    def _serve_metrics(self, to_close: contextlib.ExitStack) -> str:
+        host, port = self._config.gateway.metrics_host, self._config.gateway.metrics_port
         try:
-            await self._serve(end_with_sources)
-            final = "stopped"
-        finally:
-            await self._stop(final)
-            if server is not None:
-                server.shutdown()
-                server.server_close()
+            server = metrics.serve(host, port, self._families_from_thread)
+        except OSError as error:
+            raise StartError(
+                f"the metrics cannot be served on {host}:{port}: {error.strerror}. "
+                "Set [gateway] metrics_port to a free port, or to 0 for none"
+            ) from error
+        to_close.callback(server.server_close)
+        to_close.callback(server.shutdown)
+        return f"http://{host}:{port}/metrics"
 
     async def _serve(self, end_with_sources: bool) -> None:
         next_status_ns, said = 0, None
         while not self._stopping and not (
             end_with_sources and self._sources.ended and not self._queue.n_samples
         ):
-            due_s = (self._next_tick_ns - self._now_ns()) / NS_PER_S
-            await self._queue.wait(min(max(due_s, 0.0), TICK_S))
+            await self._queue.wait(self._ticks.wait_s(self._now_ns()))
             self._turn()
             now_ns = self._now_ns()
             if self._reload:
@@ -151,13 +160,12 @@ class Daemon:
 
     def _turn(self) -> None:
         """Blocks that wait, then the clock if it is time, then what follows from both."""
-        for block in self._queue.take(BLOCKS_A_TURN):
+        blocks = self._queue.take(BLOCKS_A_TURN)
+        for block in blocks:
             self._record(block)
-            self._core.push(block)
+        self._core.push(*blocks)
         now_ns = self._now_ns()
-        tick_ns = round(TICK_S * NS_PER_S)
-        if now_ns >= self._next_tick_ns or self._next_tick_ns - now_ns > 2 * tick_ns:
-            self._next_tick_ns = now_ns + tick_ns
+        if self._ticks.due(now_ns):
             self._record(Tick(now_ns))
             self._core.pipeline.advance(now_ns)
             self._core.score()
@@ -190,13 +198,8 @@ class Daemon:
             self._uplink.publish(message)
 
     def _record(self, item: SampleBlock | Tick) -> None:
-        if self._recorder is None:
-            return
-        try:
-            self._recorder.write(item)
-        except LogError as error:
-            log.error("recording stopped", error=str(error))
-            self._recorder = None
+        if self._recording is not None:
+            self._recording.write(item)
 
     async def _reconfigure(self) -> None:
         """Take up the configuration anew, keeping what both have; a bad one changes nothing."""
@@ -215,6 +218,8 @@ class Daemon:
         )
         n_kept = carry_over(self._core, core, same_gateway=same_gateway)
         self._core = core
+        if self._recording is not None:
+            self._recording.go_on_with(_recorded(config))
         self._deliver_all()  # what ends was said under the old name, and ends there
         if not same_gateway:
             self._close_alerts()
@@ -263,8 +268,6 @@ class Daemon:
         self._deliver_all()
         self._close_alerts()
         await self._stop_uplink(final)
-        if self._recorder is not None:
-            self._recorder.close()
         log.info(final)
 
     def _publish_status(self, state: GatewayState) -> None:
@@ -307,6 +310,7 @@ class Daemon:
             self._uplink,
             self._queue.n_samples,
             self._latencies.totals(),
+            self._recording,
         )
 
     @property
@@ -324,5 +328,5 @@ class Daemon:
         log.warning(text)
 
 
-def _devices(config: Config) -> list[RecordedDevice]:
+def _recorded(config: Config) -> list[RecordedDevice]:
     return [device.as_recorded() for device in config.devices]

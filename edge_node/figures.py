@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from edge_node.assembly import Core
 from edge_node.metrics import Family
+from edge_node.recording import Recording
 from edge_node.sources import SourceCounters
 from edge_node.uplink import Uplink, UplinkCounters
 from models.signal import DropReason
@@ -21,6 +22,7 @@ def families(
     uplink: Uplink | None,
     n_queued_samples: int,
     latency_s: Mapping[str, tuple[int, float]],
+    recording: Recording | None = None,
 ) -> list[Family]:
     """Every metric of the gateway but the process's own. ``latency_s``: kind of alert -> (count, sum)."""
     counters = core.pipeline.counters()
@@ -35,6 +37,7 @@ def families(
         _by_reason(
             "samples_dropped", "Values that went no further.", refused + Counter(counters.sample_drops)
         ),
+        *_recorded(recording),
         _counter("windows_closed", "Windows that came into being.", counters.n_windows_closed),
         _counter("windows_scored", "Windows that were scored.", counters.n_windows_scored),
         _gauge("windows_pending", "Windows that wait for a score.", counters.n_windows_pending),
@@ -113,6 +116,16 @@ def flat(metrics: Iterable[Family]) -> dict[str, int]:
         if family.name not in skipped
         for labels, value in sorted(family.values.items())
     }
+
+
+def _recorded(recording: Recording | None) -> list[Family]:
+    if recording is None:
+        return []
+    unrecorded = "Values that came after the recording had ended."
+    return [
+        _counter("samples_recorded", "Values that went into the recording.", recording.n_recorded),
+        _counter("samples_unrecorded", unrecorded, recording.n_unrecorded),
+    ]
 
 
 def _sum(counters: Iterable[Counter[DropReason]]) -> Counter[DropReason]:

@@ -83,6 +83,10 @@ class JsonlWriter:
     def close(self) -> None:
         self._file.close()
 
+    def discard(self) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
     def _put(self, line: bytes) -> None:
         write_all(self._path, self._file, line + b"\n")
 

@@ -112,6 +112,10 @@ class ParquetWriter:
                 self._path, f"cannot be written ({error})", remedy=f"the recording is kept in {self._spool}"
             ) from error
 
+    def discard(self) -> None:
+        self._file.close()
+        self._spool.unlink(missing_ok=True)
+
 
 def read_parquet_log(path: Path, warn: Warn) -> Iterator[SampleBlock | Tick]:
     """Blocks and ticks as written; from the spool where a kill left only that. Raises LogError."""

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from models.recording import read_log, recorded_devices
+from models.signal import SampleBlock
 from tests.brokers import Broker, Subscriber, broker, free_port, wait_for
 from tests.edge_node.daemons import (
     BUNDLE,
@@ -177,3 +179,111 @@ def test_a_metrics_port_that_is_taken_and_a_log_that_cannot_be_written(tmp_path:
             assert done.returncode == 1, done.stderr
             assert expected in done.stderr
             assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_a_start_that_fails_leaves_no_recording(tmp_path: Path, suffix: str) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    with broker(tmp_path) as mosquitto:
+        path = config(tmp_path, mosquitto.port, mosquitto.port)
+        command = edge_node("run", "-c", path, "--record", logs / f"run.{suffix}")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "metrics_port" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert list(logs.iterdir()) == []
+
+
+def test_a_recording_ends_where_its_devices_change(tmp_path: Path) -> None:
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        port = free_port()
+        path, log = config(tmp_path, mosquitto.port, port), tmp_path / "run.parquet"
+        text = path.read_text()
+        n = len(channels())
+        with running(path, "--record", str(log)) as daemon:
+            wait_for(lambda: connected(port), "the source's connection")
+            for message in rows()[:50]:
+                seen.publish("plant/pump-1", message)
+            wait_for(lambda: summed(metrics(port), "samples_recorded_total") == 50 * n, "50 rows")
+            path.write_text(text.replace("alerts_per_week = 100", "alerts_per_week = 50"))
+            daemon.send_signal(signal.SIGHUP)
+            seen.publish("plant/pump-1", rows()[50])
+            wait_for(lambda: summed(metrics(port), "samples_recorded_total") == 51 * n, "a row more")
+            assert not log.exists()
+            path.write_text(text.replace("interval_s = 1", "interval_s = 1\ntime = { lateness_s = 9 }"))
+            daemon.send_signal(signal.SIGHUP)
+            wait_for(log.exists, "the recording's end")
+            wait_for(lambda: connected(port), "the source's connection")
+            seen.publish("plant/pump-1", rows()[51])
+            wait_for(lambda: summed(metrics(port), "samples_unrecorded_total") == n, "a row after it")
+            daemon.send_signal(signal.SIGTERM)
+            _, said = daemon.communicate(timeout=15)
+            assert daemon.returncode == 0
+    (warning,) = [line for line in said.splitlines() if "the recording" in line and "ends here" in line]
+    assert str(log) in warning
+    assert "new --record" in warning
+    assert sum(item.n_samples for item in read_log([log]) if isinstance(item, SampleBlock)) == 51 * n
+    (device,) = recorded_devices(log)
+    assert device.time.lateness_s is None
+
+
+GATED = """
+active_when = "motor.speed > 10"
+active_settle_s = 5
+[[device]]
+id = "motor"
+interval_s = 1
+channels = ["speed"]
+[[device.limit]]
+name = "overspeed"
+channel = "speed"
+above = 100
+"""
+
+
+def test_a_recording_of_two_devices_of_which_one_gates_the_other_replays_to_its_alerts(
+    tmp_path: Path,
+) -> None:
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        port = free_port()
+        path = config(tmp_path, mosquitto.port, port, extra=GATED)
+        log = tmp_path / "run.jsonl"
+        with running(path, "--record", str(log)) as daemon:
+            wait_for(lambda: status(seen) == "online", "status online")
+            wait_for(lambda: connected(port), "the source's connection")
+            sent = rows()
+            for i, message in enumerate(sent):
+                # The pump's fault is first hidden by a motor that stands, which later runs too fast, and stands again.
+                speed = 0 if 880 <= i < 960 or i >= 1150 else 150 if 1020 <= i < 1080 else 50
+                seen.publish("plant/pump-1", message)
+                at_ns = json.loads(message)["t"]
+                seen.publish("plant/motor", json.dumps({"t": at_ns, "speed": speed}).encode())
+                if i % 100 == 99:
+                    time.sleep(0.05)
+
+            def kinds() -> set[tuple[str, str, str]]:
+                return {(a["device"], a["kind"], a["state"]) for a in alerts(seen)}
+
+            wanted = {
+                ("pump-1", "machine", "raised"),
+                ("motor", "limit", "raised"),
+                ("motor", "limit", "cleared"),
+            }
+            wait_for(lambda: wanted <= kinds(), "alerts of both devices")
+            time.sleep(1.0)
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(15) == 0
+        wait_for(lambda: status(seen) == "stopped", "status stopped")
+        live = [{**a, "delivery": None} for a in alerts(seen)]
+    out = tmp_path / "alerts.jsonl"
+    command = edge_node("replay", log, "-c", path, "--output", out)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    replayed = [json.loads(line) for line in out.read_text().splitlines()]
+    for device in ("pump-1", "motor"):  # of each device in the order in which it was said
+        assert [a for a in replayed if a["device"] == device] == [a for a in live if a["device"] == device]
+    assert len(replayed) == len(live)
+    starts = [a["start_ns"] for a in live if a["kind"] == "machine" and a["state"] == "raised"]
+    stood_ns = range(json.loads(sent[880])["t"], json.loads(sent[960])["t"])
+    assert not [start_ns for start_ns in starts if start_ns in stood_ns]
