@@ -34,10 +34,10 @@ from models.signal import ArtifactTarget, DeviceCondition
 @dataclass(frozen=True, slots=True)
 class PipelineEvent:
     """An event on its way out, with what the run knows about it: when the last samples that it needed
-    arrived, and what scored them."""
+    arrived (None: it follows from no sample's arrival), and what scored them."""
 
     event: Event
-    arrival_ns: int
+    arrival_ns: int | None
     backend: ArtifactTarget | None
 
 
@@ -46,7 +46,7 @@ class SavedEvent(msgspec.Struct, kw_only=True):
 
     type: Literal["alert", "summary", "device_state"]
     json: bytes
-    arrival_ns: int
+    arrival_ns: int | None
     backend: ArtifactTarget | None
 
 
@@ -125,7 +125,7 @@ class Announcer:
             delivery=None,
         )
 
-    def emit(self, key: str, alert: Alert, arrival_ns: int, backend: ArtifactTarget | None) -> None:
+    def emit(self, key: str, alert: Alert, arrival_ns: int | None, backend: ArtifactTarget | None) -> None:
         """Send ``alert`` of the episode ``key``."""
         if alert.state == "cleared":
             self._open.pop(key, None)
@@ -133,7 +133,7 @@ class Announcer:
             self._open[key] = alert
         self.outbox.append(PipelineEvent(alert, arrival_ns, backend))
 
-    def publish_state(self, at_ns: int, arrival_ns: int, *, stale: bool, idle: bool) -> None:
+    def publish_state(self, at_ns: int, arrival_ns: int | None, *, stale: bool, idle: bool) -> None:
         """Say what the device is now, where that has changed."""
         kinds = {alert.kind for alert in self._open.values()}
         if stale:
@@ -169,7 +169,7 @@ class Announcer:
         )
         self.outbox.append(PipelineEvent(message, arrival_ns, None))
 
-    def summarise(self, totals: Totals, centre: NDArray[np.float64], arrival_ns: int) -> None:
+    def summarise(self, totals: Totals, centre: NDArray[np.float64], arrival_ns: int | None) -> None:
         """Send the summary ``totals``, at whose end re-centring stood at ``centre``."""
         device, model = self._plan.device, self._plan.model
         assert model is not None
@@ -237,7 +237,7 @@ def farewells(state: AnnouncerState) -> list[PipelineEvent]:
             message_id=f"{alert.alert_id}-{seq}",
             message=f"{alert.machine}: no longer watched as it was when this was said: {alert.message}",
         )
-        events.append(PipelineEvent(cleared, 0, None))
+        events.append(PipelineEvent(cleared, None, None))
     return events
 
 

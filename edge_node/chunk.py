@@ -34,7 +34,7 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
 
     device_id: str
     stage: Stage
-    arrival_ns: int
+    arrival_ns: int | None
     clock: str
     start_ns: NDArray[np.int64]
     end_ns: NDArray[np.int64]

@@ -41,7 +41,7 @@ class Inspection:
         self._limits = LimitChecks(plan.limits, channels, plan.window)
         self._suspect_ns = suspect_limits_ns(baselines, len(channels))
 
-    def chunks(self, batch: WindowBatch, arrival_ns: int, clock: str) -> Iterator[Chunk]:
+    def chunks(self, batch: WindowBatch, arrival_ns: int | None, clock: str) -> Iterator[Chunk]:
         """``batch`` in chunks of at most MAX_CHUNK windows, inspected; they wait for their gate."""
         if batch.n <= MAX_CHUNK:
             yield self._chunk(batch, arrival_ns, clock)
@@ -64,7 +64,7 @@ class Inspection:
         self._sensors.restore(state.sensors)
         self._limits.restore(state.limits)
 
-    def _chunk(self, batch: WindowBatch, arrival_ns: int, clock: str) -> Chunk:
+    def _chunk(self, batch: WindowBatch, arrival_ns: int | None, clock: str) -> Chunk:
         chunk = Chunk(
             device_id=batch.device_id,
             stage="gated",

@@ -134,7 +134,7 @@ class Lane:
         for batch in self.windower.take():
             self._n_taken += batch.n
             self._n_waiting += batch.n
-            for chunk in self._inspection.chunks(batch, self.windower.last_arrival_ns or 0, self._clock):
+            for chunk in self._inspection.chunks(batch, self.windower.last_arrival_ns, self._clock):
                 self._gated.append(chunk)
                 self._order.append(chunk)
         self._open_gate()
@@ -342,4 +342,4 @@ class Lane:
                 return
             self._order.popleft()
         if self._finishing and not self._n_untaken:
-            self.settler.finish(self.windower.last_arrival_ns or 0)
+            self.settler.finish(self.windower.last_arrival_ns)

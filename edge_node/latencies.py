@@ -16,14 +16,16 @@ class Latencies:
         self._total_s: dict[str, float] = {}
 
     def stamped(self, alert: Alert, event: PipelineEvent, now_ns: int) -> Alert:
-        """``alert`` of ``event`` as it goes out at ``now_ns``; counted."""
-        latency_ms = max((now_ns - event.arrival_ns) / 1e6, 0.0)
-        self._n[alert.kind] = self._n.get(alert.kind, 0) + 1
-        self._total_s[alert.kind] = self._total_s.get(alert.kind, 0.0) + latency_ms / 1e3
+        """``alert`` of ``event`` as it goes out at ``now_ns``; counted where anything arrived for it."""
+        latency_ms: float | None = None
+        if event.arrival_ns is not None:
+            latency_ms = round(max((now_ns - event.arrival_ns) / 1e6, 0.0), 3)
+            self._n[alert.kind] = self._n.get(alert.kind, 0) + 1
+            self._total_s[alert.kind] = self._total_s.get(alert.kind, 0.0) + latency_ms / 1e3
         delivery = Delivery(
             emitted_ns=now_ns,
             emitted_at=rfc3339(now_ns),
-            latency_ms=round(latency_ms, 3),
+            latency_ms=latency_ms,
             backend=event.backend or "",
         )
         return msgspec.structs.replace(alert, delivery=delivery)

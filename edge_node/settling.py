@@ -132,7 +132,7 @@ class Settler:
             self._announcer.emit("stale", alert, silence.arrival_ns, None)
         self._announcer.publish_state(end, silence.arrival_ns, stale=self._stale, idle=self._idle)
 
-    def finish(self, arrival_ns: int) -> None:
+    def finish(self, arrival_ns: int | None) -> None:
         """Close the summary in progress at its last window."""
         if self._summariser is not None and (totals := self._summariser.close()) is not None:
             self._announcer.summarise(totals, self._centre(), arrival_ns)

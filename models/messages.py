@@ -41,7 +41,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
     emitted_ns: int
     emitted_at: str
-    latency_ms: float  # from the arrival of the last sample needed to emission
+    latency_ms: float | None  # from the arrival of the last sample needed to emission; None: none was
     backend: str
     delayed: bool = False
 

@@ -68,7 +68,8 @@ class Raised:
     @property
     def latency_ms(self) -> float:
         """From the arrival of the last sample that was needed to the alert's being sent."""
-        return self.alert.delivery.latency_ms if self.alert.delivery is not None else math.nan
+        latency_ms = self.alert.delivery.latency_ms if self.alert.delivery is not None else None
+        return math.nan if latency_ms is None else latency_ms
 
 
 @dataclass(frozen=True, slots=True)

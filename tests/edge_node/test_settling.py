@@ -94,6 +94,7 @@ def test_when_a_device_changes_what_was_open_is_cleared_and_what_waited_is_count
     assert (cleared.state, cleared.alert_id) == ("cleared", raised.alert_id)
     assert cleared.seq == plant.alerts()[-1].seq + 1
     assert cleared.message.startswith("press-4: no longer watched as it was")
+    assert [e.arrival_ns for e in again.events if e.event is cleared] == [None]
     again.play([block(healthy(100), 400)])
     assert again.alerts()[1:] == [a for a in again.alerts() if a.kind == "limit"]
 
