@@ -89,6 +89,7 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
     )
     n_channels = len(device.channels)
     columns = _second_pass(request, device, window, spec, part, warn, progress)
+    _warn_of_intervals(request, part, columns, warn)
     finite = np.isfinite(columns.features).all(axis=1)
     if n_bad := int(np.count_nonzero(columns.used & ~finite)):
         set_aside["not_finite"] += n_bad
@@ -229,6 +230,19 @@ def _second_pass(
     return _Columns(
         np.concatenate(starts), np.concatenate(ends), np.concatenate(features), np.concatenate(used)
     )
+
+
+def _warn_of_intervals(request: Request, part: _Part, columns: _Columns, warn: Warn) -> None:
+    """Say of intervals that mark nothing: mistaken times would pass for a recording without anomalies."""
+    zone = "are the times of both in one time zone?"
+    first_ns, last_ns = int(columns.start_ns.min()), int(columns.end_ns.max())
+    if request.labels is not None and not request.labels.any_within(first_ns, last_ns):
+        warn(f"no label lies within the log: {zone}")
+    if part.first_ns is None or part.last_ns is None:
+        return
+    for excluded in request.exclude:
+        if not excluded.any_within(part.first_ns, part.last_ns):
+            warn(f"no interval of --exclude lies within the recording: {zone}")
 
 
 def _nothing(

@@ -61,6 +61,7 @@ class Report:
         self._core = core
         self._plans = {plan.device.device_id: plan for plan in core.plans}
         self._boards: dict[str, Scoreboard] = {}
+        self._labels = labels
         if labels is not None:
             self._boards = {
                 name: Scoreboard(labels, plan.window) for name, plan in self._plans.items() if plan.model
@@ -113,13 +114,15 @@ class Report:
             self._boards[trace.device_id].add(trace)
 
     def advice(self, named_by_file: str | None) -> Iterator[str]:
-        """Why devices were not scored, where it can be told; ``named_by_file`` as in ``replay_advice``."""
-        span_ns = 0
-        if self._first_ns is not None and self._last_ns is not None:
-            span_ns = self._last_ns - self._first_ns
+        """What the log and its labels lack, where it can be told; ``named_by_file`` as in ``replay_advice``."""
+        first_ns, last_ns = self._first_ns or 0, self._last_ns or 0
+        if self._labels is not None and not self._labels.any_within(first_ns, last_ns):
+            yield "no label lies within the log: are the times of both in one time zone?"
         drops = self._core.pipeline.counters().window_drops
-        plans = self._core.plans
-        return advice(plans, self.rows_of, self._scored, drops, span_ns=span_ns, named_by_file=named_by_file)
+        plans, span_ns = self._core.plans, last_ns - first_ns
+        yield from advice(
+            plans, self.rows_of, self._scored, drops, span_ns=span_ns, named_by_file=named_by_file
+        )
 
     def quality(self) -> Quality | None:
         """How well the alerts match the labels; None without any."""

@@ -54,6 +54,11 @@ class Labels:
         shared: NDArray[np.bool_] = found & (begins < end_ns)
         return shared
 
+    def any_within(self, first_ns: int, last_ns: int) -> bool:
+        """Whether an interval shares any time with [first, last]; True where there is none to share it."""
+        span = np.array([first_ns]), np.array([last_ns + 1])
+        return not len(self.intervals) or bool(self.overlap(*span)[0])
+
 
 def merge(intervals: NDArray[np.int64], changepoints: NDArray[np.int64] | Sequence[int] = ()) -> Labels:
     """Labels of intervals [start, end) in any order, which may overlap or touch; empty ones are left out."""
@@ -74,8 +79,8 @@ def merge(intervals: NDArray[np.int64], changepoints: NDArray[np.int64] | Sequen
 def read_labels(path: Path | str, *, key: str | None = None, timezone: str | None = None) -> Labels:
     """Labels from a file of intervals. Raises LogError.
 
-    CSV: columns ``start`` and ``end`` by name or the first two; an end that is missing means: until the log
-    ends. JSON: a list of [start, end], or an object of such lists by log (as in NAB's
+    CSV: columns ``start`` and ``end`` by name, or the first two where no line names them; an end that is
+    missing means: until the log ends. JSON: a list of [start, end], or an object of such lists by log (as in NAB's
     combined_windows.json), of which ``key`` picks one: the log's path or how it ends. Times are as in logs:
     ``timezone`` where they have no offset. NAB's windows are inclusive: the row that starts at ``end`` is
     still in, so 1 ns is added.
@@ -151,8 +156,12 @@ def _csv_labels(path: Path, timezone: str | None) -> Labels:
     names = [name.lower() for name in layout.columns]
     if len(names) < 2:
         raise LogError(path, "has one column", remedy="give start and end of each interval")
-    start = next((i for i, name in enumerate(names) if name in _START), 0)
-    end = next((i for i, name in enumerate(names) if name in _END), 1)
+    starts_in = [i for i, name in enumerate(names) if name in _START]
+    ends_in = [i for i, name in enumerate(names) if name in _END]
+    if layout.first_line > 1 and not (starts_in and ends_in):
+        shown = ", ".join(layout.columns)
+        raise LogError(path, f"has the columns {shown}", remedy="name two of them start and end")
+    start, end = next(iter(starts_in), 0), next(iter(ends_in), 1)
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             rows = list(csv.reader(file, delimiter=layout.separator))

@@ -154,6 +154,23 @@ def test_what_was_not_healthy_is_excluded_and_counted(log: Path, tmp_path: Path,
     assert "excluded" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("late_s", "warned"), [(0, False), (100_000, True)])
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--labels", "no label lies within the log"),
+        ("--exclude", "no interval of --exclude lies within the recording"),
+    ],
+)
+def test_intervals_that_mark_nothing_are_told(
+    log: Path, tmp_path: Path, late_s: int, warned: bool, option: str, says: str, capsys: Capture
+) -> None:
+    marks = tmp_path / "marks.csv"
+    marks.write_text(f"start,end\n{at(300 + late_s)},{at(310 + late_s)}\n")
+    assert train(log, option, marks, out=tmp_path / "m") == 0
+    assert (says in capsys.readouterr().err) is warned
+
+
 def test_labelled_anomalies_are_left_out_and_tell_the_auc(tmp_path: Path, capsys: Capture) -> None:
     signal = slow_signal(1200)
     signal[900:1000, 0] += 0.5

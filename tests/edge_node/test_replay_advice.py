@@ -87,3 +87,12 @@ def test_a_log_that_names_no_device_among_several_configured(tmp_path: Path, cap
     assert "say whose it is with --device" in said
     assert replay(log, "-c", two, "--device", "fan") == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("day", "warned"), [("2023-11-14", False), ("2020-11-14", True)])
+def test_labels_of_another_time(tmp_path: Path, day: str, warned: bool, capsys: Capture) -> None:
+    log = write_csv(tmp_path / "pump.csv", signal(300))
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"start,end\n{day}T22:14:00Z,{day}T22:15:00Z\n")
+    assert replay(log, "--model", BUNDLE, "--labels", labels) == 0
+    assert ("no label lies within the log" in capsys.readouterr().err) is warned

@@ -65,6 +65,11 @@ def test_interval_files(tmp_path: Path, text: str) -> None:
         ),
         ("start,end\n2020-03-01,2020-03-02\n2020-03-05\n", "line 3: has 1 fields"),
         ("start\n2020-03-01\n", "give start and end"),
+        (
+            "alpha,beta\n2020-03-01,2020-03-02\n",
+            "has the columns alpha, beta: name two of them start and end",
+        ),
+        ("start,length\n2020-03-01,2020-03-02\n", "has the columns start, length"),
     ],
 )
 def test_what_is_wrong_in_an_interval_file_is_named(tmp_path: Path, text: str, want: str) -> None:
