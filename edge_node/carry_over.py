@@ -19,6 +19,12 @@ def carry_over(old: Core, new: Core, *, same_gateway: bool) -> int:
     return len(kept)
 
 
+def gone(old: Core, new: Core, *, same_gateway: bool) -> list[str]:
+    """The devices of ``old`` of whose state nothing will be said any more where ``old`` said it."""
+    still = {plan.device.device_id for plan in new.plans} if same_gateway else set()
+    return [plan.device.device_id for plan in old.plans if plan.device.device_id not in still]
+
+
 def _same(a: DevicePlan, b: DevicePlan) -> bool:
     """Whether what one remembers means the same to the other."""
     models = [None if plan.model is None else plan.model.manifest for plan in (a, b)]

@@ -22,7 +22,7 @@ import structlog
 from edge_node import figures, metrics
 from edge_node.assembly import assemble
 from edge_node.block_queue import BlockQueue
-from edge_node.carry_over import carry_over
+from edge_node.carry_over import carry_over, gone
 from edge_node.config import Config, ConfigError, load_config
 from edge_node.gateway_alerts import GatewayAlerts
 from edge_node.latencies import Latencies
@@ -217,10 +217,14 @@ class Daemon:
             config.gateway.name,
         )
         n_kept = carry_over(self._core, core, same_gateway=same_gateway)
+        no_more = gone(self._core, core, same_gateway=same_gateway)
         self._core = core
         if self._recording is not None:
             self._recording.go_on_with(_recorded(config))
         self._deliver_all()  # what ends was said under the old name, and ends there
+        if self._uplink is not None:
+            for device_id in no_more:
+                self._uplink.forget(device_id)
         if not same_gateway:
             self._close_alerts()
             self._alerts = GatewayAlerts(config.gateway.site, config.gateway.name)

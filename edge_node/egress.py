@@ -57,6 +57,11 @@ def outgoing(event: Event | Status, topics: GatewayTopics) -> Outgoing:
     return Outgoing(event.type, topic, encode(event), rank is None, rank)
 
 
+def clearing(device_id: str, topics: GatewayTopics) -> Outgoing:
+    """What makes the broker forget the state of a device that is no more: an empty retained message."""
+    return Outgoing("device_state", topics.device_state(device_id), b"", True, None)
+
+
 class EgressQueue:
     """First in, first out, bounded in messages (retained ones, of which there is one a topic, do not
     count) and bytes."""

@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from edge_node.config_schema import Uplink as UplinkConfig
-from edge_node.egress import EgressQueue, Outgoing, outgoing
+from edge_node.egress import EgressQueue, Outgoing, clearing, outgoing
 from edge_node.log_limit import LogLimit
 from edge_node.mqtt_client import Connection, Link, Will
 from models.messages import Event, Status, encode
@@ -140,13 +140,22 @@ class Uplink:
         self._connection.start()
 
     def publish(self, event: Event | Status) -> None:
-        """Queues ``event``; never waits. From any thread. The only way out: raises TypeError for any other
+        """Queues ``event``; never waits. From any thread. The only way out of data: raises TypeError for any other
         type and ValueError for a message of another gateway."""
         item = outgoing(event, self._topics)
         with self._lock:
             self._counters.n_published[item.kind] += 1
             if item.retain:
                 self._retained[item.topic] = item
+            self._settle(*self._queue.put(item))
+        self._connection.wake()
+
+    def forget(self, device_id: str) -> None:
+        """The device is no more: its retained state is taken back. Never waits; from any thread."""
+        item = clearing(device_id, self._topics)
+        with self._lock:
+            self._counters.n_published[item.kind] += 1
+            self._retained.pop(item.topic, None)
             self._settle(*self._queue.put(item))
         self._connection.wake()
 

@@ -186,6 +186,15 @@ class Subscriber:
             client.subscribe([(topic, 1) for topic in self._topics])
 
 
+def retained(port: int, root: str) -> dict[str, bytes]:
+    """What the broker has retained below ``root``: payload by topic."""
+    with Subscriber(port, f"{root}/#") as late:
+        end = f"{root}/end-of-what-is-retained"
+        late.publish(end, b"")
+        wait_for(lambda: late.on(end), "what comes after all that is retained")
+        return {m.topic: m.payload for m in late.messages if m.retained}
+
+
 @dataclass(frozen=True, slots=True)
 class Certificates:
     """Files of a certificate authority and of a server at 127.0.0.1 that it vouches for."""

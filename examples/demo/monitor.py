@@ -82,6 +82,8 @@ class Monitor:
         if topic == CLOCK_TOPIC:
             self.clock = msgspec.json.decode(payload, type=ClockReading)
             return [self.clock]
+        if not payload:  # a retained message is taken back
+            return []
         kind = msgspec.json.decode(payload, type=_Kind).type
         self.n_messages[kind] += 1
         self.n_bytes[kind] += len(payload)

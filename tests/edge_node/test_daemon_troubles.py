@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from models.topics import GATEWAY_DEVICE
-from tests.brokers import Subscriber, broker, free_port, wait_for
-from tests.edge_node.daemons import alerts, config, connected, feed, rows, running, status
+from tests.brokers import Subscriber, broker, free_port, retained, wait_for
+from tests.edge_node.daemons import alerts, config, connected, feed, metrics, rows, running, status
 
 pytestmark = pytest.mark.tflite_runtime
 
@@ -113,6 +113,30 @@ def test_inference_that_fails_is_an_alert_and_stops_nothing(tmp_path: Path) -> N
         final = statuses(seen)[-1]["counters"]
         assert final["windows_scored"] == 0
         assert final["windows_dropped.inference_failed"] == final["windows_closed"] > 0
+
+
+def test_a_device_that_is_renamed_leaves_no_state_behind(tmp_path: Path) -> None:
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        port = free_port()
+        path = config(tmp_path, mosquitto.port, port)
+        topic = "linewatch/s1/g1/device/pump-1/state"
+        with running(path) as daemon:
+            wait_for(lambda: connected(port), "the source")
+            feed(seen, rows())
+            wait_for(lambda: any(b'"anomalous"' in p for p in seen.on(topic)), "an anomalous device")
+            path.write_text(path.read_text().replace('id = "pump-1"', 'id = "pump-2"'))
+            daemon.send_signal(signal.SIGHUP)
+            wait_for(lambda: seen.on(topic)[-1] == b"", "the end of its state")
+            cleared = [
+                a for a in alerts(seen) if a["state"] == "cleared" and "no longer watched" in a["message"]
+            ]
+            assert cleared
+            assert {a["delivery"]["latency_ms"] for a in cleared} == {None}
+            assert metrics(port)['linewatch_alert_latency_seconds_sum{kind="machine"}'] < 1e6
+            assert set(retained(mosquitto.port, "linewatch")) == {"linewatch/s1/g1/status"}
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(15) == 0
+        assert seen.on(topic)[-1] == b""
 
 
 def test_a_gateway_that_is_renamed_ends_under_its_old_name_what_it_said(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def test_publish_is_the_only_way_out() -> None:
             takes[name] = [str(p.annotation) for p in list(inspect.signature(member).parameters.values())[1:]]
     assert takes == {
         "counters": [],
+        "forget": ["str"],
         "publish": ["Event | Status"],
         "start": [],
         "stop": ["Status", "float"],

@@ -17,7 +17,7 @@ from edge_node.config_schema import Uplink as UplinkConfig
 from edge_node.uplink import MAX_LOST, Uplink
 from models.messages import Status, encode
 from models.signal import DeviceCondition, DropReason
-from tests.brokers import HOST, Broker, Subscriber, broker, certificates, free_port, wait_for
+from tests.brokers import HOST, Broker, Subscriber, broker, certificates, free_port, retained, wait_for
 from tests.edge_node.outgoing_messages import (
     TOPICS,
     alert,
@@ -142,6 +142,41 @@ def test_a_will_that_comes_late_is_corrected(mosquitto: Broker) -> None:
         assert states(sink.on(TOPICS.status)) == ["online", "offline", "online"]
         assert up.conflicts == ()
         assert up.counters().n_republished == {"status": 1}
+
+
+def test_the_state_of_a_device_that_is_gone_is_taken_back_for_good(mosquitto: Broker) -> None:
+    with uplink(config(mosquitto.port)) as up, Subscriber(mosquitto.port, "lw/#") as sink:
+        up.publish(status())
+        up.publish(device_state(DeviceCondition.ANOMALOUS))
+        up.publish(device_state(device="press-5"))
+        delivered(up)
+        up.forget("press-4")
+        delivered(up)
+        wait_for(lambda: sink.on(STATE)[1:] == [b""], "the empty message")
+        other = STATE.replace("press-4", "press-5")
+        assert set(retained(mosquitto.port, "lw")) == {TOPICS.status, other}
+        mosquitto.kill()
+        wait_for(lambda: not up.connected, "losing the connection")
+        mosquitto.start()  # without its memory
+        connected(up)
+        delivered(up)
+        assert set(retained(mosquitto.port, "lw")) == {TOPICS.status, other}
+
+
+def test_a_state_that_waits_is_never_sent_once_its_device_is_gone(mosquitto: Broker) -> None:
+    up = Uplink(config(mosquitto.port), TOPICS, status("offline"))
+    up.publish(device_state(DeviceCondition.ANOMALOUS))
+    up.forget("press-4")
+    assert up.n_queued == 1
+    with Subscriber(mosquitto.port, "lw/#") as sink:
+        up.start()
+        connected(up)
+        delivered(up)
+        up.publish(device_state())  # it is back
+        up.stop(status("stopped"), 5.0)
+        wait_for(lambda: len(sink.on(STATE)) == 2, "both messages")
+        assert sink.on(STATE) == [b"", encode(device_state())]
+    balanced(up)
 
 
 def test_a_clone_is_reported_and_not_fought(mosquitto: Broker) -> None:
