@@ -106,9 +106,15 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _check(given: argparse.Namespace) -> int:
-    config = load_config(given.config)
     notices: list[str] = []
-    core = assemble(config, on_notice=notices.append)
+    try:
+        config = load_config(given.config)
+        core = assemble(config, on_notice=notices.append)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        if error.partial:
+            print("more may show once these are corrected", file=sys.stderr)
+        return FAILED
     rows = []
     for plan in core.plans:
         window = f"{float(plan.window.n / plan.window.rate_hz):g} s every {float(plan.window.hop / plan.window.rate_hz):g} s"
@@ -130,8 +136,14 @@ def _check(given: argparse.Namespace) -> int:
         failed = probing.report(config)
     if failed:
         return FAILED
-    print(f"{given.config}: ok, {len(core.plans)} devices, {len(config.sources)} sources")
+    n_devices, n_sources = _plural(len(core.plans), "device"), _plural(len(config.sources), "source")
+    needs = "" if config.sources else "; `edge-node run` needs a [[source]], replay does not"
+    print(f"{given.config}: ok, {n_devices}, {n_sources}{needs}")
     return 0
+
+
+def _plural(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _record(given: argparse.Namespace) -> int:

@@ -76,7 +76,8 @@ class Config:
         path: KeyPath = ("device", ids.index(device_id), *([key] if key else []))
         names: dict[KeyPath, str] = {("device", i): name for i, name in enumerate(ids)}
         return ConfigError(
-            report(self.path, [Problem(path, text, value, value is not None)], self.lines, names)
+            report(self.path, [Problem(path, text, value, value is not None)], self.lines, names),
+            partial=True,
         )
 
     def settle(self, device: DeviceConfig, manifest: ModelManifest | None) -> Settled:
@@ -123,6 +124,7 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
         merged = _inherit(raw.get("defaults", {}), raw.get("device"))
         sections = _tables(merged, DeviceSection, "device", problems, base)
     known = _known_channels(raw)
+    partial = bool(problems) or any(section.model for section in sections.values())
 
     if gateway is not None:
         problems += _check_gateway(gateway)
@@ -136,7 +138,7 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
         for problem in check_device(section, known, base, need_models):
             problems.append(replace(problem, path=("device", i, *problem.path)))
     if problems:
-        raise ConfigError(report(path, problems, lines, name_tables(raw)))
+        raise ConfigError(report(path, problems, lines, name_tables(raw)), partial=partial)
     assert gateway is not None
     devices = [resolve_device(section, known, base) for section in sections.values()]
     return Config(

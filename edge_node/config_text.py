@@ -16,7 +16,14 @@ _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the text has one line a problem, in the order of the file."""
+    """A configuration that cannot be used; the text has one line a problem, in the order of the file.
+
+    ``partial``: what could not be looked at because of these problems may have more.
+    """
+
+    def __init__(self, text: str, *, partial: bool = False) -> None:
+        super().__init__(text)
+        self.partial = partial
 
 
 def parse(path: Path) -> tuple[dict[str, Any], Positions]:
@@ -37,8 +44,12 @@ def parse(path: Path) -> tuple[dict[str, Any], Positions]:
         found = _AT.search(str(error))
         what = str(error)[: found.start()] if found else str(error)
         if found and found[1]:
-            raise ConfigError(f"{path}:{found[1]}: not valid TOML: {what} (column {found[2]})") from None
-        raise ConfigError(f"{path}:{text.count(chr(10)) + 1}: not valid TOML: {what} (end of file)") from None
+            raise ConfigError(
+                f"{path}:{found[1]}: not valid TOML: {what} (column {found[2]})", partial=True
+            ) from None
+        raise ConfigError(
+            f"{path}:{text.count(chr(10)) + 1}: not valid TOML: {what} (end of file)", partial=True
+        ) from None
     if not raw:
         raise ConfigError(f"{path}: the file is empty: expected [gateway] and at least one [[device]]")
     return raw, Positions(data)
