@@ -216,7 +216,7 @@ class Announcer:
         self.condition = state.condition
         self._since_ns = state.since_ns
         self._published = state.published
-        self.outbox = restored_outbox(state)
+        self.outbox[:] = restored_outbox(state)
 
 
 def restored_outbox(state: AnnouncerState) -> list[PipelineEvent]:

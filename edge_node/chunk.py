@@ -29,7 +29,8 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     ``active`` (None: all are), ``faults``, ``fault_since_ns`` and ``reading`` in the channel's unit [w, c]
     (None: no fault), ``suspect`` [w, c]: the channel has stood still for longer than it should (None: none
     has), ``violated`` and ``extreme`` [w, l] (None: no limit). Per row to score: everything from
-    ``values`` on; ``features`` are ``raw`` re-centred.
+    ``values`` on; ``valid`` may be None where all of ``values`` is; ``features`` are ``raw`` re-centred.
+    No ``p`` is below ``least_p``.
     """
 
     device_id: str
@@ -54,6 +55,7 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     residual: NDArray[np.float32] | None = None
     score: NDArray[np.float32] | None = None
     p: NDArray[np.float64] | None = None
+    least_p: float = 0.0
     backend: ArtifactTarget | None = None
 
     @property

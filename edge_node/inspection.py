@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edge_node.chunk import MAX_CHUNK, Chunk, all_rows
 from edge_node.plans import DevicePlan
+from models.runs import period_ns
 from models.sensor_checks import (
     ChannelBaseline,
     LimitChecks,
@@ -40,12 +41,15 @@ class Inspection:
         self._sensors = SensorChecks(channels, baselines, plan.window)
         self._limits = LimitChecks(plan.limits, channels, plan.window)
         self._suspect_ns = suspect_limits_ns(baselines, len(channels))
+        self._never_suspect = bool((self._suspect_ns >= round(period_ns(plan.window))).all())
 
-    def chunks(self, batch: WindowBatch, arrival_ns: int | None, clock: str) -> Iterator[Chunk]:
+    def chunks(self, batch: WindowBatch, arrival_ns: int | None, clock: str) -> Iterable[Chunk]:
         """``batch`` in chunks of at most MAX_CHUNK windows, inspected; they wait for their gate."""
         if batch.n <= MAX_CHUNK:
-            yield self._chunk(batch, arrival_ns, clock)
-            return
+            return (self._chunk(batch, arrival_ns, clock),)
+        return self._chunks(batch, arrival_ns, clock)
+
+    def _chunks(self, batch: WindowBatch, arrival_ns: int | None, clock: str) -> Iterator[Chunk]:
         for i in range(0, batch.n, MAX_CHUNK):
             rows = slice(i, i + MAX_CHUNK)
             part = WindowBatch(
@@ -54,6 +58,7 @@ class Inspection:
                 batch.end_ns[rows],
                 batch.values[rows],
                 batch.valid[rows],
+                batch.whole,
             )
             yield self._chunk(part, arrival_ns, clock)
 
@@ -74,8 +79,12 @@ class Inspection:
             end_ns=batch.end_ns,
             rows=all_rows(batch.n),
             values=batch.values,
-            valid=batch.valid,
+            valid=None if batch.whole else batch.valid,
         )
+        if self._plan.limits:
+            chunk.violated, chunk.extreme = self._limits.check(batch)
+        if self._never_suspect and self._sensors.plainly_fine(batch):
+            return chunk
         codes, since_ns = self._sensors.examine(batch)
         if np.count_nonzero(codes):
             chunk.faults, chunk.fault_since_ns = codes, since_ns
@@ -87,8 +96,6 @@ class Inspection:
         suspect = batch.end_ns[:, None] - since_ns > self._suspect_ns
         if np.count_nonzero(suspect):
             chunk.suspect = suspect
-        if self._plan.limits:
-            chunk.violated, chunk.extreme = self._limits.check(batch)
         return chunk
 
 

@@ -132,12 +132,17 @@ class Lane:
     def collect(self) -> None:
         """Turn closed windows into chunks, resolve those whose gate is known, settle what needs no score."""
         for batch in self.windower.take():
-            self._n_taken += batch.n
-            self._n_waiting += batch.n
+            n = batch.n
+            self._n_taken += n
+            self._n_waiting += n
             for chunk in self._inspection.chunks(batch, self.windower.last_arrival_ns, self._clock):
-                self._gated.append(chunk)
                 self._order.append(chunk)
-        self._open_gate()
+                if self._gate is None:
+                    self._resolve(chunk)
+                else:
+                    self._gated.append(chunk)
+        if self._gated:
+            self._open_gate()
         if self._n_waiting > self._max_waiting:
             self._shed()
         self._settle()
@@ -149,9 +154,9 @@ class Lane:
         while self._ready and n < limit:
             chunk = self._ready.popleft()
             chunk.stage = "out"
-            self._n_waiting -= chunk.n
             n += chunk.n
             taken.append(chunk)
+        self._n_waiting -= n
         return taken
 
     def put_features(self, chunk: Chunk, matrix: NDArray[np.float32]) -> None:
@@ -170,12 +175,15 @@ class Lane:
         residual: NDArray[np.float32],
         score: NDArray[np.float32],
         p: NDArray[np.float64],
-        finite: NDArray[np.bool_],
+        least_p: float,
+        finite: NDArray[np.bool_] | None,
         backend: ArtifactTarget,
     ) -> None:
-        """What came of the chunk's rows; only those that are ``finite`` count."""
+        """What came of the chunk's rows; only those that are ``finite`` (None: all) count. No ``p`` is below
+        ``least_p``."""
         chunk.residual, chunk.score, chunk.p, chunk.backend = residual, score, p, backend
-        if n_bad := finite.size - int(np.count_nonzero(finite)):
+        chunk.least_p = least_p
+        if finite is not None and (n_bad := finite.size - int(np.count_nonzero(finite))):
             self._drop(DropReason.NOT_FINITE_SCORE, n_bad)
             chunk.keep_rows(finite)
         chunk.stage = "done"
@@ -285,6 +293,10 @@ class Lane:
 
     def _resolve(self, chunk: Chunk) -> None:
         """Decide which of the chunk's windows are scored."""
+        if self._gate is None and chunk.faults is None and self.plan.model is not None:
+            chunk.stage = "ready"  # as nearly always
+            self._ready.append(chunk)
+            return
         before = chunk.n
         if self._gate is not None:
             active = self._gate.active(chunk.start_ns, chunk.end_ns)
@@ -332,14 +344,15 @@ class Lane:
             self._window_drops[reason] += n
 
     def _settle(self) -> None:
-        while self._order:
-            first = self._order[0]
+        order = self._order
+        while order:
+            first = order[0]
             if isinstance(first, Silence):
                 self.settler.settle_silence(first)
             elif first.stage == "done":
                 self.settler.settle(first)
             else:
                 return
-            self._order.popleft()
+            order.popleft()
         if self._finishing and not self._n_untaken:
             self.settler.finish(self.windower.last_arrival_ns)

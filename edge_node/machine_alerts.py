@@ -85,6 +85,8 @@ class MachineAlerts:
         assert chunk.residual is not None
         assert chunk.backend is not None
         level = self._plan.levels[chunk.backend]
+        if chunk.least_p > level.p_raise and self._episodes.quiet:
+            return None
         above = chunk.p <= level.p_raise
         if self._episodes.quiet and not np.count_nonzero(above):
             return None

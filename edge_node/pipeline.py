@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TypeVar
 
 import msgspec
@@ -35,6 +36,7 @@ from models.signal import ArtifactTarget, DropReason, SampleBlock, samples_to_ns
 __all__ = ["Counters", "Pipeline", "PipelineEvent", "ScoreBatch"]
 
 MAX_BATCH_ROWS = 1024
+VALUES_AT_ONCE = 1 << 17  # whose features are extracted while they are still in the cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +94,7 @@ class Pipeline:
                 gate = Gate(plan.gate, origin, watched.time, period_ns)
                 self._gates.setdefault(plan.gate.device_id, []).append((device_id, gate))
             self._lanes[device_id] = Lane(site, gateway, plan, gate, max_waiting)
+        self._outboxes = [lane.outbox for lane in self._lanes.values()]
         self._out: dict[int, tuple[list[Chunk], NDArray[np.float32]]] = {}
         self._next_batch_id = 0
         self._max_batches_out = max_batches_out
@@ -141,9 +144,9 @@ class Pipeline:
             n = 0
             for device_id in list(lanes):
                 lane = self._lanes[device_id]
-                taken = lane.take_ready(MAX_BATCH_ROWS - n)
-                chunks += taken
-                n += sum(chunk.n for chunk in taken)
+                for chunk in lane.take_ready(MAX_BATCH_ROWS - n):
+                    chunks.append(chunk)
+                    n += chunk.n
                 if not lane.has_ready:
                     del lanes[device_id]
                 if n >= MAX_BATCH_ROWS:
@@ -177,12 +180,15 @@ class Pipeline:
         p = p_values(model.calibration[backend], score)
         del self._out[batch_id]
         self._retired.n_saturated += n_saturated
-        begin = 0
-        for chunk in chunks:
-            rows = slice(begin, begin + chunk.n)
-            begin = rows.stop
+        sizes = [chunk.n for chunk in chunks]
+        begins = [0, *accumulate(sizes[:-1])]
+        all_finite = bool(finite.all())
+        least = np.minimum.reduceat(p, begins).tolist() if all_finite else [0.0] * len(chunks)
+        for chunk, begin, n, least_p in zip(chunks, begins, sizes, least, strict=True):
+            rows = slice(begin, begin + n)
+            which = None if all_finite else finite[rows]
             lane = self._lanes[chunk.device_id]
-            lane.scored(chunk, residual[rows], score[rows], p[rows], finite[rows], backend)
+            lane.scored(chunk, residual[rows], score[rows], p[rows], least_p, which, backend)
 
     def failed(self, batch_id: int, reason: DropReason) -> None:
         """A batch that will not be scored: its windows are dropped for ``reason``."""
@@ -193,10 +199,10 @@ class Pipeline:
     def events(self) -> list[PipelineEvent]:
         """Alerts, summaries and device states since the last call: per device in event-time order."""
         events, self._parting = self._parting, []
-        for lane in self._lanes.values():
-            if lane.outbox:
-                events.extend(lane.outbox)
-                lane.outbox.clear()
+        for outbox in self._outboxes:
+            if outbox:
+                events.extend(outbox)
+                outbox.clear()
         return events
 
     def trace_scores(self) -> None:
@@ -292,16 +298,19 @@ class Pipeline:
 
     def _batch(self, engine: str, chunks: list[Chunk]) -> ScoreBatch:
         model = self._model(chunks[0])
-        fresh = [p for p in chunks if p.features is None]
+        window = model.manifest.window
+        at_once = max(1, VALUES_AT_ONCE // (window.n * len(model.manifest.channels)))
+        fresh: list[Chunk] = []
+        n = 0
+        for chunk in chunks:
+            if chunk.features is None:
+                fresh.append(chunk)
+                n += chunk.n
+                if n >= at_once:
+                    self._extract(fresh, model)
+                    fresh, n = [], 0
         if fresh:
-            spec, window = model.manifest.features, model.manifest.window
-            values = _joined([c.values for c in fresh if c.values is not None])
-            valid = _joined([c.valid for c in fresh if c.valid is not None])
-            matrix = extract(spec, values, valid, window.rate_hz)
-            begin = 0
-            for chunk in fresh:
-                self._lanes[chunk.device_id].put_features(chunk, matrix[begin : begin + chunk.n])
-                begin += chunk.n
+            self._extract(fresh, model)
         features = _joined([c.features for c in chunks if c.features is not None])
         inputs = scoring.normalise(features, model.centre, model.scale)
         batch_id = self._next_batch_id
@@ -311,10 +320,28 @@ class Pipeline:
             batch_id, engine, model.model_id, features, inputs, tuple(p.device_id for p in chunks)
         )
 
+    def _extract(self, chunks: list[Chunk], model: ServedModel) -> None:
+        """Features of chunks that have none."""
+        values = _joined([c.values for c in chunks if c.values is not None])
+        valid = None
+        if any(c.valid is not None for c in chunks):
+            valid = _joined([_valid(c) for c in chunks])
+        matrix = extract(model.manifest.features, values, valid, model.manifest.window.rate_hz)
+        begin = 0
+        for chunk in chunks:
+            end = begin + chunk.n
+            self._lanes[chunk.device_id].put_features(chunk, matrix[begin:end])
+            begin = end
+
     def _model(self, chunk: Chunk) -> ServedModel:
         model = self._lanes[chunk.device_id].plan.model
         assert model is not None
         return model
+
+
+def _valid(chunk: Chunk) -> NDArray[np.bool_]:
+    assert chunk.values is not None
+    return np.ones(chunk.values.shape, np.bool_) if chunk.valid is None else chunk.valid
 
 
 T = TypeVar("T", bound=np.generic)

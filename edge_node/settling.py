@@ -98,7 +98,6 @@ class Settler:
 
     def settle(self, chunk: Chunk) -> None:
         """Every window of ``chunk`` has its score or will never have one: say what follows from it."""
-        w = chunk.n_windows
         said: Said = []
         self._checks.settle(chunk, said)
         judged: Judged | None = None
@@ -106,12 +105,13 @@ class Settler:
             judged = self._machine.settle(chunk, said)
             if self._drift is not None:
                 self._drift.settle(chunk, judged, said)
-        self._trace(chunk, judged)
+        if self.traces is not None:
+            self._trace(chunk, judged, self.traces)
         idle = None if chunk.active is None else ~chunk.active
         done = 0
         if said or idle is not None or self._idle or not self._announcer.spoke:
             done = self._speak(chunk, judged, said, idle)
-        self._summarise(chunk, judged, done, w)
+        self._summarise(chunk, judged, done, chunk.n_windows)
         self._idle = bool(idle is not None and idle[-1])
 
     def settle_silence(self, silence: Silence) -> None:
@@ -189,13 +189,13 @@ class Settler:
             )
         return done
 
-    def _trace(self, chunk: Chunk, judged: Judged | None) -> None:
-        if self.traces is None or chunk.n == 0:
+    def _trace(self, chunk: Chunk, judged: Judged | None, traces: list[Trace]) -> None:
+        if chunk.n == 0:
             return
         assert chunk.p is not None
         assert chunk.score is not None
         no = np.zeros(chunk.n, np.bool_)
-        self.traces.append(
+        traces.append(
             Trace(
                 chunk.device_id,
                 chunk.start_ns[chunk.rows],
@@ -212,6 +212,13 @@ class Settler:
         summariser = self._summariser
         if summariser is None or begin == end:
             return
+        n = chunk.n_windows
+        if judged is None and end - begin == n == chunk.n and summariser.holds(chunk.end_ns):
+            assert chunk.features is not None  # as nearly always: all in one piece
+            assert chunk.score is not None
+            summariser.add(chunk.start_ns, chunk.end_ns, chunk.features, chunk.score, None)
+            self._note_shift(chunk, n)
+            return
         cuts = [begin, end]
         if summariser.span_of(int(chunk.end_ns[begin])) != summariser.span_of(int(chunk.end_ns[end - 1])):
             spans = [summariser.span_of(t) for t in chunk.end_ns[begin:end].tolist()]
@@ -223,7 +230,6 @@ class Settler:
                 self._announcer.summarise(totals, self._centre(), chunk.arrival_ns)
             a, b = (i, j) if all_scored else np.searchsorted(chunk.rows, (i, j)).tolist()
             if a < b:
-                assert chunk.raw is not None
                 assert chunk.features is not None
                 assert chunk.score is not None
                 rows = slice(i, j) if all_scored else chunk.rows[a:b]
@@ -234,10 +240,16 @@ class Settler:
                     chunk.score[a:b],
                     None if healthy is None else healthy[a:b],
                 )
-                if chunk.raw is not chunk.features:
-                    self._shift = chunk.raw[b - 1].astype(np.float64) - chunk.features[b - 1]
+                self._note_shift(chunk, b)
             if b - a < j - i:
                 self._exclude(summariser, chunk, i, j, b - a)
+
+    def _note_shift(self, chunk: Chunk, n: int) -> None:
+        """The first ``n`` rows of ``chunk`` are in the summary."""
+        if chunk.raw is not chunk.features:
+            assert chunk.raw is not None
+            assert chunk.features is not None
+            self._shift = chunk.raw[n - 1].astype(np.float64) - chunk.features[n - 1]
 
     def _exclude(self, summariser: Summariser, chunk: Chunk, i: int, j: int, n_scored: int) -> None:
         n_idle = 0 if chunk.active is None else int(np.count_nonzero(~chunk.active[i:j]))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 64
+_WAITING = 4 * _BLOCK
 _LEVELS = (0.5, 0.9, 0.99, 1.0)
 
 
@@ -102,6 +103,13 @@ class Summariser:
         start)."""
         return (end_ns - 1) // self._span_ns
 
+    def holds(self, end_ns: NDArray[np.int64]) -> bool:
+        """Whether windows that end at ``end_ns`` int64[w] all lie in the span in progress."""
+        if self._tally is None:
+            return False
+        after = self._tally.span * self._span_ns
+        return after < int(end_ns[0]) and int(end_ns[-1]) <= after + self._span_ns
+
     def close_before(self, end_ns: int) -> Totals | None:
         """The span in progress, if a window ending at ``end_ns`` lies outside it; it is then forgotten."""
         if self._tally is None or self._tally.span == self.span_of(end_ns):
@@ -125,7 +133,7 @@ class Summariser:
         self._open(int(end_ns[0]), int(end_ns[-1]))
         self._waiting.append(_Rows(start_ns, features, score, healthy))
         self._n_waiting += start_ns.size
-        if self._n_waiting >= _BLOCK:
+        if self._n_waiting >= _WAITING:
             self._count()
 
     def close(self) -> Totals | None:

@@ -138,9 +138,9 @@ def schema_id(
 
 
 def extract(
-    spec: FeatureSpec, values: NDArray[np.float32], valid: NDArray[np.bool_], rate_hz: Fraction
+    spec: FeatureSpec, values: NDArray[np.float32], valid: NDArray[np.bool_] | None, rate_hz: Fraction
 ) -> NDArray[np.float32]:
-    """Features float32[w, k] of windows ``values`` float32[w, n, c], ``valid`` bool[w, n, c]; see
+    """Features float32[w, k] of windows ``values`` float32[w, n, c], ``valid`` bool[w, n, c] (None: all); see
     :func:`describe`.
 
     Invalid samples are left out of slow statistics; in vibration the mean of the window's valid ones stands
@@ -148,19 +148,21 @@ def extract(
     channel without a valid sample gives NaN. ``rate_hz`` names the bands and does not change the numbers. ValueError for shapes
     that do not agree, an unknown version, a window too short.
     """
-    if values.ndim != 3 or valid.shape != values.shape:
-        raise ValueError(
-            f"values {values.shape} and valid {valid.shape} must both be [windows, samples, channels]"
-        )
+    if values.ndim != 3 or (valid is not None and valid.shape != values.shape):
+        shapes = f"values {values.shape}" + ("" if valid is None else f" and valid {valid.shape}")
+        raise ValueError(f"{shapes} must be [windows, samples, channels]")
     w, n, c = values.shape
     _check(spec, c, n)
     k = c * _n_per_channel(spec, n)
     out = np.empty((w, k), dtype=np.float32)
     step = max(1, _CHUNK_VALUES // max(1, n * c))
+    step = max(1, -(-w // max(1, -(-w // step))))  # parts of about the same size
     for start in range(0, w, step):
         part = slice(start, start + step)
         x = np.ascontiguousarray(values[part].transpose(0, 2, 1), dtype=np.float64)
-        ok = None if valid[part].all() else np.ascontiguousarray(valid[part].transpose(0, 2, 1))
+        ok = None
+        if valid is not None and not valid[part].all():
+            ok = np.ascontiguousarray(valid[part].transpose(0, 2, 1))
         if spec.set == "slow":
             columns = feature_kernels.slow(x, ok, spec.floors, _n_fast(spec, n))
         else:

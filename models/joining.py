@@ -143,17 +143,16 @@ class Join:
         clock = track.clock
         if clock.drifting or track.closed_to > clock.head or not clock.follows(t_ns - self.origin_ns):
             return False
-        n = len(rows)
         flat = rows.reshape(-1)
         # A sum of squares is finite only if all values are, and takes a third of the time to find out.
         if not _isfinite(flat.dot(flat)):
             return False
-        if track.free < n:
+        if not track.append_whole(rows):
             self.catch_up()
-            if track.room(n) < n:
+            if track.room(len(rows)) < len(rows):
                 return False
+            track.append(rows, None)
         self._late_since_ns = None
-        track.append(rows, None)
         self._ledger.n_windowed += flat.size
         self._behind = True
         return True
@@ -162,7 +161,9 @@ class Join:
         """Closes what :meth:`follow` has completed: due before any other method."""
         if self._behind:
             self._behind = False
-            self._close()
+            assert self._sole is not None
+            if not self._close_whole(self._sole):
+                self._close()
 
     def slack(self, streams: list[tuple[int, ...]], t_ns: int) -> int:
         """How many rows from ``t_ns`` on may be filed in each of ``streams`` in turn with the same result as
@@ -298,11 +299,12 @@ class Join:
             self._move_to(passed + 1)
 
     def _move_to(self, k: int) -> None:
+        first = k * self._hop
         self._k_next = k
-        self._late_before = max(self._late_before, min(k * self._hop, (k - 1) * self._hop + self._n))
+        self._late_before = max(self._late_before, min(first, first - self._hop + self._n))
         for track in self.tracks.values():
-            low = track.clock.index_of(k * self._hop)
-            end = track.clock.index_of((k - 1) * self._hop) + self._n
+            low = track.clock.index_of(first)
+            end = track.clock.index_of(first - self._hop) + self._n
             track.closed_to = max(track.closed_to, min(low, end))
             track.release(low)
 

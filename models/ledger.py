@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from models.signal import DropReason, WindowBatch
 
 _SHARED_VALUES = 1 << 16
+_FEW = 8  # for so few, Python's integers are faster than arrays
 
 
 class BatchState(msgspec.Struct, frozen=True, array_like=True):
@@ -148,10 +149,13 @@ def window_times(
     """Half-open spans int64[w], int64[w] of windows ``k .. k+w-1``: ``origin_ns`` plus sample index times
     ``period / num`` ns, exact, rounded down (what ``signal.samples_to_ns`` gives, without overflow and
     without a loop)."""
-    if w == 1:  # as nearly always when live
-        first_ns = origin_ns + k * hop * period // num
-        end_ns = origin_ns + (k * hop + n) * period // num
-        return np.array((first_ns,), np.int64), np.array((end_ns,), np.int64)
+    if w <= _FEW:  # as nearly always when live
+        firsts = range(k * hop, (k + w) * hop, hop)
+        starts = [origin_ns + i * period // num for i in firsts]
+        return (
+            np.array(starts, np.int64),
+            np.array([origin_ns + (i + n) * period // num for i in firsts], np.int64),
+        )
     ends = []
     whole, rest = divmod(hop * period, num)
     steps = np.arange(w, dtype=np.int64)

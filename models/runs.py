@@ -40,10 +40,12 @@ class Runs:
     def __init__(self, c: int, spec: WindowSpec) -> None:
         self.end_ns: int | None = None  # of the newest window
         self.value = np.full(c, np.nan, dtype=np.float32)  # the last valid one
-        self.start_ns = np.zeros(c, dtype=np.int64)  # since when it has been that
-        self.seen_ns = np.zeros(c, dtype=np.int64)  # until when it was seen to be
+        self._start_ns = np.zeros(c, dtype=np.int64)
+        self._seen_ns = np.zeros(c, dtype=np.int64)
+        self._moving = False  # the newest window was push_moving's: the two above are out of date
         self._spec = spec
         self._period_ns = period_ns(spec)
+        self._n_channels = c
 
     def push(self, batch: WindowBatch) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         """(start int64[w, c] of the run that each window ends with, the end int64[w, c] of its last valid
@@ -79,11 +81,56 @@ class Runs:
             self._keep(int(batch.end_ns[i]), last[i], starts[i], seen[i])
         return starts, seen, last
 
+    def push_moving(self, batch: WindowBatch) -> bool:
+        """What :meth:`push` would do, and no more, if every channel of every window ends with a value unlike the
+        one before: no run is then longer than a sample. False, and nothing is done, if not."""
+        values = batch.values
+        if not batch.whole or np.count_nonzero(values[:, -2] == values[:, -1]):
+            return False
+        self.end_ns = int(batch.end_ns[-1])
+        self.value = values[-1, -1].copy()
+        self._moving = True
+        return True
+
+    @property
+    def sample_ns(self) -> int:
+        """How long a run of one sample lasts."""
+        return round(self._period_ns)
+
+    @property
+    def start_ns(self) -> NDArray[np.int64]:
+        """Since when each channel has read its last value, int64[c]."""
+        self._write_down()
+        return self._start_ns
+
+    @property
+    def seen_ns(self) -> NDArray[np.int64]:
+        """Until when each channel was seen to read it, int64[c]."""
+        self._write_down()
+        return self._seen_ns
+
+    def resume(
+        self,
+        end_ns: int | None,
+        value: NDArray[np.float32],
+        start_ns: NDArray[np.int64],
+        seen_ns: NDArray[np.int64],
+    ) -> None:
+        """Go on from there."""
+        self.end_ns, self.value = end_ns, value
+        self._start_ns, self._seen_ns, self._moving = start_ns, seen_ns, False
+
+    def _write_down(self) -> None:
+        if self._moving:
+            assert self.end_ns is not None
+            self._seen_ns = np.full(self._n_channels, self.end_ns, np.int64)
+            self._start_ns = self._seen_ns - self.sample_ns
+            self._moving = False
+
     def _keep(
         self, end_ns: int, value: NDArray[np.float32], start_ns: NDArray[np.int64], seen_ns: NDArray[np.int64]
     ) -> None:
-        self.end_ns = end_ns
-        self.value, self.start_ns, self.seen_ns = value.copy(), start_ns.copy(), seen_ns.copy()
+        self.resume(end_ns, value.copy(), start_ns.copy(), seen_ns.copy())
 
 
 def _trailing(batch: WindowBatch) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:

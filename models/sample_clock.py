@@ -66,7 +66,11 @@ class SampleClock(msgspec.Struct, kw_only=True):
 
     def follows(self, t_ns: int) -> bool:
         """Whether rows from ``t_ns`` on just go on."""
-        return self.overlap is None and abs(self.ahead(t_ns)) <= CUT_NS * self.num
+        if self.overlap is not None:
+            return False
+        num = self.num
+        ahead = (t_ns - self.ref_ns) * num - (self.head - self.ref_index) * NS_PER_S * self.denominator
+        return -CUT_NS * num <= ahead <= CUT_NS * num
 
     def reaches_back(self, t_ns: int) -> bool:
         """Whether rows from ``t_ns`` on go on with rows that reached back."""

@@ -31,6 +31,7 @@ _CLIPPED_SHARE = 0.01
 _MIN_CLIPPED = 3
 
 _NEVER_NS = np.iinfo(np.int64).max
+_LONG_AGO_NS = int(np.iinfo(np.int64).min)
 
 
 class SensorFault(enum.StrEnum):
@@ -142,13 +143,29 @@ class SensorChecks:
         self._low = np.array([2 * b.minimum - b.maximum for b in known] or [-np.inf] * len(channels))
         self._high = np.array([2 * b.maximum - b.minimum for b in known] or [np.inf] * len(channels))
         self._runs = Runs(len(channels), spec)
-        self._fault_end_ns = np.full(len(channels), np.iinfo(np.int64).min, dtype=np.int64)
+        # A channel that moves from sample to sample, and has no range to keep to, cannot be faulty.
+        self._moving_is_fine = bool((self._limit_ns > self._runs.sample_ns).all()) and all(
+            channel.full_scale is None and channel.valid_range is None for channel in channels
+        )
+        self._faulty_to_ns = _LONG_AGO_NS  # the newest of:
+        self._fault_end_ns = np.full(len(channels), _LONG_AGO_NS, dtype=np.int64)
         self._fault_code = np.zeros(len(channels), dtype=np.uint8)
 
     def check(self, batch: WindowBatch) -> NDArray[np.uint8]:
         """Fault code of each window and channel, uint8[w, c]; 0 is fine, see :func:`fault_of` and
         :meth:`examine`."""
         return self.examine(batch)[0]
+
+    def plainly_fine(self, batch: WindowBatch) -> bool:
+        """Whether it shows at a glance that no channel is faulty nor reads the value that a window ends with for
+        longer than a sample, as nearly always. Takes note of the windows if so; else does nothing, and
+        :meth:`examine` is due."""
+        return (
+            self._moving_is_fine
+            and batch.n > 0
+            and self._faulty_to_ns <= int(batch.start_ns[0])
+            and self._runs.push_moving(batch)
+        )
 
     def examine(self, batch: WindowBatch) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """(codes uint8[w, c]; since_ns int64[w, c]: since when the channel has read the value that the
@@ -171,6 +188,7 @@ class SensorChecks:
             frozen = np.where(unusual, _CODE[SensorFault.STUCK], _CODE[SensorFault.FLATLINE])
             for i in range(w):
                 self._fault_end_ns[over[i]] = batch.end_ns[i]
+                self._faulty_to_ns = int(self._fault_end_ns.max())
                 self._fault_code[over[i]] = frozen[i, over[i]]
                 affected = over[i] | (self._fault_end_ns > batch.start_ns[i])
                 codes[i, affected] = self._fault_code[affected]
@@ -229,11 +247,14 @@ class SensorChecks:
             raise ValueError(f"sensor state is of {len(state.value)} channels, expected {c}")
         if not all(0 <= code <= len(FAULTS) for code in state.fault_code):
             raise ValueError(f"sensor state holds an unknown fault: {state.fault_code}")
-        self._runs.end_ns = state.end_ns
-        self._runs.value = np.array([math.nan if v is None else v for v in state.value], dtype=np.float32)
-        self._runs.start_ns = np.array(state.run_start_ns, dtype=np.int64)
-        self._runs.seen_ns = np.array(state.run_seen_ns, dtype=np.int64)
+        self._runs.resume(
+            state.end_ns,
+            np.array([math.nan if v is None else v for v in state.value], dtype=np.float32),
+            np.array(state.run_start_ns, dtype=np.int64),
+            np.array(state.run_seen_ns, dtype=np.int64),
+        )
         self._fault_end_ns = np.array(state.fault_end_ns, dtype=np.int64)
+        self._faulty_to_ns = max(state.fault_end_ns, default=_LONG_AGO_NS)
         self._fault_code = np.array(state.fault_code, dtype=np.uint8)
 
 

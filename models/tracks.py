@@ -59,11 +59,6 @@ class Track:
         """Whether no row from ``low`` on lacks a value, and windows are a hop of samples apart."""
         return self.first_hole is None and len(self.clock.offsets) == 1
 
-    @property
-    def free(self) -> int:
-        """How many rows can be appended just so."""
-        return len(self._values) - (self.clock.head - self._origin)
-
     def room(self, wanted: int) -> int:
         """How many of ``wanted`` rows can be appended now: at least one."""
         capacity = len(self._values)
@@ -79,6 +74,18 @@ class Track:
             self._move(2 * capacity)
             free = len(self._values) - (self.clock.head - self._origin)
         return min(wanted, free)
+
+    def append_whole(self, rows: NDArray[np.float32]) -> bool:
+        """Puts ``rows``, all finite, at the head of a track that is :attr:`evenly_whole` and whose clock needs no
+        correction, if there is room just so."""
+        clock = self.clock
+        n = len(rows)
+        at = clock.head - self._origin
+        if at + n > len(self._values):
+            return False
+        self._values[at : at + n] = rows
+        clock.head += n
+        return True
 
     def append(self, rows: NDArray[np.float32], finite: NDArray[np.bool_] | None) -> None:
         """Puts ``rows`` at the head; there must be :meth:`room`. ``finite`` None: all of them."""

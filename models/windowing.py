@@ -45,6 +45,7 @@ class Windower:
         self.device, self.spec, self.policy = device, spec, policy
         self.last_arrival_ns: int | None = None
         names = device.channel_names
+        self._device_id = device.device_id
         self._ledger = Ledger(device.device_id, spec.n, policy.min_valid)
         self._streams = Streams(names, joined=spec.mode is Mode.IRREGULAR)
         self._timeline = Timeline(spec, policy, len(names), self._ledger)
@@ -88,19 +89,19 @@ class Windower:
 
     def push(self, block: SampleBlock) -> None:
         """Files every sample of ``block``, or counts why not. Any block is taken: none raises."""
-        ledger = self._ledger
-        n_samples = block.n_samples
+        ledger, arrival_ns = self._ledger, block.arrival_ns
+        n_samples = block.values.size
         ledger.n_samples_in += n_samples
-        if block.device_id != self.device.device_id:
+        if block.device_id != self._device_id:
             ledger.drop(DropReason.UNKNOWN_DEVICE, n_samples)
             return
         if not n_samples:
             return
-        self._tick(block.arrival_ns)
+        self._tick(arrival_ns)
         plan = self._streams.plan(block.channels)
         if plan.plain and self._has_rate(block) and self._follows(block):
-            self.last_arrival_ns = block.arrival_ns
-            self._heard_ns = [block.arrival_ns] * len(self._heard_ns)
+            self.last_arrival_ns = arrival_ns
+            self._heard_ns = [arrival_ns] * len(self._heard_ns)
             return
         self._timeline.catch_up()
         ledger.drop(DropReason.UNKNOWN_CHANNEL, block.n * plan.n_unknown)
@@ -219,11 +220,12 @@ class Windower:
         start_ns = block.start_ns
         if start_ns is None:
             return False
-        last_ns = start_ns + (block.n - 1) * self._period // self._num
+        values, arrival_ns = block.values, block.arrival_ns
+        last_ns = start_ns + (len(values) - 1) * self._period // self._num
         return (
-            last_ns <= block.arrival_ns + self._max_future_ns
-            and start_ns >= block.arrival_ns - self._max_age_ns
-            and self._timeline.follow(start_ns, block.values)
+            last_ns <= arrival_ns + self._max_future_ns
+            and start_ns >= arrival_ns - self._max_age_ns
+            and self._timeline.follow(start_ns, values)
         )
 
     def _push_uniform(self, block: SampleBlock, plan: Plan) -> bool:
