@@ -72,6 +72,8 @@ def shape(request: Request) -> tuple[Device, WindowSpec]:
     info = inspect_log(request.logs[0], request.options, device=request.device)
     known = _recorded(request)
     device_id = _device_id(request, info, known)
+    if not info.n_rows_seen and not info.device_ids:
+        raise DatasetError(f"{info.path}: holds no rows")
     recorded = known.get(device_id)
     mode = request.mode or (recorded.mode if recorded else info.mode)
     rate_hz = request.options.rate_hz or (recorded.rate_hz if recorded else info.rate_hz)
@@ -168,6 +170,8 @@ def _device_id(request: Request, info: LogInfo, known: Iterable[str]) -> str:
     devices = list(dict.fromkeys((*info.device_ids, *known)))
     if len(devices) == 1:
         return devices[0]
+    if not devices:
+        raise DatasetError(f"{info.path}: holds no rows")
     names = ", ".join(devices)
     raise DatasetError(f"{info.path} holds {len(devices)} devices: choose one with --device: {names}")
 

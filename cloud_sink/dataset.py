@@ -23,6 +23,7 @@ from models.recording import select_rows
 from models.sensor_checks import ChannelBaseline, SensorChecks, learn_baselines
 from models.signal import NS_PER_S, Device, Mode, SampleBlock, WindowBatch, WindowSpec, samples_to_ns
 
+SLOW_BELOW_HZ, FAST_FROM_HZ = 10, 100  # where vibration, and where slow features are out of place
 MAX_EXAMPLES = 1024  # raw windows kept to learn amplitude floors from
 
 
@@ -65,6 +66,7 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
     Raises LogError for a log that cannot be read and DatasetError for one that gives nothing to train on.
     """
     device, window = shape(request)
+    _warn_of_features(request, window, warn)
     part = _Part(request, device, window)
     healthy = _Healthy(part)
     windower = windower_for(device, window)
@@ -81,6 +83,11 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
     set_aside.update({reason.value: n for reason, n in windower.window_drops.items()})
     if first is None:
         raise DatasetError(_nothing(request, device, window, part, set_aside))
+    for channel, baseline in zip(device.channels, baselines, strict=True):
+        if baseline.constant:
+            warn(
+                f"channel {channel.name!r} never changes in training: the model learns nothing of how it moves"
+            )
     values, valid = healthy.examples()
     spec = FeatureSpec(
         set=request.feature_set,
@@ -232,6 +239,19 @@ def _second_pass(
     )
 
 
+def _warn_of_features(request: Request, window: WindowSpec, warn: Warn) -> None:
+    """Say of a feature set that is meant for another kind of signal."""
+    rate_hz = float(window.rate_hz)
+    if request.feature_set == "vibration" and window.mode is Mode.IRREGULAR and rate_hz < SLOW_BELOW_HZ:
+        warn(
+            f"vibration features of readings at {rate_hz:.3g} Hz say little: --features slow is meant for them"
+        )
+    if request.feature_set == "slow" and rate_hz >= FAST_FROM_HZ:
+        warn(
+            f"slow features of a signal at {rate_hz:g} Hz miss its spectrum: --features vibration is meant for it"
+        )
+
+
 def _warn_of_intervals(request: Request, part: _Part, columns: _Columns, warn: Warn) -> None:
     """Say of intervals that mark nothing: mistaken times would pass for a recording without anomalies."""
     zone = "are the times of both in one time zone?"
@@ -250,6 +270,8 @@ def _nothing(
 ) -> str:
     where = ", ".join(str(path) for path in request.logs)
     if part.first_ns is None or part.last_ns is None:
+        if not request.names_a_part:
+            return f"{where}: holds no rows"
         return f"{where}: no rows in the part asked for: look at --rows, --from and --until"
     n_rows = math.ceil(float((part.last_ns - part.first_ns) * window.rate_hz / NS_PER_S)) + 1
     reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(set_aside.items()) if n)

@@ -10,6 +10,7 @@ those kept, the one whose scores rank most like the float model's wins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -205,7 +206,7 @@ def _judge(
     elif min(healthy, probing) < MIN_CORRELATION:
         why_not = (
             "its scores rank too little like the float model's (rank correlation "
-            f"{min(healthy, probing):.2f}, at least {MIN_CORRELATION} needed)"
+            f"{math.floor(min(healthy, probing) * 1e4) / 1e4:.4f}, at least {MIN_CORRELATION} needed)"
         )
     return Sweep(
         sigmas,

@@ -20,7 +20,7 @@ from cloud_sink.cutting import Progress, Request
 from cloud_sink.dataset import Dataset, read_dataset
 from cloud_sink.fit import FitOptions, Trained, fit_dataset, n_steps
 from cloud_sink.sample_size import duration
-from models.calibration import level_for_budget
+from models.calibration import AlertLevel, level_for_budget
 from models.episodes import AlertPolicy
 from models.manifest import Family
 from models.messages import rfc3339
@@ -28,6 +28,7 @@ from models.runtime import Graph, runtime_name
 from models.signal import NS_PER_S, ArtifactTarget, Channel
 
 TIMED_BATCHES = (1, 16)
+WEEK_S = 7 * 86_400.0
 
 
 def run(
@@ -101,7 +102,12 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
     assert artifact is not None
     level = level_for_budget(artifact.calibration, AlertPolicy(), window.hop_ns, alerts_per_week)
     facts.append(("level", f"{level.text()}; p <= {level.p_raise:.2g}"))
-    lines = [tabulate(facts, tablefmt="plain", disable_numparse=True), "", _graphs_table(dataset, trained)]
+    lines = [
+        tabulate(facts, tablefmt="plain", disable_numparse=True),
+        *_advice(level),
+        "",
+        _graphs_table(dataset, trained),
+    ]
     return "\n".join(lines)
 
 
@@ -150,6 +156,19 @@ def invoke_us(model: bytes, target: ArtifactTarget, n_features: int) -> tuple[fl
             rounds.append((time.perf_counter_ns() - begin) / 100 / n / 1000)
         found.append(statistics.median(rounds))
     return tuple(found)
+
+
+def _advice(level: AlertLevel) -> list[str]:
+    """What an extrapolated level is worth, and what would make it more."""
+    if not level.extrapolated or level.alerts_per_week is None or not level.verified_per_week:
+        return []
+    wanted, held = (duration(WEEK_S / rate) for rate in (level.alerts_per_week, level.verified_per_week))
+    n = f"{level.alerts_per_week:g} alert{'' if level.alerts_per_week == 1 else 's'} a week"
+    return [
+        "",
+        f"To verify a level of {n} takes about {wanted} of healthy recording, and this holds {held}: until then the "
+        "level is a cautious guess, and mild faults may be missed.",
+    ]
 
 
 def _counts(reasons: Mapping[str, int]) -> str:

@@ -1,6 +1,6 @@
 """``edge-node replay``: a recorded log through the gateway, its alerts as they come and a summary at the end.
 
-Exit codes: 0 done, 1 refused (the log, the labels, the model, the configuration), 2 called wrongly.
+Exit codes: 0 done, 1 refused (the log, the labels, the model, the configuration), 2 called wrongly, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from models.recording import file_device, log_files, read_log, select_rows
 from models.runtime import GraphUnusable, RuntimeUnavailable
 from models.signal import SampleBlock
 
-REFUSED, USAGE = 1, 2
+REFUSED, USAGE, INTERRUPTED = 1, 2, 130
 
 _SAMPLED_BYTES = 1 << 16
 
@@ -123,6 +123,10 @@ def run(given: argparse.Namespace) -> int:
     ) as error:
         print(f"edge-node replay: {error}", file=sys.stderr)
         return REFUSED
+    except KeyboardInterrupt:
+        kept = f"; {given.output} has the alerts until then" if given.output is not None else ""
+        print(f"edge-node replay: interrupted; the log was not replayed to its end{kept}", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -143,6 +147,7 @@ def _replay(given: argparse.Namespace) -> None:
         check_channels(files[0], options, core)
     labels = labels_of(given, options, files)
     report, news = Report(core, labels), News()
+    is_part = bool(given.skip_rows) or (given.rows, from_ns, until_ns) != (None, None, None)
     speed = None if given.speed == "max" else float(given.speed)
     with ExitStack() as stack:
         scores = stack.enter_context(ScoresFile(given.scores)) if given.scores is not None else None
@@ -154,7 +159,7 @@ def _replay(given: argparse.Namespace) -> None:
         def selected() -> Iterator[Item]:
             read = of_device(read_log(files, options, warn=_warn), given, core, files)
             part = _counted(read, bar)
-            if given.skip_rows or given.rows is not None or from_ns is not None or until_ns is not None:
+            if is_part:
                 rows = select_rows(
                     part, skip_rows=given.skip_rows, n_rows=given.rows, from_ns=from_ns, until_ns=until_ns
                 )
@@ -169,10 +174,10 @@ def _replay(given: argparse.Namespace) -> None:
         for step in play(items, core, recorded=recorded, pace=pace):
             for alert in step.alerts:
                 report.alert(alert)
-                if news.is_in(alert):
-                    tqdm.write(alert_line(alert), file=sys.stdout)
                 if output is not None:
                     output.write(alert)
+                if news.is_in(alert):
+                    tqdm.write(alert_line(alert), file=sys.stdout)
             if step.alerts and speed is not None:
                 sys.stdout.flush()
             for trace in step.traces:
@@ -180,6 +185,8 @@ def _replay(given: argparse.Namespace) -> None:
                 if scores is not None:
                     scores.add(trace)
     if not report.n_rows:
+        if not is_part:
+            raise LogError(files[0], "holds no rows")
         raise LogError(
             files[0], "no rows in the part asked for", remedy="look at --rows, --skip-rows, --from, --until"
         )

@@ -219,3 +219,9 @@ def test_what_is_missing_is_said_in_samples_and_time() -> None:
     window = dataset(slow_signal(100)).window
     assert more_data(window, window.hop_ns, 50, 2.5, 5.0) == "about 50 more samples (50 s)"
     assert [duration(s) for s in (45, 600, 36_000, 400_000)] == ["45 s", "10 min", "10 h", "4.63 days"]
+
+
+def test_a_correlation_that_just_fails_is_not_shown_as_enough() -> None:
+    found = quantise._judge(quantise.Sigmas(10.0, 30.0), 0.89999, 0.95, 0, 10, 0.0, 0.0)
+    assert found.why_not is not None
+    assert "rank correlation 0.8999, at least 0.9 needed" in found.why_not

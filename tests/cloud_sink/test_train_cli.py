@@ -294,6 +294,49 @@ def test_a_log_whose_newest_rows_come_first(
     assert "press.csv: times run backwards: sort the file by time" in one_line(capsys)
 
 
+def test_a_log_without_rows(tmp_path: Path, capsys: Capture) -> None:
+    log = tmp_path / "press.csv"
+    log.write_text("t,pressure\n")
+    for options in ((), ("--device", "press-4")):
+        assert train(log, *options, out=tmp_path / "m") == REFUSED
+        assert one_line(capsys) == f"cloud-sink: {log}: holds no rows"
+
+
+def test_a_feature_set_for_another_kind_of_signal(log: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert train(log, "--window", 64, "--hop", 8, features="vibration", out=tmp_path / "v") == 0
+    assert "vibration features of readings at 1 Hz say little: --features slow" in capsys.readouterr().err
+    assert train(log, out=tmp_path / "s") == 0
+    assert "--features" not in capsys.readouterr().err
+    fast = tmp_path / "fast.csv"
+    values = np.random.default_rng(0).normal(size=5000)
+    rows = "".join(f"{1_700_000_000 + i / 200:.3f},{x:.4f}\n" for i, x in enumerate(values))
+    fast.write_text("t,x\n" + rows)
+    assert train(fast, out=tmp_path / "f") == 0
+    assert "slow features of a signal at 200 Hz miss its spectrum" in capsys.readouterr().err
+
+
+def test_a_channel_that_never_changes_is_named(tmp_path: Path, capsys: Capture) -> None:
+    signal = slow_signal(900)
+    signal[:, 1] = 32.0
+    log = write_csv(tmp_path / "press.csv", signal)
+    assert train(log, out=tmp_path / "m") == 0
+    said = capsys.readouterr().err
+    assert "channel 'flow' never changes in training" in said
+    assert said.count("never changes") == 1
+
+
+def test_an_extrapolated_level_says_what_would_verify_it(log: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert train(log, out=tmp_path / "m") == 0
+    said = capsys.readouterr().out
+    assert (
+        "To verify a level of 1 alert a week takes about 7 days of healthy recording, and this holds 14 min"
+        in said
+    )
+    assert "mild faults may be missed" in said
+    assert train(log, "--alerts-per-week", 5000, out=tmp_path / "n") == 0
+    assert "To verify" not in capsys.readouterr().out
+
+
 def test_naive_times_need_a_zone(tmp_path: Path, capsys: Capture) -> None:
     log = write_csv(tmp_path / "press.csv", slow_signal(500), offset="")
     assert train(log, out=tmp_path / "m") == REFUSED

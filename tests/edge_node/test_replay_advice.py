@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal as signals
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +99,40 @@ def test_labels_of_another_time(tmp_path: Path, day: str, warned: bool, capsys: 
     labels.write_text(f"start,end\n{day}T22:14:00Z,{day}T22:15:00Z\n")
     assert replay(log, "--model", BUNDLE, "--labels", labels) == 0
     assert ("no label lies within the log" in capsys.readouterr().err) is warned
+
+
+def test_a_log_without_rows(tmp_path: Path, capsys: Capture) -> None:
+    log = tmp_path / "pump.csv"
+    log.write_text(f"t,{','.join(CHANNELS)}\n")
+    assert replay(log, "--model", BUNDLE) == 1
+    assert capsys.readouterr().err == f"edge-node replay: {log}: holds no rows\n"
+
+
+def test_an_interrupted_replay_says_so(tmp_path: Path) -> None:
+    """At real time, so that it is under way when it is interrupted."""
+    log, alerts = write_csv(tmp_path / "pump.csv", signal(300, faults=[(40, 300)])), tmp_path / "alerts.jsonl"
+    command = [
+        sys.executable,
+        "-m",
+        "edge_node.cli",
+        "replay",
+        str(log),
+        "--model",
+        str(BUNDLE),
+        "--speed",
+        "10",
+    ]
+    with subprocess.Popen(
+        [*command, "--p", "0.05", "--output", str(alerts)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as replaying:
+        assert replaying.stdout is not None
+        assert "raised" in replaying.stdout.readline()
+        replaying.send_signal(signals.SIGINT)
+        _, said = replaying.communicate(timeout=60)
+    assert replaying.returncode == 130
+    assert "interrupted; the log was not replayed to its end" in said
+    assert "Traceback" not in said
+    assert alerts.read_text().count("\n") >= 1
