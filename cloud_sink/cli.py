@@ -148,6 +148,7 @@ def _options(given: argparse.Namespace) -> LogOptions:
         timezone=given.timezone,
         rate_hz=rate_hz,
         device_id=given.device,
+        bad_lines="skip" if given.skip_bad_lines else "refuse",
         origins=origins,
     )
 

@@ -119,6 +119,9 @@ def add(train: argparse.ArgumentParser) -> None:
     read.add_argument("--time-column", metavar="NAME")
     read.add_argument("--separator", metavar="C", help="of CSV; default: found")
     read.add_argument(
+        "--skip-bad-lines", action="store_true", help="leave out lines that cannot be read, and count them"
+    )
+    read.add_argument(
         "--wear",
         action="append",
         default=[],

@@ -18,7 +18,7 @@ from arro3.io import read_csv
 
 from models.csv_layout import find_layout
 from models.logs import LogError, LogOptions, Warn
-from models.table_columns import ArrowRefusedError, Chunk, Column, arrow_errors, float_column
+from models.table_columns import MAX_SHOWN, ArrowRefusedError, Chunk, Column, arrow_errors, float_column
 from models.text_files import open_bytes, read_bytes, text_lines
 
 _WORDS = {"true": 1.0, "false": 0.0, "on": 1.0, "off": 0.0}
@@ -136,7 +136,7 @@ class CsvTable:
             if None in found:
                 name = numbers[found.index(None)]
                 shown = row[index[name]].strip()
-                problem = f"{shown!r} is not a number"
+                problem = f"{shown[:MAX_SHOWN]!r} is not a number"
                 self._bad(LogError(self.path, problem, line=at, column=name, remedy=_SKIP))
                 continue
             kept.append(row)
@@ -160,7 +160,7 @@ class CsvTable:
         self._first_bad = self._first_bad or str(error)
 
 
-_SKIP = "correct it, leave the column out (exclude), or leave such lines out with --skip-bad-lines"
+_SKIP = "correct it, or leave such lines out with --skip-bad-lines"
 
 
 def _number(cell: str) -> float | None:

@@ -30,6 +30,7 @@ _TIME_NAMES = (
 )
 _LABEL_NAMES = ("anomaly", "changepoint", "is_anomaly", "label")
 _DEVICE_NAMES = ("device", "device_id")
+MAX_SHOWN = 60  # characters of what is no word, in a message
 _CLOCK = re.compile(r"\s*\d\d?:\d\d(:\d\d([.,]\d+)?)?\s*$")
 
 
@@ -92,6 +93,16 @@ class Roles:
     ignored: tuple[str, ...]  # not columns of numbers
 
 
+def shown(names: Sequence[str]) -> str:
+    """Names of columns for a message. Where they are no words, as in a binary file, what a terminal would obey is
+    escaped, and all of it cut to MAX_SHOWN characters."""
+    text = ", ".join(names)
+    if text.isprintable() and "\ufffd" not in text and all(len(name) <= MAX_SHOWN for name in names):
+        return text
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:MAX_SHOWN])
+    return escaped if len(escaped) <= MAX_SHOWN else escaped[: MAX_SHOWN - 1] + "…"
+
+
 def find_roles(table: Table, options: LogOptions) -> Roles:
     """Roles by option, else by name and content. Raises LogError, naming the columns there are."""
     sample = table.sample
@@ -104,7 +115,7 @@ def find_roles(table: Table, options: LogOptions) -> Roles:
             raise LogError(
                 table.path,
                 f"there is no {what} {name!r}",
-                remedy=f"its columns are {', '.join(table.columns)}",
+                remedy=f"its columns are {shown(table.columns)}",
             )
     time = options.time_column or _find_time(table.columns, sample)
     clock = _find_clock(table.columns, sample, time)
@@ -138,7 +149,7 @@ def find_roles(table: Table, options: LogOptions) -> Roles:
     if not channels:
         raise LogError(
             table.path, "has no numeric column besides time and labels",
-            remedy=f"its columns are {', '.join(table.columns)}; was the separator found? (--separator)",
+            remedy=f"its columns are {shown(table.columns)}; was the separator found? (--separator)",
         )  # fmt: skip
     if time is None and options.rate_hz is None:
         raise LogError(
@@ -224,7 +235,7 @@ def float_column(column: Array) -> NDArray[np.float64]:
 def warn_ignored(table: Table, roles: Roles, warn: Warn) -> None:
     """Say which columns are left out because they are not numbers."""
     if roles.ignored:
-        warn(f"{table.path}: left out, not columns of numbers: {', '.join(roles.ignored)}")
+        warn(f"{table.path}: left out, not columns of numbers: {shown(roles.ignored)}")
 
 
 def _most(test: Callable[[str], bool], texts: Sequence[str]) -> bool:

@@ -294,6 +294,17 @@ def test_a_log_whose_newest_rows_come_first(
     assert "press.csv: times run backwards: sort the file by time" in one_line(capsys)
 
 
+def test_a_bad_line_is_left_out_when_asked(log: Path, tmp_path: Path, capsys: Capture) -> None:
+    lines = log.read_text().splitlines(keepends=True)
+    bad = tmp_path / "press.csv"
+    bad.write_text("".join([*lines[:400], "cut\n", *lines[400:]]))
+    assert train(bad, out=tmp_path / "m") == REFUSED
+    assert one_line(capsys).endswith("correct it, or leave such lines out with --skip-bad-lines")
+    assert train(bad, "--skip-bad-lines", out=tmp_path / "m") == 0
+    assert "1 unreadable lines left out" in capsys.readouterr().err
+    assert manifest_of(tmp_path / "m").training.n_windows == 841
+
+
 def test_a_log_without_rows(tmp_path: Path, capsys: Capture) -> None:
     log = tmp_path / "press.csv"
     log.write_text("t,pressure\n")

@@ -124,6 +124,24 @@ def test_what_cannot_be_read_is_named_with_a_remedy(write: Write, case: str) -> 
     assert str(caught.value).startswith(str(path))
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.txt"])
+def test_a_binary_file_does_not_reach_the_terminal(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"PK\x03\x04\x1b[31m\x00\xff\x81" + bytes(range(128, 256)) * 20 + b"\nq\xe4\nw\xfc\n")
+    with pytest.raises(LogError) as caught:
+        inspect_log(path)
+    said = str(caught.value).replace(str(path), "")
+    assert said.isprintable()
+    assert len(said) < 200
+    assert r"its columns are PK\x03\x04\x1b[31m" in said
+
+
+def test_a_cell_that_is_no_number_is_cut_short(write: Write) -> None:
+    with pytest.raises(LogError) as caught:
+        list(read_log(write(CSV + "2020-03-01 15:44:08,5,6\n2020-03-01 15:44:09,7," + "z" * 500 + "\n"), UTC))
+    assert "'" + "z" * 60 + "' is not a number" in str(caught.value)
+
+
 def test_a_header_alone_has_no_rows(write: Write) -> None:
     assert list(read_log(write("time,x\n"), LogOptions(timezone="UTC", channels=("x",)))) == []
 
