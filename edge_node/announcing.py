@@ -57,6 +57,7 @@ class AnnouncerState(msgspec.Struct, kw_only=True):
     condition: DeviceCondition
     since_ns: int
     published: tuple[DeviceCondition, tuple[str, ...]] | None
+    n_states: int
     outbox: list[SavedEvent]
 
 
@@ -70,6 +71,7 @@ class Announcer:
         self._open: dict[str, Alert] = {}  # the last of each open episode, by its key
         self._since_ns = 0
         self._published: tuple[DeviceCondition, tuple[str, ...]] | None = None
+        self._n_states = 0  # published: tells apart equal states at one instant, where a clock went back
         self.condition = DeviceCondition.LEARNING
         self.outbox: list[PipelineEvent] = []
 
@@ -154,7 +156,8 @@ class Announcer:
             return
         self._published = now
         device = self._plan.device
-        subject = "/".join((condition, *now[1]))
+        self._n_states += 1
+        subject = "/".join((str(self._n_states), condition, *now[1]))
         message = DeviceStateMessage(
             message_id=episode_id(self._gateway, device.device_id, "state", at_ns, subject),
             site=self._site,
@@ -208,6 +211,7 @@ class Announcer:
             condition=self.condition,
             since_ns=self._since_ns,
             published=self._published,
+            n_states=self._n_states,
             outbox=[save_event(event) for event in self.outbox],
         )
 
@@ -216,6 +220,7 @@ class Announcer:
         self.condition = state.condition
         self._since_ns = state.since_ns
         self._published = state.published
+        self._n_states = state.n_states
         self.outbox[:] = restored_outbox(state)
 
 

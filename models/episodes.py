@@ -27,6 +27,9 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Ratio = Annotated[float, msgspec.Meta(ge=1)]
 
+# Episodes are told apart by their start, so no two in a row may share it.
+_SAME_START_NS = 1_000
+
 
 class AlertPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How windows become alerts.
@@ -155,7 +158,10 @@ class Episodes:
         rested = s.cleared_ns is None or end_ns - s.cleared_ns >= self._cooldown_ns
         if sum(s.recent) < policy.n_raise or not long_enough or not rested:
             return None
-        s.open, s.start_ns, s.seq, s.n_below, s.n_new_detail = True, s.forming_start_ns, 0, 0, 0
+        start_ns = s.forming_start_ns
+        if s.cleared_ns is not None and 0 <= s.start_ns - start_ns < _SAME_START_NS:
+            start_ns = s.start_ns + 1  # event time stood still or went back: still another episode
+        s.open, s.start_ns, s.seq, s.n_below, s.n_new_detail = True, start_ns, 0, 0, 0
         return self._say("raised", end_ns)
 
     def _step_open(
