@@ -341,7 +341,15 @@ class Join:
         w = last - k + 1
         starts, ends = window_times(k, w, n, hop, self._num, self._period, self.origin_ns)
         self._ledger.close(starts, ends, track.copied(start, w, n, hop), None)
-        self._move_to(last + 1)
+        # What _move_to does, where samples are numbered evenly and none is missing.
+        self._k_next = last + 1
+        low = start + w * hop
+        closed_to = min(low, low - hop + n)
+        if closed_to > track.closed_to:
+            track.closed_to = closed_to
+        if closed_to + offset > self._late_before:
+            self._late_before = closed_to + offset
+        track.low = min(low, clock.head)
         return True
 
     def _begin_closing(self) -> None:
