@@ -144,7 +144,14 @@ def assemble(config: Config, *, on_notice: Callable[[str], None]) -> Core:
                 n_reservoir=device.n_reservoir,
             )
         )
-    pipeline = Pipeline(config.gateway.site, config.gateway.name, plans)
+    gateway = config.gateway
+    pipeline = Pipeline(
+        gateway.site,
+        gateway.name,
+        plans,
+        max_batches_out=gateway.max_batches_out,
+        max_waiting=gateway.max_waiting,
+    )
     return Core(pipeline, engines, tuple(plans))
 
 
