@@ -79,7 +79,8 @@ class Pipeline:
         max_waiting: int = MAX_WAITING,
     ) -> None:
         """``max_batches_out`` bounds the batches not yet scored; ``max_waiting`` the windows of one device
-        that wait for that, or for their gate (older ones are then dropped as ``backpressure``)."""
+        that still wait for that, or for their gate, when more come (the oldest are then dropped as
+        ``backpressure``)."""
         self._gates: dict[str, list[tuple[str, Gate]]] = {}
         by_id = {plan.device.device_id: plan for plan in plans}
         self._lanes: dict[str, Lane] = {}
