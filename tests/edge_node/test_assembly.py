@@ -7,9 +7,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
+from numpy.typing import NDArray
 
-from edge_node.assembly import assemble
+from edge_node.assembly import MAX_WINDOWS_AT_ONCE, assemble
 from edge_node.config import load_config
+from edge_node.inference import Engine, Scored
 from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING
 from models.signal import NS_PER_S, DropReason, SampleBlock
 from tests.edge_node.daemons import BUNDLE, channels, golden_window
@@ -92,3 +95,18 @@ def test_how_much_may_wait_is_as_configured(tmp_path: Path) -> None:
 def test_by_default_as_much_waits_as_without_a_configuration(tmp_path: Path) -> None:
     gateway = load_config(_config(tmp_path)).gateway
     assert (gateway.max_waiting, gateway.max_batches_out) == (MAX_WAITING, MAX_BATCHES_OUT)
+
+
+def test_a_backlog_is_scored_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = assemble(load_config(_config(tmp_path)), on_notice=lambda text: None)
+    (engine,) = core.engines.values()
+    n_held: list[int] = []
+
+    def watched(inputs: NDArray[np.float32]) -> Scored:
+        n_held.append(core.pipeline.counters().n_windows_pending)
+        return Engine.run(engine, inputs)
+
+    monkeypatch.setattr(engine, "run", watched)
+    n = core.push(*[_rows(1000, 1000 * i) for i in range(100)])
+    assert n == core.pipeline.counters().n_windows_closed == sum(n_held) > 5 * MAX_WINDOWS_AT_ONCE
+    assert max(n_held) <= MAX_WINDOWS_AT_ONCE
