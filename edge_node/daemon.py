@@ -30,6 +30,7 @@ from edge_node.metrics import Family
 from edge_node.recording import Recording
 from edge_node.running_sources import RunningSources, raise_failure
 from edge_node.settling import PipelineEvent
+from edge_node.terminal import hung_up
 from edge_node.ticks import Ticks
 from edge_node.troubles import troubles
 from edge_node.uplink import Uplink
@@ -89,8 +90,8 @@ class Daemon:
         self._queue.wake()
 
     async def run(self, *, end_with_sources: bool = False) -> None:
-        """Serves until SIGTERM, SIGINT or :meth:`stop` (or, if asked, until every source has ended); then drains, and
-        says ``stopped``. Raises StartError, and DaemonFailed after saying ``offline``."""
+        """Serves until SIGTERM, SIGINT, the end of its terminal or :meth:`stop` (or, if asked, until every source has
+        ended); then drains, and says ``stopped``. Raises StartError, and DaemonFailed after saying ``offline``."""
         loop = asyncio.get_running_loop()
         gateway = self._config.gateway
         self._loop = loop
@@ -325,6 +326,9 @@ class Daemon:
         return {plan.device.device_id: plan.device for plan in self._core.plans}
 
     def _ask_reload(self) -> None:
+        if hung_up():
+            self.stop()
+            return
         self._reload = True
         self._queue.wake()
 
