@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import logging
 import signal
 import time
 import uuid
@@ -35,13 +36,18 @@ from edge_node.ticks import Ticks
 from edge_node.troubles import troubles
 from edge_node.uplink import Uplink
 from models.logs import Tick
-from models.messages import Alert, Event, GatewayState, Status, rfc3339
+from models.messages import Alert, Event, GatewayState, Severity, Status, rfc3339
 from models.signal import NS_PER_S, Device, SampleBlock
 from models.time_policy import RecordedDevice
 from models.topics import GatewayTopics
 
 BLOCKS_A_TURN = 256
 _FIXED = ("log_level", "log_format", "metrics_host", "metrics_port", "queue_samples")  # while the daemon runs
+_LEVELS: dict[Severity, int] = {
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "critical": logging.ERROR,
+}  # of an alert that is not over
 
 log = structlog.get_logger("linewatch.daemon")
 
@@ -192,7 +198,13 @@ class Daemon:
         message = event.event
         if isinstance(message, Alert):
             message = self._latencies.stamped(message, event, self._now_ns())
-            log.info(message.message, alert=message.alert_id, state=message.state, severity=message.severity)
+            log.log(
+                logging.INFO if message.state == "cleared" else _LEVELS[message.severity],
+                message.message,
+                alert=message.alert_id,
+                state=message.state,
+                severity=message.severity,
+            )
         if self._on_event is not None:
             self._on_event(message)
         if self._uplink is not None:
