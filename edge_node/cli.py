@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         "record",
         help="write what the sources deliver to a log",
         description="Writes what the sources deliver to a log that cloud-sink train and edge-node replay read. "
-        "No model is needed; nothing is published.",
+        "No model is needed; nothing is published. It keeps the configuration it began with: SIGHUP is refused.",
     )
     _add_config(record)
     record.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".jsonl or .parquet")

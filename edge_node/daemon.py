@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import logging
 import signal
 import time
 import uuid
@@ -30,17 +31,23 @@ from edge_node.metrics import Family
 from edge_node.recording import Recording
 from edge_node.running_sources import RunningSources, raise_failure
 from edge_node.settling import PipelineEvent
+from edge_node.terminal import hung_up
 from edge_node.ticks import Ticks
 from edge_node.troubles import troubles
 from edge_node.uplink import Uplink
 from models.logs import Tick
-from models.messages import Alert, Event, GatewayState, Status, rfc3339
+from models.messages import Alert, Event, GatewayState, Severity, Status, rfc3339
 from models.signal import NS_PER_S, Device, SampleBlock
 from models.time_policy import RecordedDevice
 from models.topics import GatewayTopics
 
 BLOCKS_A_TURN = 256
 _FIXED = ("log_level", "log_format", "metrics_host", "metrics_port", "queue_samples")  # while the daemon runs
+_LEVELS: dict[Severity, int] = {
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "critical": logging.ERROR,
+}  # of an alert that is not over
 
 log = structlog.get_logger("linewatch.daemon")
 
@@ -89,8 +96,8 @@ class Daemon:
         self._queue.wake()
 
     async def run(self, *, end_with_sources: bool = False) -> None:
-        """Serves until SIGTERM, SIGINT or :meth:`stop` (or, if asked, until every source has ended); then drains, and
-        says ``stopped``. Raises StartError, and DaemonFailed after saying ``offline``."""
+        """Serves until SIGTERM, SIGINT, the end of its terminal or :meth:`stop` (or, if asked, until every source has
+        ended); then drains, and says ``stopped``. Raises StartError, and DaemonFailed after saying ``offline``."""
         loop = asyncio.get_running_loop()
         gateway = self._config.gateway
         self._loop = loop
@@ -191,7 +198,13 @@ class Daemon:
         message = event.event
         if isinstance(message, Alert):
             message = self._latencies.stamped(message, event, self._now_ns())
-            log.info(message.message, alert=message.alert_id, state=message.state, severity=message.severity)
+            log.log(
+                logging.INFO if message.state == "cleared" else _LEVELS[message.severity],
+                message.message,
+                alert=message.alert_id,
+                state=message.state,
+                severity=message.severity,
+            )
         if self._on_event is not None:
             self._on_event(message)
         if self._uplink is not None:
@@ -325,6 +338,9 @@ class Daemon:
         return {plan.device.device_id: plan.device for plan in self._core.plans}
 
     def _ask_reload(self) -> None:
+        if hung_up():
+            self.stop()
+            return
         self._reload = True
         self._queue.wake()
 

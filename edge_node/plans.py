@@ -18,6 +18,10 @@ from models.manifest import ModelManifest
 from models.signal import ArtifactTarget, Device, WindowSpec
 from models.windowing import TimePolicy
 
+# How much a pipeline holds, unless its configuration says otherwise.
+MAX_WAITING = 8192  # windows of one device
+MAX_BATCHES_OUT = 16
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedModel:

@@ -17,6 +17,7 @@ import structlog
 from edge_node.block_queue import BlockQueue
 from edge_node.config import Config, ConfigError
 from edge_node.running_sources import DaemonFailed, RunningSources
+from edge_node.terminal import hung_up
 from edge_node.ticks import Ticks
 from models.logs import Tick
 from models.recording import RecordingWriter
@@ -42,7 +43,8 @@ class Recorded:
 
 
 async def record(config: Config, output: Path, *, for_s: float | None = None) -> Recorded:
-    """Writes what the sources of ``config`` deliver to ``output`` until SIGINT, SIGTERM, ``for_s`` or the sources' end.
+    """Writes what the sources of ``config`` deliver to ``output`` until SIGINT, SIGTERM, ``for_s``, the sources' end or
+    the terminal's. Any other SIGHUP is refused, in the log: a recording keeps the configuration it began with.
 
     Raises LogError when the log cannot be written, ConfigError without sources, DaemonFailed when a source fails; what
     was delivered until then is written.
@@ -53,7 +55,7 @@ async def record(config: Config, output: Path, *, for_s: float | None = None) ->
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    loop.add_signal_handler(signal.SIGHUP, _refuse_reload)
+    loop.add_signal_handler(signal.SIGHUP, _refuse_reload, stopping)
     with RecordingWriter(output, [device.as_recorded() for device in config.devices]) as writer:
         recording = _Recording(config, writer, loop)
         try:
@@ -129,7 +131,10 @@ class _Recording:
         log.info("recording", n_values=done.n_values, connected=connected)
 
 
-def _refuse_reload() -> None:
+def _refuse_reload(stopping: asyncio.Event) -> None:
+    if hung_up():
+        stopping.set()
+        return
     log.warning(
         "SIGHUP is ignored: a recording keeps the configuration it began with; stop it, and start another"
     )
