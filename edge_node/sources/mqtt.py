@@ -142,7 +142,7 @@ class MqttSubscriber:
     def on_acked(self, mid: int, refusal: str | None) -> None:
         """A source publishes nothing."""
 
-    def on_lost(self, silent: bool) -> None:
+    def on_lost(self, blameless: bool) -> None:
         """The connection comes back by itself, and on_connected subscribes again."""
 
     def on_turn(self, link: Link) -> None:

@@ -53,6 +53,25 @@ def test_two_gateways_of_one_name_report_each_other(tmp_path: Path) -> None:
         wait_for(lambda: len(system(seen, "SD card", "cleared")) == 2, "the end of both alerts")
 
 
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_two_gateways_of_one_client_id_report_each_other(tmp_path: Path, version: Any) -> None:
+    """They are never connected at once: either hears nothing of the other but what it left retained."""
+    uplink = 'client_id = "hall-3"\nreconnect_min_s = 0.2\nreconnect_max_s = 1'
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        path = config(tmp_path, mosquitto.port, version=version, uplink=uplink)
+        with running(path):
+            wait_for(lambda: status(seen) == "online", "status online")
+            with running(path):
+                wait_for(
+                    lambda: len({s["boot_id"] for s in statuses(seen) if s["conflicts"]}) == 2,
+                    "a conflict in the status of both",
+                )
+                boots = {s["boot_id"] for s in statuses(seen)}
+                assert len(boots) == 2
+                assert all({s["boot_id"], *s["conflicts"]} == boots for s in statuses(seen) if s["conflicts"])
+                wait_for(lambda: len(system(seen, "SD card", "raised")) >= 2, "an alert of each")
+
+
 def test_a_fallback_and_lost_samples_are_alerts_until_they_are_over(tmp_path: Path) -> None:
     with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
         port = free_port()
