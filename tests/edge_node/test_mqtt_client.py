@@ -280,7 +280,7 @@ def test_a_refused_subscription_is_an_error() -> None:
 
 
 def test_a_session_that_another_client_took_over_is_named() -> None:
-    # mosquitto up to 2.0.11 just closes the connection, so a server of our own says why
+    # mosquitto 2.0.11 just closes the connection, so a server of our own says why
     connack, disconnect = b"\x20\x03\x00\x00\x00", b"\xe0\x02\x8e\x00"
     session = Recorded()
     with (
