@@ -319,7 +319,7 @@ class Daemon:
         return asyncio.run_coroutine_threadsafe(gather(), self._loop).result(timeout=5.0)
 
     def _families(self) -> list[Family]:
-        connected = {f"source {name}": up for name, up in self._sources.connected().items()}
+        connected = {f"source {name}": reach.connected for name, reach in self._sources.reach().items()}
         if self._uplink is not None:
             connected["uplink"] = self._uplink.connected
         return figures.families(
