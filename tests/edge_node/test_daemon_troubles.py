@@ -146,10 +146,12 @@ def test_a_device_that_is_renamed_leaves_no_state_behind(tmp_path: Path) -> None
             path.write_text(path.read_text().replace('id = "pump-1"', 'id = "pump-2"'))
             daemon.send_signal(signal.SIGHUP)
             wait_for(lambda: seen.on(topic)[-1] == b"", "the end of its state")
-            cleared = [
-                a for a in alerts(seen) if a["state"] == "cleared" and "no longer watched" in a["message"]
-            ]
-            assert cleared
+            cleared = wait_for(
+                lambda: [
+                    a for a in alerts(seen) if a["state"] == "cleared" and "no longer watched" in a["message"]
+                ],
+                "the end of its alerts",
+            )
             assert {a["delivery"]["latency_ms"] for a in cleared} == {None}
             assert metrics(port)['linewatch_alert_latency_seconds_sum{kind="machine"}'] < 1e6
             assert set(retained(mosquitto.port, "linewatch")) == {"linewatch/s1/g1/status"}
