@@ -22,6 +22,7 @@ from models.logs import Tick, Warn
 from models.recording import select_rows
 from models.sensor_checks import ChannelBaseline, SensorChecks, learn_baselines
 from models.signal import NS_PER_S, Device, Mode, SampleBlock, WindowBatch, WindowSpec, samples_to_ns
+from models.time_policy import TimeTreatment
 
 SLOW_BELOW_HZ, FAST_FROM_HZ = 10, 100  # where vibration, and where slow features are out of place
 MAX_EXAMPLES = 1024  # raw windows kept to learn amplitude floors from
@@ -38,6 +39,7 @@ class Dataset:
 
     device: Device
     window: WindowSpec
+    time: TimeTreatment
     spec: FeatureSpec
     infos: tuple[FeatureInfo, ...]
     min_scale: NDArray[np.float64]
@@ -104,6 +106,7 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
     return Dataset(
         device=device,
         window=window,
+        time=TimeTreatment.of(windower.policy),
         spec=spec,
         infos=describe(spec, device.channels, window.rate_hz, window.n),
         min_scale=min_scales(spec, n_channels, window.n),

@@ -19,7 +19,7 @@ from models.alerting import AlertPolicy
 from models.codec import parse_rate
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Device, Mode, WindowSpec
-from models.time_policy import RecordedDevice, TimeOptions, TimePolicy, default_policy
+from models.time_policy import RecordedDevice, TimeOptions, TimePolicy
 
 if TYPE_CHECKING:
     from models.manifest import ModelManifest
@@ -69,9 +69,9 @@ class DeviceConfig:
         assert self.hop is not None
         return WindowSpec(n=self.n, hop=self.hop, rate_hz=self.device.rate_hz, mode=self.device.mode)
 
-    def time_policy(self, window: WindowSpec) -> TimePolicy:
-        """How late, how far ahead, how irregular samples may be: as configured, else as suits ``window``."""
-        policy = default_policy(window)
+    def time_policy(self, usual: TimePolicy) -> TimePolicy:
+        """How late, how far ahead, how irregular samples may be: as configured, else as ``usual``."""
+        policy = usual
         if self.interval_s is not None:  # between records of a burst: no window tells how long it is
             policy = msgspec.structs.replace(
                 policy,
