@@ -21,6 +21,7 @@ from edge_node.config import load_config
 from models.features import FeatureSpec, describe, extract, learn_floors, min_scales
 from models.sensor_checks import learn_baselines
 from models.signal import NS_PER_S, Channel, Device, Mode, SampleBlock, WindowBatch, WindowSpec
+from models.time_policy import TimeTreatment, default_policy
 
 RATE_HZ = Fraction(1000)
 AXES = ("x", "y", "z")
@@ -61,6 +62,7 @@ def train(seconds: int = 600) -> Trained:
     dataset = Dataset(
         device=device,
         window=WINDOW,
+        time=TimeTreatment.of(default_policy(WINDOW)),
         spec=spec,
         infos=describe(spec, device.channels, RATE_HZ, WINDOW.n),
         min_scale=min_scales(spec, len(AXES), WINDOW.n),

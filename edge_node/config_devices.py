@@ -17,7 +17,7 @@ from models.codec import parse_rate
 from models.gating import GateSpec, parse_comparison
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Device, Mode, WindowSpec
-from models.time_policy import RecordedDevice, TimeOptions, TimePolicy, between_records, default_policy
+from models.time_policy import RecordedDevice, TimeOptions, TimePolicy, between_records
 
 if TYPE_CHECKING:
     from models.manifest import ModelManifest
@@ -64,9 +64,9 @@ class DeviceConfig:
         assert self.hop is not None
         return WindowSpec(n=self.n, hop=self.hop, rate_hz=self.device.rate_hz, mode=self.device.mode)
 
-    def time_policy(self, window: WindowSpec) -> TimePolicy:
-        """How late, how far ahead, how irregular samples may be: as configured, else as suits ``window``."""
-        return self.time.over(between_records(default_policy(window), self.interval_s))
+    def time_policy(self, usual: TimePolicy) -> TimePolicy:
+        """How late, how far ahead, how irregular samples may be: as configured, else as ``usual``."""
+        return self.time.over(between_records(usual, self.interval_s))
 
     def as_recorded(self) -> RecordedDevice:
         """What a recording of the device says of it."""

@@ -16,7 +16,7 @@ from models.gating import GateSpec
 from models.manifest import ModelManifest, Normalisation, TrainedChannel, TrainingReport
 from models.sensor_checks import ChannelBaseline
 from models.signal import Channel, Mode, WindowSpec
-from models.time_policy import TimeOptions, TimePolicy
+from models.time_policy import TimeOptions, TimePolicy, default_policy
 
 GATEWAY = '[gateway]\nname = "g1"\n'
 PRESS = '[[device]]\nid = "press-4"\nrate_hz = 1000\nchannels = ["x", "y"]\n'
@@ -144,7 +144,7 @@ def test_a_burst_is_stale_after_three_intervals(tmp_path: Path) -> None:
     (bearing,) = load(tmp_path, text).devices
     window = bearing.window_without_model()
     assert window == WindowSpec(n=100, hop=50, rate_hz=Fraction(1000), mode=Mode.BURST)
-    policy = bearing.time_policy(window)
+    policy = bearing.time_policy(default_policy(window))
     assert (policy.stale_after_s, policy.lateness_s) == (1800.0, 7.0)
 
 
