@@ -28,7 +28,7 @@ DEFAULT_ALERTS_PER_WEEK = 1.0
 DEFAULT_WINDOW_S = 10.0  # of a device without a model
 NO_MODEL = "none"
 LEARN = "learn"
-MAX_LISTED = 5  # channels that one line names
+MAX_LISTED = 5  # names in one line
 
 # Ways to write what a model also decides on.
 SPELLINGS = {"window": ("window", "window_s"), "hop": ("hop", "hop_s"), "rate_hz": ("rate_hz", "interval_s")}
@@ -206,12 +206,13 @@ def _other_channels(own: Sequence[str], trained: Sequence[str], model: str) -> s
             hint = nearest(channel, missing).removeprefix("; ")
             odd.append(show(channel) + (f" ({hint})" if hint else ""))
     if not missing:
-        return f"has {_listed(odd)}, which {model} was not trained on"
-    lacks = f"lacks {_listed([show(c) for c in missing])}, which {model} was trained on"
-    return f"{lacks}; has {_listed(odd)}, which it was not" if odd else lacks
+        return f"has {listed(odd)}, which {model} was not trained on"
+    lacks = f"lacks {listed([show(c) for c in missing])}, which {model} was trained on"
+    return f"{lacks}; has {listed(odd)}, which it was not" if odd else lacks
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first of ``names`` in words, and how many more there are."""
     shown = ", ".join(names[:MAX_LISTED])
     return shown if len(names) <= MAX_LISTED else f"{shown} and {len(names) - MAX_LISTED} more"
 
