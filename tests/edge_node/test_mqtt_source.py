@@ -14,8 +14,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from edge_node.config_schema import MqttSource, MqttSubscription
-from edge_node.sources import SOURCES, Source
-from edge_node.sources.mqtt import MqttSubscriber
+from edge_node.sources import SOURCES, Reach, Source
+from edge_node.sources.mqtt import MqttSubscriber, max_packet_bytes
 from edge_node.sources.payloads import encode_packed
 from models.signal import Channel, Device, DropReason, Mode, SampleBlock
 from tests.brokers import HOST, Broker, Subscriber, broker, wait_for
@@ -96,7 +96,7 @@ def mosquitto(tmp_path: Path) -> Iterator[Broker]:
 
 def test_the_map_builds_the_source() -> None:
     source = SOURCES["mqtt"](config(1883, ACCEL, name="plant"), DEVICES)
-    assert (source.name, source.reach.connected, source.reach.last_error) == ("plant", False, None)
+    assert (source.name, source.reach) == ("plant", Reach(False, 0, None))
 
 
 @pytest.mark.parametrize("version", ["3.1.1", "5"])
@@ -158,6 +158,24 @@ def test_bad_messages_are_counted_named_and_harmless(mosquitto: Broker) -> None:
     assert len(warned) == len(expected)
     for line, (topic, text) in zip(warned, expected, strict=True):
         assert line.startswith(f"{topic}: {text}")
+
+
+def test_over_mqtt_5_the_broker_keeps_back_what_is_far_too_large(mosquitto: Broker) -> None:
+    """What a message can cost in memory is bounded; somewhat too large a message is still seen, counted and named."""
+    some = MqttSubscription(topic="acc/{device}", time_key="t", max_payload_bytes=100_000)
+    settings = config(mosquitto.port, some, TEMPS, version="5")
+    largest = max_packet_bytes(settings)
+    assert largest == 2 * TEMPS.max_payload_bytes + 65_536
+    source = MqttSubscriber(settings, DEVICES)
+    got = Collected()
+    with running(source, got), Subscriber(mosquitto.port) as sensor:
+        sensor.publish("acc/press-4", bytes(largest))
+        sensor.publish("acc/press-4", bytes(2 * TEMPS.max_payload_bytes))
+        sensor.publish("plant/oven/a/T1", "7")
+        wait_for(lambda: got.blocks, "the good message behind the large ones", 60)
+    assert source.counters.n_messages == 2
+    assert source.counters.n_bytes == 2 * TEMPS.max_payload_bytes + 1
+    assert source.counters.message_drops == {DropReason.OVERSIZE: 1}
 
 
 def test_a_topic_that_nobody_asked_for() -> None:
