@@ -85,7 +85,7 @@ def add(commands: Any) -> None:
         "--labels",
         type=Path,
         metavar="FILE",
-        help="known anomalies: CSV with start,end, or JSON; default: label columns of the log",
+        help="known anomalies: CSV with start,end, or JSON, also by log; default: label columns of the logs",
     )
     read.add_argument(
         "--device", metavar="ID", help="which device of a log of several; or what to call the one"

@@ -125,7 +125,7 @@ def _options(given: argparse.Namespace) -> LogOptions:
 
 def labels_of(given: argparse.Namespace, options: LogOptions, files: list[Path]) -> Labels | None:
     if given.labels is not None:
-        return read_labels(given.labels, key=str(files[0]), timezone=given.timezone)
+        return read_labels(given.labels, logs=files, timezone=given.timezone)
     return label_columns(files, options)
 
 
