@@ -180,7 +180,10 @@ def test_not_toml(tmp_path: Path, text: str, expected: str) -> None:
         ),
         (
             device("[[device.limit]]\nchannel = 'x'\n"),
-            ['gateway.toml:7: [[device.limit]] of "press-4": name is missing: expected a string'],
+            [
+                'gateway.toml:7: [[device.limit]] of "press-4": name is missing: expected a string',
+                'gateway.toml:7: [[device.limit]] of "press-4": above or below is missing: expected a number',
+            ],
         ),
         (
             device("summary_s = 1e10\n"),
