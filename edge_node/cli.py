@@ -157,7 +157,11 @@ def _record(given: argparse.Namespace) -> int:
     except DaemonFailed as error:
         print(f"edge-node: {error}", file=sys.stderr)
         return FAILED
-    print(f"wrote {done.n_values} values to {given.output}, dropped {done.dropped}")
+    left_out = f"dropped {done.dropped}" + (f", refused messages: {done.refused}" if done.refusals else "")
+    if not done.n_values:
+        print(f"edge-node: nothing was recorded: {done.why_nothing} ({left_out})", file=sys.stderr)
+        return FAILED
+    print(f"wrote {done.n_values} values to {given.output}, {left_out}")
     return 0
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from edge_node.config_device_checks import check_device
 from edge_node.config_devices import SPELLINGS, DeviceConfig, differences, resolve_device
+from edge_node.config_models import check_models
 from edge_node.config_partial import UNKNOWN, Names, Salvage, as_far_as_known, sure
 from edge_node.config_schema import DeviceSection, Document, Gateway, Source, Uplink
 from edge_node.config_sources import check_sources, check_uplink
@@ -158,8 +159,11 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
     if not raw.get("device") and "device" not in misspelt(raw, _keys(Document)):
         problems.append(Problem((), "[[device]] is missing: expected at least one"))
     for i, section in sections.items():
-        for problem in check_device(section, known, base, need_models):
+        for problem in check_device(section, known):
             problems.append(replace(problem, path=("device", i, *problem.path)))
+    if need_models:
+        inheriting = [i for i in sections if "model" not in raw["device"][i]]
+        problems += check_models(sections, inheriting, path)
     if problems:
         raise ConfigError(report(path, problems, lines, name_tables(raw)), partial=partial)
     devices = [resolve_device(section, known, base) for section in sections.values()]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from edge_node.config_devices import (
-    LEARN,
     NO_MODEL,
     Rest,
     channels_of,
@@ -23,12 +21,7 @@ from models.signal import Channel, Mode
 from models.topics import GATEWAY_DEVICE, check_level
 
 
-def check_device(
-    section: DeviceSection,
-    known: Mapping[str, tuple[str, ...]],
-    base: Path,
-    need_models: bool,
-) -> Iterator[Problem]:
+def check_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]]) -> Iterator[Problem]:
     """All that no type can say about ``section``, of which parts may be UNKNOWN. Paths start at the device; ``known``:
     device id -> channels."""
     yield from as_far_as_known(
@@ -39,7 +32,6 @@ def check_device(
         _check_limits(section),
         _check_alert(section),
         _check_active(section, known),
-        _check_model(section, base) if need_models else (),
     )
 
 
@@ -178,24 +170,3 @@ def _check_limit_bounds(limit: LimitSpec, at: Rest) -> Iterator[Problem]:
     elif given(limit.above) and given(limit.below) and limit.above <= limit.below:
         text = f"nothing could be allowed: expected more than below = {show(limit.below)}"
         yield Problem((*at, "above"), text, limit.above, True)
-
-
-def _check_model(section: DeviceSection, base: Path) -> Iterator[Problem]:
-    name = section.model
-    if name is None or name == NO_MODEL:
-        return
-    if name == LEARN:
-        features = section.features or ("vibration" if (rate_of(section) or 0) >= 100 else "slow")
-        yield Problem(
-            ("model",),
-            "a gateway cannot learn by itself yet; make a model with: "
-            f'"edge-node record -c gateway.toml -o healthy.parquet", then "cloud-sink train healthy.parquet '
-            f'--features {features} -o models/{section.id}"; then set model = "models/{section.id}"',
-            name,
-            True,
-        )
-        return
-    manifest = base / name / "manifest.json"
-    if not manifest.is_file():
-        text = f"there is no model here ({manifest} does not exist); cloud-sink train makes one"
-        yield Problem(("model",), text, name, True)

@@ -15,7 +15,7 @@ import logging
 import signal
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import structlog
@@ -36,7 +36,7 @@ from edge_node.ticks import Ticks
 from edge_node.troubles import troubles
 from edge_node.uplink import Uplink
 from models.logs import Tick
-from models.messages import Alert, Event, GatewayState, Severity, Status, rfc3339
+from models.messages import Alert, DeviceStateMessage, Event, GatewayState, Severity, Status, rfc3339
 from models.signal import NS_PER_S, Device, SampleBlock
 from models.time_policy import RecordedDevice
 from models.topics import GatewayTopics
@@ -81,6 +81,7 @@ class Daemon:
         self._alerts = GatewayAlerts(self._config.gateway.site, self._config.gateway.name)
         self._recording = None if record is None else Recording(record, _recorded(self._config))
         self._uplink: Uplink | None = None
+        self._states: dict[str, DeviceStateMessage] = {}  # the last of each device, for the next uplink
         self._latencies = Latencies()
         self._stopping = False
         self._reload = False
@@ -205,6 +206,8 @@ class Daemon:
                 state=message.state,
                 severity=message.severity,
             )
+        elif isinstance(message, DeviceStateMessage):
+            self._states[message.device] = message
         if self._on_event is not None:
             self._on_event(message)
         if self._uplink is not None:
@@ -235,14 +238,14 @@ class Daemon:
         if self._recording is not None:
             self._recording.go_on_with(_recorded(config))
         self._deliver_all()  # what ends was said under the old name, and ends there
-        if self._uplink is not None:
-            for device_id in no_more:
-                self._uplink.forget(device_id)
+        self._forget(no_more)
         if not same_gateway:
             self._close_alerts()
             self._alerts = GatewayAlerts(config.gateway.site, config.gateway.name)
         moves = config.uplink != before.uplink or not same_gateway
         if moves:
+            if _place(config) != _place(before):
+                self._forget(list(self._states), go_on_elsewhere=True)
             await self._stop_uplink()
         self._config = config
         if moves:
@@ -254,6 +257,14 @@ class Daemon:
         if fixed:
             log.warning(f"[gateway] {', '.join(fixed)}: only a restart takes this up")
         log.info("configuration taken up", n_devices=len(config.devices), n_kept=n_kept)
+
+    def _forget(self, device_ids: Iterable[str], *, go_on_elsewhere: bool = False) -> None:
+        """Take back what the uplink has retained of these devices."""
+        for device_id in device_ids:
+            if not go_on_elsewhere:
+                self._states.pop(device_id, None)
+            if self._uplink is not None:
+                self._uplink.forget(device_id)
 
     def _check_parts(self) -> None:
         """A part that failed ends the daemon."""
@@ -268,6 +279,10 @@ class Daemon:
         gateway = self._config.gateway
         topics = GatewayTopics(self._config.uplink.prefix, gateway.site, gateway.name)
         self._uplink = Uplink(self._config.uplink, topics, self._status("offline"))
+        if self._states:  # said over the uplink before this one
+            self._publish_status("online")
+            for state in self._states.values():
+                self._uplink.publish(state)
         self._uplink.start()
 
     async def _stop_uplink(self, final: GatewayState = "stopped") -> None:
@@ -317,7 +332,7 @@ class Daemon:
         return asyncio.run_coroutine_threadsafe(gather(), self._loop).result(timeout=5.0)
 
     def _families(self) -> list[Family]:
-        connected = {f"source {name}": up for name, up in self._sources.connected().items()}
+        connected = {f"source {name}": reach.connected for name, reach in self._sources.reach().items()}
         if self._uplink is not None:
             connected["uplink"] = self._uplink.connected
         return figures.families(
@@ -346,6 +361,11 @@ class Daemon:
 
     def _notice(self, text: str) -> None:
         log.warning(text)
+
+
+def _place(config: Config) -> tuple[tuple[str, int], str] | None:
+    """Where the uplink's retained messages are: at which broker, below which prefix."""
+    return None if config.uplink is None else (config.uplink.address, config.uplink.prefix)
 
 
 def _recorded(config: Config) -> list[RecordedDevice]:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from edge_node.chunk import Chunk, Silence
 from edge_node.counters import Counters, added
-from edge_node.gating import Gate
 from edge_node.inspection import Inspection, InspectionState
 from edge_node.plans import DevicePlan
 from edge_node.settling import PipelineEvent, Settler, SettlerState
 from edge_node.silences import fell_silent, row_that_ends, spoke_again
+from models.gating import Gate
 from models.recentring import Recentring, RecentringState
 from models.signal import (
     ArtifactTarget,

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from edge_node.announcing import PipelineEvent, SavedEvent, farewells, load_event, save_event
 from edge_node.chunk import Chunk
 from edge_node.counters import Counters
-from edge_node.gating import Gate, GateState
 from edge_node.lane import Lane, LaneState
 from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING, DevicePlan, ServedModel
 from edge_node.settling import Trace
 from models import codec, scoring
 from models.calibration import p_values
 from models.features import extract
+from models.gating import Gate, GateState
 from models.signal import ArtifactTarget, DropReason, SampleBlock, samples_to_ns
 
 __all__ = ["Counters", "Pipeline", "PipelineEvent", "ScoreBatch"]

@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_node.gating import GateSpec
 from models.alerting import AlertPolicy
 from models.calibration import AlertLevel, Calibration
 from models.features import FeatureInfo, describe
+from models.gating import GateSpec
 from models.limits import LimitSpec
 from models.manifest import ModelManifest
 from models.signal import ArtifactTarget, Device, WindowSpec

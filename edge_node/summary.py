@@ -108,7 +108,7 @@ class Summariser:
         if self._tally is None:
             return False
         after = self._tally.span * self._span_ns
-        return after < int(end_ns[0]) and int(end_ns[-1]) <= after + self._span_ns
+        return bool(after < end_ns.item(0) and end_ns.item(-1) <= after + self._span_ns)
 
     def close_before(self, end_ns: int) -> Totals | None:
         """The span in progress, if a window ending at ``end_ns`` lies outside it; it is then forgotten."""
@@ -130,7 +130,7 @@ class Summariser:
         healthy: NDArray[np.bool_] | None,
     ) -> None:
         """Scored windows of one span, oldest first: float32[w, k], float32[w], bool[w] (None: all are)."""
-        self._open(int(end_ns[0]), int(end_ns[-1]))
+        self._open(end_ns.item(0), end_ns.item(-1))
         self._waiting.append(_Rows(start_ns, features, score, healthy))
         self._n_waiting += start_ns.size
         if self._n_waiting >= _WAITING:
@@ -189,9 +189,12 @@ class Summariser:
                 reservoir=np.zeros((0, self._k), np.float32),
                 priorities=np.zeros(0, np.uint64),
             )
-        self._tally.first_ns = min(self._tally.first_ns, first_ns)
-        self._tally.last_ns = max(self._tally.last_ns, last_ns)
-        return self._tally
+        tally = self._tally
+        if first_ns < tally.first_ns:
+            tally.first_ns = first_ns
+        if last_ns > tally.last_ns:
+            tally.last_ns = last_ns
+        return tally
 
     def _count(self) -> None:
         """Count the rows that wait."""

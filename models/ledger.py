@@ -149,7 +149,11 @@ def window_times(
     """Half-open spans int64[w], int64[w] of windows ``k .. k+w-1``: ``origin_ns`` plus sample index times
     ``period / num`` ns, exact, rounded down (what ``signal.samples_to_ns`` gives, without overflow and
     without a loop)."""
-    if w <= _FEW:  # as nearly always when live
+    if w == 1:  # as nearly always when live
+        first = k * hop
+        start, end = origin_ns + first * period // num, origin_ns + (first + n) * period // num
+        return np.array((start,), np.int64), np.array((end,), np.int64)
+    if w <= _FEW:
         firsts = range(k * hop, (k + w) * hop, hop)
         starts = [origin_ns + i * period // num for i in firsts]
         return (

@@ -85,9 +85,9 @@ class Runs:
         """What :meth:`push` would do, and no more, if every channel of every window ends with a value unlike the
         one before: no run is then longer than a sample. False, and nothing is done, if not."""
         values = batch.values
-        if not batch.whole or np.count_nonzero(values[:, -2] == values[:, -1]):
+        if not batch.whole or (values[:, -2] == values[:, -1]).any():
             return False
-        self.end_ns = int(batch.end_ns[-1])
+        self.end_ns = batch.end_ns.item(-1)
         self.value = values[-1, -1].copy()
         self._moving = True
         return True

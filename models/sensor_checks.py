@@ -163,7 +163,7 @@ class SensorChecks:
         return (
             self._moving_is_fine
             and batch.n > 0
-            and self._faulty_to_ns <= int(batch.start_ns[0])
+            and self._faulty_to_ns <= batch.start_ns.item(0)
             and self._runs.push_moving(batch)
         )
 
