@@ -30,6 +30,7 @@ def check_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]]) -
         _check_rate(section),
         _check_lengths(section),
         _check_limits(section),
+        _check_budget(section),
         _check_alert(section),
         _check_active(section, known),
     )
@@ -44,9 +45,12 @@ def _check_id(section: DeviceSection) -> Iterator[Problem]:
         yield Problem(("id",), str(error), section.id, True)
 
 
-def _check_alert(section: DeviceSection) -> Iterator[Problem]:
+def _check_budget(section: DeviceSection) -> Iterator[Problem]:
     if given(section.alerts_per_week) and given(section.p_threshold):
         yield Problem(("p_threshold",), "give either this or alerts_per_week", section.p_threshold, True)
+
+
+def _check_alert(section: DeviceSection) -> Iterator[Problem]:
     if section.alert.n_raise > section.alert.m_raise:
         text = f"expected at most m_raise = {section.alert.m_raise}"
         yield Problem(("alert", "n_raise"), text, section.alert.n_raise, True)

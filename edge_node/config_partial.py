@@ -1,9 +1,9 @@
 """What can be said of a table with mistakes in it: the rest of it, so that one mistake hides no other.
 
-A value that cannot be used becomes :data:`UNKNOWN`, one that a misspelt key may have meant :data:`PERHAPS`, and
-everything else what it is. Nothing can be asked of UNKNOWN but whether it was :func:`given`, and of PERHAPS not even
-that: whatever else is, raises :class:`NotKnown`, and the rule that asked says nothing more. So no rule needs to know
-what it depends on, and none complains of what follows from another mistake.
+A value that cannot be used, or that a misspelt key may have meant, becomes :data:`UNKNOWN`; everything else is what it
+is. Whatever is asked of UNKNOWN raises :class:`NotKnown`, and the rule that asked says nothing more. So no rule needs to
+know what it depends on, and none complains of what follows from another mistake. Only ``is`` cannot raise: rules ask
+:func:`given` in place of ``is not None``.
 """
 
 from __future__ import annotations
@@ -38,26 +38,24 @@ class Unknown:
     __float__ = __int__ = __index__ = __str__ = __format__ = __fspath__ = _refuse
 
 
-class Perhaps(Unknown):
-    """The type of :data:`PERHAPS`."""
-
-
 UNKNOWN: Any = Unknown()
-PERHAPS: Any = Perhaps()
 
 
-def given(value: T | None) -> TypeGuard[T]:
-    """Whether something was given for ``value``; raises NotKnown."""
-    if isinstance(value, Perhaps):
-        raise NotKnown
-    return value is not None
+def known(*values: object) -> bool:
+    """Whether none of ``values`` is UNKNOWN."""
+    return not any(isinstance(value, Unknown) for value in values)
 
 
 def sure(value: T) -> T:
     """``value``, for those who would take UNKNOWN for something else; raises NotKnown."""
-    if isinstance(value, Unknown):
+    if not known(value):
         raise NotKnown
     return value
+
+
+def given(value: T | None) -> TypeGuard[T]:
+    """Whether something was given for ``value``; raises NotKnown."""
+    return sure(value) is not None
 
 
 def as_far_as_known(*rules: Iterable[Problem]) -> Iterator[Problem]:
@@ -65,8 +63,7 @@ def as_far_as_known(*rules: Iterable[Problem]) -> Iterator[Problem]:
     for rule in rules:
         try:
             for problem in rule:
-                unknown = isinstance(problem.value, Unknown)
-                yield replace(problem, value=None, shows_value=False) if unknown else problem
+                yield problem if known(problem.value) else replace(problem, value=None, shows_value=False)
         except NotKnown:
             continue
 
@@ -136,9 +133,7 @@ class Salvage:
             key = field.encode_name
             if key in table:
                 values[field.name] = self._read(table[key], field.type, (*path, key), wrong)
-            elif key in meant:
-                values[field.name] = PERHAPS
-            elif field.required:
+            elif key in meant or field.required:
                 values[field.name] = UNKNOWN
         return struct(**values)
 
