@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge_node.config import Config
+from edge_node.config import Config, ConfigError
 from edge_node.config_devices import DeviceConfig
 from edge_node.inference import ArtifactMissing, EdgeTpuUnavailable, Engine
 from edge_node.model_store import Bundle, BundleRefused, check_device, check_golden, load_bundle
@@ -102,55 +102,19 @@ class Core:
 
 
 def assemble(config: Config, *, on_notice: Callable[[str], None]) -> Core:
-    """The core for ``config``. ConfigError names the line of a device whose model cannot serve it; ``on_notice`` is told of
-    every fallback."""
+    """The core for ``config``. ConfigError names the line of every device whose model cannot serve it; ``on_notice`` is
+    told of every fallback."""
     bundles: dict[Path, Bundle] = {}
     engines: dict[str, Engine] = {}
     plans: list[DevicePlan] = []
+    refusals: dict[str, None] = {}
     for device in config.devices:
-        bundle = _bundle(config, device, bundles)
-        settled = config.settle(device, bundle.manifest if bundle is not None else None)
-        engine = ""
-        model: ServedModel | None = None
-        levels: dict[ArtifactTarget, AlertLevel] = {}
-        if bundle is not None:
-            device_id = device.device.device_id
-            try:
-                check_device(bundle, settled.device, settled.window)
-                engine = f"{_identity(bundle.manifest)}@{device.backend}/{device.precision}"
-                if engine not in engines:
-                    engines[engine] = Engine(
-                        bundle.manifest,
-                        bundle.artifacts,
-                        device=device.backend,
-                        precision=device.precision,
-                        delegate_library=config.gateway.edgetpu_library,
-                        on_notice=on_notice,
-                    )
-                    check_golden(bundle, engines[engine])
-            except (BundleRefused, ArtifactMissing, EdgeTpuUnavailable, GraphUnusable) as error:
-                raise config.error(device_id, "model", str(device.model), str(error)) from error
-            departure = config.departure(device, bundle.manifest)
-            if departure is not None:
-                on_notice(departure)
-            model = ServedModel.build(bundle.manifest, settled.device)
-            levels = alert_levels(bundle.manifest, device)
-        plans.append(
-            DevicePlan(
-                device=settled.device,
-                window=settled.window,
-                time=settled.time,
-                alert=device.alert,
-                model=model,
-                engine=engine,
-                levels=levels,
-                limits=device.limits,
-                gate=device.gate,
-                privacy=device.privacy,
-                summary_s=device.summary_s,
-                n_reservoir=device.n_reservoir,
-            )
-        )
+        try:
+            plans.append(_plan(config, device, bundles, engines, on_notice))
+        except ConfigError as error:
+            refusals[str(error)] = None
+    if refusals:
+        raise ConfigError("\n".join(refusals), partial=True)
     gateway = config.gateway
     pipeline = Pipeline(
         gateway.site,
@@ -160,6 +124,57 @@ def assemble(config: Config, *, on_notice: Callable[[str], None]) -> Core:
         max_waiting=gateway.max_waiting,
     )
     return Core(pipeline, engines, tuple(plans))
+
+
+def _plan(
+    config: Config,
+    device: DeviceConfig,
+    bundles: dict[Path, Bundle],
+    engines: dict[str, Engine],
+    on_notice: Callable[[str], None],
+) -> DevicePlan:
+    """The plan of ``device``; what it needs is added to ``bundles`` and ``engines``."""
+    bundle = _bundle(config, device, bundles)
+    settled = config.settle(device, bundle.manifest if bundle is not None else None)
+    engine = ""
+    model: ServedModel | None = None
+    levels: dict[ArtifactTarget, AlertLevel] = {}
+    if bundle is not None:
+        device_id = device.device.device_id
+        try:
+            check_device(bundle, settled.device, settled.window)
+            engine = f"{_identity(bundle.manifest)}@{device.backend}/{device.precision}"
+            if engine not in engines:
+                engines[engine] = Engine(
+                    bundle.manifest,
+                    bundle.artifacts,
+                    device=device.backend,
+                    precision=device.precision,
+                    delegate_library=config.gateway.edgetpu_library,
+                    on_notice=on_notice,
+                )
+                check_golden(bundle, engines[engine])
+        except (BundleRefused, ArtifactMissing, EdgeTpuUnavailable, GraphUnusable) as error:
+            raise config.error(device_id, "model", str(device.model), str(error)) from error
+        departure = config.departure(device, bundle.manifest)
+        if departure is not None:
+            on_notice(departure)
+        model = ServedModel.build(bundle.manifest, settled.device)
+        levels = alert_levels(bundle.manifest, device)
+    return DevicePlan(
+        device=settled.device,
+        window=settled.window,
+        time=settled.time,
+        alert=device.alert,
+        model=model,
+        engine=engine,
+        levels=levels,
+        limits=device.limits,
+        gate=device.gate,
+        privacy=device.privacy,
+        summary_s=device.summary_s,
+        n_reservoir=device.n_reservoir,
+    )
 
 
 def _identity(manifest: ModelManifest) -> str:

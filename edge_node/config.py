@@ -2,14 +2,14 @@
 right.
 
 Strategy: parse (tomllib), find lines (tree-sitter), check against the structs of ``config_schema``, merge
-``[defaults]`` into each device, check what no type can say, resolve names. A part with a problem is left
-out of the later steps, so that one mistake is reported once and hides no other.
+``[defaults]`` into each device, check what no type can say, resolve names. What cannot be used is UNKNOWN to the
+later steps (``config_partial``), so that one mistake is reported once and hides no other.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,11 +19,12 @@ import msgspec
 from edge_node.config_device_checks import check_device
 from edge_node.config_devices import SPELLINGS, DeviceConfig, differences, resolve_device
 from edge_node.config_models import check_models
+from edge_node.config_partial import UNKNOWN, Names, Salvage, as_far_as_known, sure
 from edge_node.config_schema import DeviceSection, Document, Gateway, Source, Uplink
-from edge_node.config_sources import Channels, check_sources, check_uplink
+from edge_node.config_sources import check_sources, check_uplink
 from edge_node.config_text import ConfigError as ConfigError
 from edge_node.config_text import name_tables, parse, place, report
-from edge_node.config_validation import Problem, Refused, convert, find_problems
+from edge_node.config_validation import Problem, find_problems, misspelt
 from edge_node.toml_positions import KeyPath, Positions
 from models.signal import Device, WindowSpec
 from models.topics import check_level
@@ -79,19 +80,20 @@ class Config:
         """``device`` as it runs with the model of ``manifest``, which decides on windows the config is
         silent about.
 
-        Raises ConfigError, with the line, where the model was made for another rate, window, feature set,
-        mode, or for other channels, units or origins.
+        Raises ConfigError, which lists with their lines all in which the model was made for another rate, window,
+        feature set, mode, or for other channels, units or origins.
         """
         if manifest is None:
             window = device.window_without_model()
             return Settled(device.device, window, device.time_policy(default_policy(window)))
-        difference = next(differences(device, manifest), None)
-        if difference is not None:
-            key, value, text = difference
+        found = []
+        for key, value, text in differences(device, manifest):
             used = next((k for k in SPELLINGS.get(key, ()) if self._has(device, k)), key)
-            if used != key:
-                text = f"is {value}: {text}"
-            raise self.error(device.device.device_id, used, value if used == key else None, text)
+            shown = value if used == key else None
+            text = text if used == key else f"is {value}: {text}"
+            found.append(self._placed(device.device.device_id, (used,), shown, text))
+        if found:
+            raise ConfigError("\n".join(found), partial=True)
         channels = {c.name: c for c in device.device.channels}
         ordered = tuple(channels[name] for name in manifest.channel_names)
         own = msgspec.structs.replace(device.device, channels=ordered)
@@ -135,23 +137,26 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
     raw, lines = parse(path)
     base = path.absolute().parent
     problems = find_problems(raw, Document)
-    gateway = _convert(raw.get("gateway"), Gateway, ("gateway",), problems, base)
-    uplink = _convert(raw.get("uplink"), Uplink, ("uplink",), problems, base)
-    sources: dict[int, Source] = _tables(raw.get("source"), Source, "source", problems, base)
-    sections: dict[int, DeviceSection] = {}
-    if _sound(("defaults",), problems):
-        merged = _inherit(raw.get("defaults", {}), raw.get("device"))
-        sections = _tables(merged, DeviceSection, "device", problems, base)
+    wrong = list(problems)
+    salvage = Salvage(problems, base)
     known = _known_channels(raw)
+    gateway = salvage.read(raw.get("gateway"), Gateway, ("gateway",), wrong)
+    uplink = salvage.read(raw.get("uplink"), Uplink, ("uplink",), wrong)
+    sources: dict[int, Source] = _tables(raw.get("source"), Source, "source", salvage, wrong)
+    sections: dict[int, DeviceSection] = {}
+    if isinstance(raw.get("defaults", {}), dict):
+        merged = _inherit(raw.get("defaults", {}), raw.get("device"))
+        inherited = find_problems(merged, tuple[DeviceSection, ...], ("device",))
+        sections = _tables(merged, DeviceSection, "device", salvage, inherited)
     partial = bool(problems) or any(section.model for section in sections.values())
 
     if gateway is not None:
-        problems += _check_gateway(gateway)
+        problems += as_far_as_known(*(_check_level(gateway, key) for key in ("name", "site")))
     if uplink is not None:
         problems += check_uplink(uplink)
     problems += check_sources(list(sources.items()), uplink, known)
     problems += _check_duplicates(raw, lines)
-    if not raw.get("device"):
+    if not raw.get("device") and "device" not in misspelt(raw, _keys(Document)):
         problems.append(Problem((), "[[device]] is missing: expected at least one"))
     for i, section in sections.items():
         for problem in check_device(section, known):
@@ -161,7 +166,6 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
         problems += check_models(sections, inheriting, path)
     if problems:
         raise ConfigError(report(path, problems, lines, name_tables(raw)), partial=partial)
-    assert gateway is not None
     devices = [resolve_device(section, known, base) for section in sections.values()]
     return Config(
         path=path,
@@ -174,33 +178,17 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
     )
 
 
-def _sound(path: KeyPath, problems: Iterable[Problem]) -> bool:
-    """Whether no problem was found at ``path`` or within it."""
-    return all(p.path[: len(path)] != path for p in problems)
-
-
-def _convert(value: object, kind: Any, path: KeyPath, problems: list[Problem], base: Path) -> Any:
-    """``value`` at ``path`` as ``kind``; None where it is absent or something is wrong with it, which is
-    noted."""
-    if value is None or not _sound(path, problems):
-        return None
-    try:
-        return convert(value, kind, base, path)
-    except Refused as refused:
-        problems.append(refused.problem)
-        return None
-
-
-def _tables(tables: object, kind: Any, key: str, problems: list[Problem], base: Path) -> dict[int, Any]:
-    """The tables of the array ``key`` with nothing wrong with them, by index."""
+def _tables(tables: object, kind: Any, key: str, salvage: Salvage, wrong: list[Problem]) -> dict[int, Any]:
+    """What can be read of the tables of the array ``key``, by index."""
     items = tables if isinstance(tables, list) else []
-    found = {i: _convert(item, kind, (key, i), problems, base) for i, item in enumerate(items)}
-    return {i: item for i, item in found.items() if item is not None}
+    return {i: salvage.read(item, kind, (key, i), wrong) for i, item in enumerate(items)}
 
 
-def _inherit(defaults: Mapping[str, Any], tables: object) -> list[Any]:
+def _inherit(defaults: object, tables: object) -> list[Any]:
     """``[[device]]`` tables with ``[defaults]`` merged in; what is no table stays as it is."""
     items = tables if isinstance(tables, list) else []
+    if not isinstance(defaults, dict):
+        return items
     return [_merge(defaults, item) if isinstance(item, dict) else item for item in items]
 
 
@@ -218,32 +206,34 @@ def _merge(defaults: Mapping[str, Any], device: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
-def _known_channels(raw: Mapping[str, Any]) -> Channels:
+def _known_channels(raw: Mapping[str, Any]) -> Names:
     """Channel names by device id, of every device that has both, whatever else is wrong with it."""
-    known: dict[str, tuple[str, ...]] = {}
-    tables = raw.get("device")
-    defaults = raw.get("defaults")
-    inherited = defaults.get("channels") if isinstance(defaults, dict) else None
-    for table in tables if isinstance(tables, list) else []:
+    known = Names()
+    tables = raw.get("device", [])
+    known.complete = isinstance(tables, list) and "device" not in misspelt(raw, _keys(Document))
+    for table in _inherit(raw.get("defaults"), tables):
         if not isinstance(table, dict) or not isinstance(table.get("id"), str):
+            known.complete = False
             continue
-        channels = table.get("channels", inherited)
-        names = (
-            [c.get("name") if isinstance(c, dict) else c for c in channels or []]
-            if isinstance(channels, list)
-            else []
-        )
-        known.setdefault(table["id"], tuple(n for n in names if isinstance(n, str)))
+        channels = table.get("channels", None if "channels" in misspelt(table, _keys(DeviceSection)) else [])
+        names = UNKNOWN
+        if isinstance(channels, list):
+            listed = tuple(c.get("name") if isinstance(c, dict) else c for c in channels)
+            names = listed if all(isinstance(name, str) for name in listed) else UNKNOWN
+        known.setdefault(table["id"], names)
     return known
 
 
-def _check_gateway(gateway: Gateway) -> Iterator[Problem]:
-    for key in ("name", "site"):
-        value = getattr(gateway, key)
-        try:
-            check_level(value, key)
-        except ValueError as error:
-            yield Problem(("gateway", key), str(error), value, True)
+def _keys(struct: type[msgspec.Struct]) -> list[str]:
+    return [field.encode_name for field in msgspec.structs.fields(struct)]
+
+
+def _check_level(gateway: Gateway, key: str) -> Iterator[Problem]:
+    value = sure(getattr(gateway, key))
+    try:
+        check_level(value, key)
+    except ValueError as error:
+        yield Problem(("gateway", key), str(error), value, True)
 
 
 def _check_duplicates(raw: Mapping[str, Any], lines: Positions) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from edge_node.config_partial import sure
 from edge_node.config_schema import MAX_WINDOW, Backend, DeviceSection, Precision, Privacy
 from edge_node.config_validation import nearest, show
 from models.alerting import AlertPolicy
@@ -86,9 +87,9 @@ def rate_of(section: DeviceSection) -> Fraction | None:
     """Sampling rate, or one over the grid interval; None where neither is given."""
     if section.rate_hz is not None:
         return section.rate_hz
-    if section.interval_s is None or section.mode is Mode.BURST:
+    if section.interval_s is None or section.mode == Mode.BURST:
         return None
-    return 1 / parse_rate(section.interval_s)
+    return 1 / parse_rate(sure(section.interval_s))
 
 
 def mode_of(section: DeviceSection) -> Mode:

@@ -10,20 +10,23 @@ from itertools import chain, islice
 from pathlib import Path
 
 from edge_node.config_devices import LEARN, NO_MODEL, in_samples, listed, rate_of
+from edge_node.config_partial import known
 from edge_node.config_schema import DeviceSection
 from edge_node.config_validation import Problem, nearest, show
 
 VIBRATION_FROM_HZ = 100
 MAX_MODELS = 1000  # that are looked at for one that is meant
+_TRAINED_BY = ("id", "features", "mode", "rate_hz", "interval_s", "window", "window_s", "hop", "hop_s")
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")  # what the name of a model may not hold
 
 
 def check_models(
     sections: Mapping[int, DeviceSection], inheriting: Collection[int], config: Path
 ) -> Iterator[Problem]:
-    """All that is wrong with the models of ``sections``, by index in the file ``config``; those in ``inheriting`` have
-    theirs from [defaults], of which is said once what would be the same for all of them."""
-    learning = [i for i, section in sections.items() if section.model == LEARN]
+    """All that is wrong with the models of ``sections``, by index in the file ``config``, of which parts may be UNKNOWN;
+    those in ``inheriting`` have theirs from [defaults], of which is said once what would be the same for all of them."""
+    sections = {i: section for i, section in sections.items() if known(section) and known(section.model)}
+    learning = [i for i, section in sections.items() if section.model == LEARN and _says_how(section)]
     shared = [i for i in learning if i in inheriting]
     for i in learning:
         if i not in shared:
@@ -39,6 +42,10 @@ def check_models(
         yield Problem(
             ("device", i, "model"), f"there is no model here ({manifest} does not exist){hint}", name, True
         )
+
+
+def _says_how(section: DeviceSection) -> bool:
+    return known(*(getattr(section, key) for key in _TRAINED_BY))
 
 
 def _cannot_learn(i: int, sections: list[DeviceSection], config: Path) -> Problem:

@@ -1,66 +1,61 @@
-"""Rules on brokers, subscriptions and recorded logs that no type can express."""
+"""Rules on brokers and recorded logs that no type can express."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from glob import glob
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from edge_node.config_partial import Names, as_far_as_known, given, sure
 from edge_node.config_schema import (
-    CHANNEL_LEVEL,
-    DEVICE_LEVEL,
     Broker,
+    MqttSource,
     MqttSubscription,
     ReplaySource,
     Source,
     Uplink,
 )
-from edge_node.config_validation import Problem, nearest
-from edge_node.sources.payload_spec import PayloadSpec
+from edge_node.config_subscriptions import check_subscription, check_timezone, unknown_device
+from edge_node.config_validation import Problem
 from edge_node.toml_positions import KeyPath
 from models.topics import check_level, filters_overlap
 
-Channels = Mapping[str, tuple[str, ...]]  # device id -> its channels
-
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-
-# Options of some formats: given with another they would be ignored, so they are refused.
-_ONLY_FOR = {
-    "time_key": ("json", "csv"),
-    "device_key": ("json", "csv", "influx"),
-    "rate_key": ("json",),
-    "period_key": ("json",),
-    "rows_key": ("json",),
-    "value_key": ("json",),
-    "columns": ("csv",),
-    "header": ("csv",),
-    "separator": ("csv",),
-    "measurement": ("influx",),
-    "tags": ("influx",),
-}
-_DEFAULTS = PayloadSpec()
 
 
 def check_broker(broker: Broker, path: KeyPath) -> Iterator[Problem]:
-    """Credentials and certificates: present, readable and complete."""
+    """Credentials and certificates: present, readable and complete; pauses in order."""
+    yield from as_far_as_known(
+        _check_password(broker, path), _check_tls(broker, path), _check_pauses(broker, path)
+    )
+
+
+def _check_password(broker: Broker, path: KeyPath) -> Iterator[Problem]:
     file, variable = broker.password_file, broker.password_env
-    if file is not None and variable is not None:
+    if given(file) and given(variable):
         yield Problem((*path, "password_env"), "give either this or password_file", variable, True)
-    if (file is not None or variable is not None) and broker.username is None:
+    if (given(file) or given(variable)) and not given(broker.username):
         yield Problem(path, "username is missing: a password needs one")
+    sure(file)
+    sure(variable)
     try:
         read_password(broker)
     except ValueError as error:
-        key, value = ("password_file", str(file)) if file is not None else ("password_env", variable)
+        key, value = ("password_file", str(file)) if given(file) else ("password_env", variable)
         yield Problem((*path, key), str(error), value, True)
-    if broker.tls is not None:
+
+
+def _check_tls(broker: Broker, path: KeyPath) -> Iterator[Problem]:
+    if given(broker.tls):
         for key in ("ca_file", "cert_file", "key_file"):
-            given = getattr(broker.tls, key)
-            if given is not None and not os.access(given, os.R_OK):
-                yield Problem((*path, "tls", key), "this file cannot be read", str(given), True)
-        if broker.tls.key_file is not None and broker.tls.cert_file is None:
+            file = getattr(broker.tls, key)
+            if given(file) and not os.access(file, os.R_OK):
+                yield Problem((*path, "tls", key), "this file cannot be read", str(file), True)
+        if given(broker.tls.key_file) and not given(broker.tls.cert_file):
             yield Problem((*path, "tls"), "cert_file is missing: a key_file needs one")
+
+
+def _check_pauses(broker: Broker, path: KeyPath) -> Iterator[Problem]:
     if broker.reconnect_min_s > broker.reconnect_max_s:
         text = f"expected at most reconnect_max_s = {broker.reconnect_max_s:g}"
         yield Problem((*path, "reconnect_min_s"), text, broker.reconnect_min_s, True)
@@ -88,7 +83,11 @@ def read_password(broker: Broker) -> str | None:
 
 
 def check_uplink(uplink: Uplink) -> Iterator[Problem]:
-    yield from check_broker(uplink, ("uplink",))
+    """All that no type can say about ``uplink``, of which parts may be UNKNOWN."""
+    yield from as_far_as_known(check_broker(uplink, ("uplink",)), _check_prefix(uplink))
+
+
+def _check_prefix(uplink: Uplink) -> Iterator[Problem]:
     for level in uplink.prefix.split("/"):
         try:
             check_level(level, "a level of the prefix")
@@ -97,34 +96,70 @@ def check_uplink(uplink: Uplink) -> Iterator[Problem]:
 
 
 def check_sources(
-    sources: Sequence[tuple[int, Source]], uplink: Uplink | None, known: Channels
+    sources: Sequence[tuple[int, Source]], uplink: Uplink | None, known: Names
 ) -> Iterator[Problem]:
-    """All that is wrong with the sources and between them; ``known``: device id -> channels."""
+    """All that is wrong with the sources and between them, of which parts may be UNKNOWN; ``known``: device id -> its
+    channels."""
     names: set[str] = set()
     mapped: dict[tuple[str, str], str] = {}
     for i, source in sources:
         at: KeyPath = ("source", i)
-        if source.name in names:
-            text = "another source has this name; give each a name of its own"
-            yield Problem((*at, "name"), text, source.name, True)
-        names.add(source.name)
         if isinstance(source, ReplaySource):
-            yield from _check_replay(source, at, known)
-            continue
-        yield from check_broker(source, at)
-        if not source.subscribe:
-            yield Problem(at, "[[source.subscribe]] is missing: which topics does this broker have?")
-        shared = uplink if uplink is not None and same_broker(source, uplink) else None
-        if shared is not None and source.client_id is not None and source.client_id == shared.client_id:
-            text = "the uplink has this id on the same broker; each connection needs its own"
-            yield Problem((*at, "client_id"), text, source.client_id, True)
-        for j, subscription in enumerate(source.subscribe):
-            where = (*at, "subscribe", j)
-            yield from _check_subscription(subscription, where, known)
-            yield from _check_mapped(subscription, where, mapped)
-            if shared is not None and filters_overlap(subscription.filter, f"{shared.prefix}/#"):
-                text = f'overlaps what the uplink publishes on the same broker, "{shared.prefix}/#"'
-                yield Problem((*where, "topic"), text, subscription.topic, True)
+            yield from as_far_as_known(
+                _check_name(source, at, names),
+                _check_paths(source, at),
+                _check_device_id(source, at, known),
+                check_timezone(source.timezone, at),
+            )
+        elif isinstance(source, MqttSource):
+            yield from as_far_as_known(
+                _check_name(source, at, names),
+                check_broker(source, at),
+                _check_client_id(source, at, uplink),
+                _check_subscriptions(source, at, known, mapped, uplink),
+            )
+
+
+def _check_name(source: Source, at: KeyPath, names: set[str]) -> Iterator[Problem]:
+    if source.name in names:
+        text = "another source has this name; give each a name of its own"
+        yield Problem((*at, "name"), text, source.name, True)
+    names.add(source.name)
+
+
+def _check_client_id(source: MqttSource, at: KeyPath, uplink: Uplink | None) -> Iterator[Problem]:
+    if uplink is None or not given(source.client_id):
+        return
+    if source.client_id == uplink.client_id and same_broker(source, uplink):
+        text = "the uplink has this id on the same broker; each connection needs its own"
+        yield Problem((*at, "client_id"), text, source.client_id, True)
+
+
+def _check_subscriptions(
+    source: MqttSource,
+    at: KeyPath,
+    known: Names,
+    mapped: dict[tuple[str, str], str],
+    uplink: Uplink | None,
+) -> Iterator[Problem]:
+    if not source.subscribe:
+        yield Problem(at, "[[source.subscribe]] is missing: which topics does this broker have?")
+    for j, subscription in enumerate(source.subscribe):
+        where = (*at, "subscribe", j)
+        yield from as_far_as_known(
+            check_subscription(subscription, where, known, mapped),
+            _check_overlap(subscription, where, source, uplink),
+        )
+
+
+def _check_overlap(
+    sub: MqttSubscription, at: KeyPath, source: MqttSource, uplink: Uplink | None
+) -> Iterator[Problem]:
+    if uplink is None or not same_broker(source, uplink):
+        return
+    if filters_overlap(sub.filter, f"{uplink.prefix}/#"):
+        text = f'overlaps what the uplink publishes on the same broker, "{uplink.prefix}/#"'
+        yield Problem((*at, "topic"), text, sub.topic, True)
 
 
 def same_broker(a: Broker, b: Broker) -> bool:
@@ -134,117 +169,14 @@ def same_broker(a: Broker, b: Broker) -> bool:
     return port == other and (local or one.lower() == two.lower())
 
 
-def _check_replay(source: ReplaySource, at: KeyPath, known: Channels) -> Iterator[Problem]:
+def _check_paths(source: ReplaySource, at: KeyPath) -> Iterator[Problem]:
     if not source.paths:
         yield Problem((*at, "paths"), "expected at least one file", [], True)
     for k, path in enumerate(source.paths):
         if not glob(str(path), recursive=True):
             yield Problem((*at, "paths", k), "there is no such file", str(path), True)
-    if source.device_id is not None and source.device_id not in known:
-        yield _unknown_device((*at, "device_id"), source.device_id, known)
-    yield from _check_timezone(source.timezone, at)
 
 
-def _check_timezone(name: str | None, at: KeyPath) -> Iterator[Problem]:
-    if name is None:
-        return
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        text = 'unknown time zone: expected a name such as "Europe/Berlin" or "UTC"'
-        yield Problem((*at, "timezone"), text, name, True)
-
-
-def _unknown_device(path: KeyPath, name: str, known: Channels) -> Problem:
-    return Problem(path, f"there is no such device{nearest(name, known)}", name, True)
-
-
-def _check_subscription(sub: MqttSubscription, at: KeyPath, known: Channels) -> Iterator[Problem]:
-    yield from _check_topic(sub, (*at, "topic"))
-    levels = sub.topic.split("/")
-    by_level = DEVICE_LEVEL in levels
-    n_ways = (sub.device is not None) + by_level + (sub.device_key is not None)
-    if n_ways == 0:
-        yield Problem(at, "device is missing: give device, device_key or a {device} level in the topic")
-    elif n_ways > 1:
-        key = "device" if sub.device is not None else "device_key"
-        text = "the device is named twice: give one of device, device_key and a {device} level in the topic"
-        yield Problem((*at, key), text, getattr(sub, key), True)
-    if sub.devices and sub.device is not None:
-        text = "renames devices found in topics or payloads: of no use beside device"
-        yield Problem((*at, "devices"), text)
-    if sub.device is not None and sub.device not in known:
-        yield _unknown_device((*at, "device"), sub.device, known)
-    for name, device in sub.devices.items():
-        if device not in known:
-            yield _unknown_device((*at, "devices", name), device, known)
-    yield from _check_channels(sub, at, known)
-    for key, wanted in _ONLY_FOR.items():
-        if sub.format not in wanted and getattr(sub, key) != getattr(_DEFAULTS, key):
-            formats = " or ".join(f'"{name}"' for name in wanted)
-            text = f'is only for format = {formats}, and this one is "{sub.format}"'
-            yield Problem((*at, key), text)
-    given = [k for k in ("rate_key", "period_key", "rate_hz") if getattr(sub, k) is not None]
-    if len(given) > 1:
-        yield Problem((*at, given[1]), f"give either this or {given[0]}")
-    if sub.timezone is not None and sub.time_unit != "iso":
-        yield Problem((*at, "timezone"), 'is only for time_unit = "iso"', sub.timezone, True)
-    yield from _check_timezone(sub.timezone, at)
-
-
-def _check_topic(sub: MqttSubscription, path: KeyPath) -> Iterator[Problem]:
-    levels = sub.topic.split("/")
-    for i, level in enumerate(levels):
-        if level == "#" and i < len(levels) - 1:
-            yield Problem(path, '"#" may only be the last level', sub.topic, True)
-        elif level not in ("#", "+", DEVICE_LEVEL, CHANNEL_LEVEL) and set(level) & set("#+{}"):
-            text = f'"{level}" is no level of a topic: "+", "#", "{{device}}" and "{{channel}}" stand alone'
-            yield Problem(path, text, sub.topic, True)
-    for level in (DEVICE_LEVEL, CHANNEL_LEVEL):
-        if levels.count(level) > 1:
-            yield Problem(path, f"{level} may stand for one level only", sub.topic, True)
-
-
-def _check_channels(sub: MqttSubscription, at: KeyPath, known: Channels) -> Iterator[Problem]:
-    by_level = CHANNEL_LEVEL in sub.topic.split("/")
-    if sub.channel is not None and by_level:
-        text = "the channel is named twice: give either this or a {channel} level in the topic"
-        yield Problem((*at, "channel"), text, sub.channel, True)
-    if sub.format == "number" and sub.channel is None and not by_level:
-        text = "channel is missing: give channel or a {channel} level in the topic for a bare number"
-        yield Problem(at, text)
-    if sub.device is not None:
-        candidates = known.get(sub.device)
-        owner = f'device "{sub.device}" has'
-    else:
-        candidates = tuple(dict.fromkeys(c for channels in known.values() for c in channels))
-        owner = "no device has"
-    if candidates is None:
-        return
-    owner += " no such channel" if sub.device is not None else " such a channel"
-    if sub.channel is not None and sub.channel not in candidates:
-        yield Problem((*at, "channel"), owner + nearest(sub.channel, candidates), sub.channel, True)
-    seen: dict[str, str] = {}
-    for channel, key in sub.channels.items():
-        if channel not in candidates:
-            yield Problem((*at, "channels", channel), owner + nearest(channel, candidates), key, True)
-        elif key in seen:
-            yield Problem((*at, "channels", channel), f'is mapped to channel "{seen[key]}" too', key, True)
-        seen.setdefault(key, channel)
-
-
-def _check_mapped(
-    sub: MqttSubscription, at: KeyPath, mapped: dict[tuple[str, str], str]
-) -> Iterator[Problem]:
-    """A channel of a named device may come from one subscription only: two would mix their samples."""
-    if sub.device is None:
-        return
-    explicit = {c: (*at, "channels", c) for c in sub.channels}
-    for channel, path in ({sub.channel: (*at, "channel")} if sub.channel is not None else explicit).items():
-        owner = (sub.device, channel)
-        if owner in mapped:
-            text = (
-                f'channel "{channel}" of device "{sub.device}" is already mapped from topic "{mapped[owner]}"'
-            )
-            yield Problem(path, text)
-        mapped.setdefault(owner, sub.topic)
+def _check_device_id(source: ReplaySource, at: KeyPath, known: Names) -> Iterator[Problem]:
+    if given(source.device_id) and source.device_id not in known:
+        yield unknown_device((*at, "device_id"), source.device_id, known)

@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -38,12 +38,13 @@ _MAX_RATE_TERM = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong at ``path``. ``key`` problems are about the key itself, not about its value."""
+    """What is wrong at ``path``; ``missing``: the key that should be in the table there, and is not."""
 
     path: KeyPath
     text: str
     value: object = None
     shows_value: bool = False
+    missing: str = ""
 
 
 class Refused(Exception):
@@ -79,6 +80,13 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """``; did you mean "x"?`` for the name nearest to ``name``, or nothing where none is near."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def misspelt(table: Iterable[str], names: Collection[str]) -> set[str]:
+    """Those of ``names`` that are not in ``table``, but that an unknown key there is nearest to."""
+    unknown = [key for key in table if key not in names and key not in _HINTS]
+    near = {name for key in unknown for name in difflib.get_close_matches(key, names, n=1)}
+    return near.difference(table)
 
 
 def show(value: object) -> str:
@@ -203,10 +211,11 @@ def _check_table(value: Mapping[str, object], kinds: list[inspect.Type], path: K
             hint = f": {_HINTS[key]}" if key in _HINTS else nearest(key, fields)
             shown = None if _SECRET.search(key) else item
             problems.append(Problem((*path, key), f"unknown key{hint}", shown, shown is not None))
+    meant = misspelt(value, fields)
     for name, field in fields.items():
-        if field.required and name not in value:
+        if field.required and name not in value and name not in meant:
             what = f"{name} is missing: expected {describe(field.type)}" if path else f"[{name}] is missing"
-            problems.append(Problem(path, what))
+            problems.append(Problem(path, what, missing=name))
     return problems
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -180,7 +181,10 @@ def test_not_toml(tmp_path: Path, text: str, expected: str) -> None:
         ),
         (
             device("[[device.limit]]\nchannel = 'x'\n"),
-            ['gateway.toml:7: [[device.limit]] of "press-4": name is missing: expected a string'],
+            [
+                'gateway.toml:7: [[device.limit]] of "press-4": name is missing: expected a string',
+                'gateway.toml:7: [[device.limit]] of "press-4": above or below is missing: expected a number',
+            ],
         ),
         (
             device("summary_s = 1e10\n"),
@@ -260,3 +264,76 @@ def test_a_problem_of_the_defaults_is_told_once_where_it_stands(tmp_path: Path) 
     assert errors(tmp_path, text) == [
         'gateway.toml:4: [defaults]: active_when = "lathe.x > 1": there is no device "lathe"'
     ]
+
+
+# -- one mistake hides no other, and none is made of what follows from another
+
+SOUND = """\
+[gateway]
+name = "g1"
+[uplink]
+host = "localhost"
+[[source]]
+type = "mqtt"
+host = "127.0.0.1"
+username = "u"
+[[source.subscribe]]
+topic = "plant/{device}/json"
+time_unit = "ns"
+[[source.subscribe]]
+topic = "plant/meter"
+device = "meter"
+channel = "current"
+[defaults]
+alerts_per_week = 2
+[[device]]
+id = "press-4"
+rate_hz = 1000
+channels = ["x", { name = "y", scale = 2 }]
+window_s = 1.0
+active_when = "meter.current > 1"
+model = "none"
+alert = { n_raise = 2, m_raise = 3 }
+[[device.limit]]
+name = "hot"
+channel = "x"
+above = 5
+[[device]]
+id = "meter"
+interval_s = 1
+channels = ["current"]
+"""
+MISTAKES = [
+    ('"g1"', '"g/1"'),
+    ('host = "localhost"', 'hst = "localhost"'),
+    ('type = "mqtt"\nhost = "127.0.0.1"', 'type = "mqtt"\nhost = 3'),
+    ('username = "u"', 'password_env = "u"'),
+    ('"plant/{device}/json"', '"plant/{device}x/json"'),
+    ('time_unit = "ns"', 'time_unit = "ns"\ntimezone = "Mars"'),
+    ('device = "meter"', 'device = "metre"'),
+    ("alerts_per_week = 2", "alerts_per_week = 0"),
+    ("rate_hz = 1000", "rate_hz = -1"),
+    ("scale = 2", "scale = 0"),
+    ('active_when = "meter.current > 1"', 'active_when = "meter"'),
+    ('model = "none"', 'model = "nowhere"'),
+    ("n_raise = 2", "n_raise = 4"),
+    ('channel = "x"', 'channel = "q"'),
+    ("above = 5", "abov = 5"),
+    ('channels = ["current"]', 'channels = ["current", 4]'),
+]
+
+
+def test_mistakes_are_told_together_as_each_is_alone(tmp_path: Path) -> None:
+    alone = [line for mistake in MISTAKES for line in errors(tmp_path, SOUND.replace(*mistake))]
+    text = SOUND
+    for mistake in MISTAKES:
+        text = text.replace(*mistake)
+    assert without_lines(errors(tmp_path, text)) == without_lines(alone)
+
+
+def without_lines(found: list[str]) -> list[str]:
+    return sorted(re.sub(r":\d+:", ":", line) for line in found)
+
+
+def test_the_sound_configuration_is_one(tmp_path: Path) -> None:
+    assert len(load_config(write(tmp_path, SOUND)).devices) == 2
