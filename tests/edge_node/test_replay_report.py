@@ -176,7 +176,14 @@ def test_quiet_alerts_beside_scores_that_tell_say_what_to_try(
     assert replay(log, "--model", BUNDLE, "--p", 1e-12) == 0
     said = capsys.readouterr().out
     assert re.search(r"^alerts +none$", said, re.M)
-    assert "with more --alerts-per-week there would be alerts" in said
+    hint = re.search(
+        r"none lasts above the level: with --alerts-per-week (\S+) there would be alerts\.$", said
+    )
+    assert hint is not None
+    budget = float(hint[1])
+    for allowed, alerted in ((budget, True), (budget * 0.9, False)):
+        assert replay(log, "--model", BUNDLE, "--alerts-per-week", allowed) == 0
+        assert (re.search(r"^alerts +none$", capsys.readouterr().out, re.M) is None) is alerted
 
 
 def _config(tmp_path: Path, more: str = "") -> Path:
