@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+import msgspec
 from tabulate import tabulate
 
 from edge_node.assembly import Core
@@ -16,6 +17,7 @@ from edge_node.near_alerts import NearAlert
 from edge_node.plans import DevicePlan
 from edge_node.quality import Quality, Scoreboard, judge
 from edge_node.replay_advice import advice
+from edge_node.replay_blame import Blame
 from edge_node.settling import Trace
 from models.alerting import duration
 from models.calibration import AlertLevel, Calibration, budget_for_level
@@ -78,9 +80,7 @@ class Report:
         self._burst_ns: dict[str, int] = {}  # end of the last record
         self._raised: Counter[tuple[str, str]] = Counter()  # by device and kind
         self._open: dict[str, Alert] = {}
-        self._n_first: Counter[str] = Counter()  # channel -> machine alerts blamed on it first
-        self._shares: dict[str, float] = {}
-        self._n_blamed = 0
+        self._blame = Blame()
 
     def block(self, block: SampleBlock) -> None:
         """Rows on their way in."""
@@ -97,10 +97,15 @@ class Report:
         """An alert that came out."""
         if alert.state == "raised":
             self._raised[alert.device, alert.kind] += 1
+        before = self._open.pop(alert.alert_id, None)
+        if before is not None and not alert.contributions:
+            alert = msgspec.structs.replace(
+                alert, contributions=before.contributions
+            )  # a sensor that works again
         if alert.state != "cleared":
             self._open[alert.alert_id] = alert
-        elif self._open.pop(alert.alert_id, None) is not None:
-            self._blame(alert)
+        elif before is not None:
+            self._blame.add(alert)
 
     def trace(self, trace: Trace) -> None:
         """Scores that came out."""
@@ -136,13 +141,13 @@ class Report:
         """The tables."""
         still_open = list(self._open.values())
         for alert in still_open:
-            self._blame(alert)
+            self._blame.add(alert)
         self._open = {}
         parts = [_table(self._facts(len(still_open)))]
         if len(self._plans) > 1:
             parts.append(self._devices())
-        if self._n_blamed:
-            parts.append(self._blames())
+        if self._blame.n:
+            parts.append(_table(*self._blame.table(by_device=len(self._plans) > 1)))
         quality = self.quality()
         if quality is not None:
             parts.append(quality_text(quality))
@@ -222,24 +227,6 @@ class Report:
             )
         headers = ("device", "rows", "windows scored", "machine alerts", "a week", "other alerts", "level")
         return _table(rows, headers)
-
-    def _blames(self) -> str:
-        rows = [
-            (channel, str(self._n_first[channel]), f"{share / self._n_blamed:.0%}")
-            for channel, share in sorted(self._shares.items(), key=lambda item: -item[1])
-        ]
-        headers = ("channel to blame", "machine alerts", "mean share")
-        return _table(rows, headers)
-
-    def _blame(self, alert: Alert) -> None:
-        """Count the last word of a machine alert."""
-        if alert.kind != "machine" or not alert.contributions:
-            return
-        self._n_blamed += 1
-        self._n_first[alert.contributions[0].channel] += 1
-        for contribution in alert.contributions:
-            share = self._shares.get(contribution.channel, 0.0) + contribution.share
-            self._shares[contribution.channel] = share
 
 
 def quality_text(quality: Quality) -> str:
