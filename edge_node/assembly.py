@@ -125,7 +125,7 @@ def assemble(config: Config, *, on_notice: Callable[[str], None]) -> Core:
                     )
                     check_golden(bundle, engines[engine])
             except (BundleRefused, ArtifactMissing, EdgeTpuUnavailable, GraphUnusable) as error:
-                raise config.error(device_id, "model", str(device.model), str(error)) from error
+                raise config.error(device_id, "model", device.model, str(error)) from error
             model = ServedModel.build(bundle.manifest, settled.device)
             levels = alert_levels(bundle.manifest, device)
         plans.append(
@@ -181,7 +181,7 @@ def _bundle(config: Config, device: DeviceConfig, bundles: dict[Path, Bundle]) -
         try:
             bundles[device.model] = load_bundle(device.model)
         except BundleRefused as error:
-            raise config.error(device.device.device_id, "model", str(device.model), str(error)) from error
+            raise config.error(device.device.device_id, "model", device.model, str(error)) from error
     return bundles[device.model]
 
 

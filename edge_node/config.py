@@ -72,7 +72,10 @@ class Config:
 
     def error(self, device_id: str, key: str, value: object, text: str) -> ConfigError:
         """What is wrong with ``key`` of a device, as found out after loading, with file and line. ``value``
-        None is not shown."""
+        None is not shown; a path is shown as it is relative to the file."""
+        if isinstance(value, Path):
+            base = self.path.absolute().parent
+            value = str(value.relative_to(base) if value.is_relative_to(base) else value)
         ids = [d.device.device_id for d in self.devices]
         path: KeyPath = ("device", ids.index(device_id), *([key] if key else []))
         names: dict[KeyPath, str] = {("device", i): name for i, name in enumerate(ids)}
@@ -91,13 +94,10 @@ class Config:
         if manifest is None:
             window = device.window_without_model()
             return Settled(device.device, window, device.time_policy(window))
-        difference = next(differences(device, manifest), None)
+        spelt = {key: next((k for k in keys if self._has(device, k)), key) for key, keys in SPELLINGS.items()}
+        difference = next(differences(device, manifest, spelt), None)
         if difference is not None:
-            key, value, text = difference
-            used = next((k for k in SPELLINGS.get(key, ()) if self._has(device, k)), key)
-            if used != key:
-                text = f"is {value}: {text}"
-            raise self.error(device.device.device_id, used, value if used == key else None, text)
+            raise self.error(device.device.device_id, *difference)
         channels = {c.name: c for c in device.device.channels}
         ordered = tuple(channels[name] for name in manifest.channel_names)
         own = msgspec.structs.replace(device.device, channels=ordered)
