@@ -196,7 +196,7 @@ def _device_id(request: Request, info: LogInfo, known: Iterable[str]) -> str:
 
 
 def _scan(request: Request, device_id: str, rate_hz: Fraction) -> tuple[tuple[str, ...], int]:
-    """(channels of the device in order of appearance, rows of its first contiguous record)."""
+    """(channels of the device that have values, in order of appearance, rows of its first contiguous record)."""
     channels: dict[str, None] = {}
     record, expected_ns, counting = 0, None, True
     slack_ns = samples_to_ns(3, rate_hz) // 2
@@ -207,7 +207,7 @@ def _scan(request: Request, device_id: str, rate_hz: Fraction) -> tuple[tuple[st
         seen[item.device_id] += 1
         if item.device_id != device_id:
             continue
-        channels.update(dict.fromkeys(item.channels))
+        channels.update(dict.fromkeys(item.without_empty(()).channels))
         if counting and item.start_ns is not None:
             counting = expected_ns is None or abs(item.start_ns - expected_ns) <= slack_ns
             record += item.n if counting else 0
@@ -229,6 +229,7 @@ def read_blocks(
             if item.device_id != device.device_id:
                 continue
             progress(item.n)
+            item = item.without_empty(device.channel_names)
         yield item
 
 

@@ -122,11 +122,16 @@ class Report:
             self._boards[trace.device_id].add(trace)
             self._near[trace.device_id].add(trace)
 
-    def advice(self, named_by_file: str | None) -> Iterator[str]:
-        """What the log and its labels lack, where it can be told; ``named_by_file`` as in ``replay_advice``."""
+    def advice(self, named_by_file: str | None, *, labels_of_file: bool) -> Iterator[str]:
+        """What the log and its labels lack, where it can be told; ``named_by_file`` as in ``replay_advice``;
+        ``labels_of_file``: they are not of the log's own column."""
         first_ns, last_ns = self._first_ns or 0, self._last_ns or 0
         if self._labels is not None and not self._labels.any_within(first_ns, last_ns):
-            yield "no label lies within the log: are the times of both in one time zone?"
+            yield (
+                "no label lies within the log: are the times of both in one time zone?"
+                if labels_of_file
+                else "no row of the part asked for is labelled anomalous: there is nothing to compare alerts with"
+            )
         drops = self._core.pipeline.counters().window_drops
         plans, span_ns = self._core.plans, last_ns - first_ns
         yield from advice(
@@ -192,7 +197,10 @@ class Report:
             if level is not None:
                 facts.append(("level", level.text()))
         facts.append(("windows scored", str(counters.n_windows_scored)))
-        facts += _dropped("windows", counters.window_drops)
+        drops = dict(counters.window_drops)
+        if n_unscored := drops.pop(DropReason.NO_MODEL, 0):
+            facts.append(("windows without model", f"{n_unscored}, for limits and sensor checks only"))
+        facts += _dropped("windows", drops)
         if counters.n_windows_pending:
             facts.append(("windows not settled", str(counters.n_windows_pending)))
         facts += _dropped("values", counters.sample_drops)

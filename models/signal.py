@@ -7,7 +7,9 @@ This module is pure: it reads no clock and does no I/O.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Literal
@@ -110,6 +112,16 @@ class SampleBlock:
         assert self.start_ns is not None
         assert self.rate_hz is not None
         return uniform_times(self.start_ns, self.rate_hz, self.n)
+
+    def without_empty(self, known: Collection[str]) -> SampleBlock:
+        """Without the channels that are not ``known`` and have no value at all: of a table that several devices share,
+        the columns of the others."""
+        if all(name in known for name in self.channels):
+            return self
+        filled = np.logical_or.reduce(np.isfinite(self.values), axis=0)
+        kept = [i for i, name in enumerate(self.channels) if name in known or filled[i]]
+        names = tuple(self.channels[i] for i in kept)
+        return dataclasses.replace(self, channels=names, values=np.ascontiguousarray(self.values[:, kept]))
 
     def slice(self, start: int, stop: int) -> SampleBlock:
         """Rows ``start:stop`` as a block of its own, with the same arrival."""

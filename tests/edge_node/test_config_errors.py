@@ -137,6 +137,20 @@ def test_not_toml(tmp_path: Path, text: str, expected: str) -> None:
             ],
         ),
         (
+            device('backend = "tpu"\n'),
+            [
+                'gateway.toml:7: [[device]] "press-4": backend = "tpu": expected one of "auto", "cpu", "edgetpu"; '
+                'did you mean "edgetpu"?'
+            ],
+        ),
+        (
+            device('backend = "CPU"\n'),
+            [
+                'gateway.toml:7: [[device]] "press-4": backend = "CPU": expected one of "auto", "cpu", "edgetpu"; '
+                'did you mean "cpu"?'
+            ],
+        ),
+        (
             device("p_threshold = 1.0\n"),
             [
                 'gateway.toml:7: [[device]] "press-4": p_threshold = 1.0: expected a number '
