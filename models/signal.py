@@ -8,7 +8,6 @@ This module is pure: it reads no clock and does no I/O.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -35,8 +34,7 @@ class Mode(enum.StrEnum):
     BURST = "burst"  # uniform records with silence expected between them
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SampleBlock:
+class SampleBlock(msgspec.Struct, frozen=True, eq=False):
     """Samples of one device: ``values`` float32[n, c] in SI units; NaN marks a missing value.
 
     Exactly one of (``start_ns`` with ``rate_hz``) and ``time_ns`` (int64[n]) is given. ``arrival_ns`` is when the gateway
