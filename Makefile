@@ -13,7 +13,7 @@ help:
 	@echo "make demo    a simulated plant with faults, a trained model, the real gateway, alerts as they come (under 2 minutes)"
 	@echo "make test    the tests (those that need mosquitto are skipped, saying so, where it is missing)"
 	@echo "make check   formatting, lint, types, import rules"
-	@echo "make bench   benchmarks, each against a floor in the same run; JSON under benchmarks/results/"
+	@echo "make bench   benchmarks, each against a floor in the same run; JSON under benchmarks/results/, the gist in the README"
 	@echo "make tflite-runtime-test   the inference, golden-vector and daemon tests on tflite-runtime with numpy 1"
 
 demo: $(VENV)/.installed

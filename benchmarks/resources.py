@@ -27,13 +27,15 @@ def measure(*, quick: bool) -> dict[str, object]:
     """By process and state: share of one core (1: all of it), resident, proportional and unique memory in MB."""
     idle_s, load_s, settle_s = (1.0, 2.0, 0.5) if quick else (IDLE_S, LOAD_S, SETTLE_S)
     trained = plant.train(60 if quick else 600)
+    graph = trained.manifest.artifact("cpu-float32")
+    assert graph is not None  # it is published always
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = plant.write_model(trained, folder)
         with (
             live.broker(folder) as broker,
             live.gateway(folder, model, broker.port) as gateway,
-            _bare(folder, model / "cpu-float32.tflite", broker.port) as bare,
+            _bare(folder, model / graph.file, broker.port) as bare,
         ):
             processes = {
                 "gateway": psutil.Process(gateway.child.pid),

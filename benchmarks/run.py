@@ -1,46 +1,66 @@
-"""``make bench``: each benchmark against a floor in the same run; JSON under ``benchmarks/results/``, the gist on the terminal.
+"""``make bench``: each benchmark against a floor or a peer in the same run; JSON under ``benchmarks/results/``, the gist on
+the terminal and in the README.
 
-``python -m benchmarks.run [throughput] [ingest] [--quick]``
+``python -m benchmarks.run [NAME ...] [--quick] [--results FOLDER]``
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import ingest, throughput
+from benchmarks import ingest, latency, resources, table, throughput
 from benchmarks.timing import environment
+from examples.demo.processes import NO_MOSQUITTO, DemoError, mosquitto_path
 
-BENCHMARKS = {"throughput": throughput.measure, "ingest": ingest.measure}
-RESULTS = Path(__file__).parent / "results"
+BENCHMARKS = {
+    "throughput": throughput.measure,
+    "ingest": ingest.measure,
+    "latency": latency.measure,
+    "resources": resources.measure,
+}
+NEED_MOSQUITTO = ("latency", "resources")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
     parser.add_argument(
         "names", nargs="*", choices=[[], *BENCHMARKS], metavar="NAME", help=", ".join(BENCHMARKS)
     )
     parser.add_argument(
-        "--quick", action="store_true", help="small sizes: shows that it runs, measures nothing"
+        "--quick",
+        action="store_true",
+        help="small sizes: shows that it runs, measures nothing; kept only where --results says",
     )
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    given.results.mkdir(parents=True, exist_ok=True)
+    parser.add_argument(
+        "--results", type=Path, metavar="FOLDER", help="keep the results there, and leave the README as it is"
+    )
+    given = parser.parse_args(arguments)
+    results: Path | None = given.results or (None if given.quick else table.RESULTS)
     for name in given.names or list(BENCHMARKS):
-        result = BENCHMARKS[name](quick=given.quick)
-        record = {
-            "benchmark": name,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "quick": given.quick,
-        }
-        path = given.results / f"{name}.json"
-        path.write_text(json.dumps({**record, "environment": environment(), **result}, indent=2) + "\n")
-        print(f"{name} -> {path}")
-        for key, value in result.items():
-            if key not in ("pipeline", "floor"):
-                print(f"  {key}: {json.dumps(value)}")
+        if name in NEED_MOSQUITTO and mosquitto_path() is None:
+            print(f"{name}: skipped, {NO_MOSQUITTO}")
+            continue
+        try:
+            measured = BENCHMARKS[name](quick=given.quick)
+        except DemoError as error:
+            raise SystemExit(f"{name}: {error}") from error
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        record = {"benchmark": name, "at": at, "quick": given.quick, "environment": environment(), **measured}
+        print(name)
+        for row in table.rows({name: record}):
+            print(f"  {row.what}: {'; '.join(filter(None, (row.ours, row.beside, row.ratio)))}")
+        if results is not None:
+            results.mkdir(parents=True, exist_ok=True)
+            path = results / f"{name}.json"
+            path.write_text(json.dumps(record, indent=2) + "\n")
+            print(f"  -> {path}")
+        if results == table.RESULTS:  # at once: the next may fail
+            table.write(table.README, results)
+            print(f"  -> {table.README}")
 
 
 if __name__ == "__main__":

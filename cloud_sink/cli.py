@@ -168,7 +168,7 @@ def _paths(logs: Sequence[str]) -> tuple[Path, ...]:
 
 def _labels(given: argparse.Namespace, options: LogOptions, logs: tuple[Path, ...]) -> Labels | None:
     if given.labels is not None:
-        return read_labels(given.labels, key=str(logs[0]), timezone=given.timezone)
+        return read_labels(given.labels, logs=logs, timezone=given.timezone)
     return label_columns(logs, options)
 
 

@@ -29,7 +29,8 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     ``active`` (None: all are), ``faults``, ``fault_since_ns`` and ``reading`` in the channel's unit [w, c]
     (None: no fault), ``suspect`` [w, c]: the channel has stood still for longer than it should (None: none
     has), ``violated``, ``extreme`` and ``violated_since_ns`` [w, l] (None: no limit). Per row to score: everything from
-    ``values`` on; ``valid`` may be None where all of ``values`` is; ``features`` are ``raw`` re-centred.
+    ``values`` on; ``valid`` may be None where all of ``values`` is; ``features`` are ``raw`` re-centred, and
+    ``drifted`` as it says (None: none has).
     No ``p`` is below ``least_p``.
     """
 
@@ -52,7 +53,7 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     valid: NDArray[np.bool_] | None = None
     raw: NDArray[np.float32] | None = None
     features: NDArray[np.float32] | None = None
-    drifted: NDArray[np.bool_] | None = None
+    drifted: NDArray[np.int8] | None = None
     residual: NDArray[np.float32] | None = None
     score: NDArray[np.float32] | None = None
     p: NDArray[np.float64] | None = None

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import msgspec
 import structlog
 from tabulate import tabulate
 
@@ -56,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         description="Loads the configuration and its models, and says what would run.",
     )
     _add_config(check)
-    check.add_argument("--test", action="store_true", help="also connect to every broker")
+    check.add_argument("--test", action="store_true", help="also connect to every broker, and subscribe")
     check.set_defaults(act=_check)
 
     record = commands.add_parser(
@@ -129,13 +128,12 @@ def _check(given: argparse.Namespace) -> int:
     print(tabulate(rows, headers=("device", "machine", "channels", "window", "model", "alerts at")))
     for notice in notices:
         print(f"warning: {notice}")
-    failed = 0
     if given.test:
-        # What a connection would log, the report says.
-        set_up_logging(msgspec.structs.replace(config.gateway, log_level="error"))
-        failed = probing.report(config)
-    if failed:
-        return FAILED
+        set_up_logging(config.gateway, logging.CRITICAL)  # what a connection would log, the report says
+        failed, n_brokers = probing.report(config)
+        if failed:
+            print(f"{given.config}: {failed} of {_plural(n_brokers, 'broker')} cannot be used")
+            return FAILED
     n_devices, n_sources = _plural(len(core.plans), "device"), _plural(len(config.sources), "source")
     needs = "" if config.sources else "; `edge-node run` needs a [[source]], replay does not"
     print(f"{given.config}: ok, {n_devices}, {n_sources}{needs}")
@@ -165,10 +163,11 @@ def _record(given: argparse.Namespace) -> int:
     return 0
 
 
-def set_up_logging(gateway: Gateway) -> None:
-    """Structured logs on standard error: for people on a terminal, else one JSON object a line."""
+def set_up_logging(gateway: Gateway, least: int = logging.DEBUG) -> None:
+    """Structured logs on standard error: for people on a terminal, else one JSON object a line; of the gateway's level,
+    and at ``least`` this one."""
     human = gateway.log_format == "human" or (gateway.log_format == "auto" and sys.stderr.isatty())
-    level = getattr(logging, gateway.log_level.upper())
+    level = max(least, getattr(logging, gateway.log_level.upper()))
     render: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
         if human
@@ -203,7 +202,7 @@ def _log_thread_failure(failed: threading.ExceptHookArgs) -> None:
     error = failed.exc_value
     if error is not None:
         name = failed.thread.name if failed.thread is not None else "a thread"
-        structlog.get_logger("linewatch").error(f"{name} failed", exc_info=error)
+        structlog.get_logger("linewatch").critical(f"{name} failed", exc_info=error)
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ from edge_node.replay_setup import (
     check_channels,
     check_recorded,
     core_and_options,
-    estimated_rows,
+    extent,
     labels_of,
     of_device,
 )
@@ -37,8 +37,6 @@ from models.runtime import GraphUnusable, RuntimeUnavailable
 from models.signal import SampleBlock
 
 REFUSED, USAGE, INTERRUPTED = 1, 2, 130
-
-_SAMPLED_BYTES = 1 << 16
 
 _DESCRIPTION = """Runs a recorded log through the same windows, model and alerting as a live gateway, prints each
 alert as it comes, and ends with a summary. With labels (a column "anomaly" in the log, or --labels) it says how well
@@ -85,7 +83,7 @@ def add(commands: Any) -> None:
         "--labels",
         type=Path,
         metavar="FILE",
-        help="known anomalies: CSV with start,end, or JSON; default: label columns of the log",
+        help="known anomalies: CSV with start,end, or JSON, also by log; default: label columns of the logs",
     )
     read.add_argument(
         "--device", metavar="ID", help="which device of a log of several; or what to call the one"
@@ -152,18 +150,23 @@ def _replay(given: argparse.Namespace) -> None:
     with ExitStack() as stack:
         scores = stack.enter_context(ScoresFile(given.scores)) if given.scores is not None else None
         output = stack.enter_context(closing(_AlertsFile(given.output))) if given.output is not None else None
+        way = extent(given, files, options, core)
         bar = stack.enter_context(
-            tqdm(total=estimated_rows(files), unit=" rows", unit_scale=True, disable=None, leave=False)
+            tqdm(total=way.total, unit=way.unit, unit_scale=True, disable=None, leave=False)
         )
 
         def selected() -> Iterator[Item]:
-            read = of_device(read_log(files, options, warn=_warn), given, core, files)
-            part = _counted(read, bar)
+            read = read_log(files, options, warn=_warn)
+            if not way.selected:
+                read = _counted(read, bar, in_records=recorded)
+            part = of_device(read, given, core, files)
             if is_part:
                 rows = select_rows(
                     part, skip_rows=given.skip_rows, n_rows=given.rows, from_ns=from_ns, until_ns=until_ns
                 )
                 part = ticks_within(rows, n_rows=given.rows, until_ns=until_ns)
+            if way.selected:
+                part = _counted(part, bar)
             for item in part:
                 if isinstance(item, SampleBlock):
                     report.block(item)
@@ -221,11 +224,12 @@ class _AlertsFile:
         self._file.close()
 
 
-def _counted(items: Iterator[Item], bar: tqdm[Any]) -> Iterator[Item]:
+def _counted(items: Iterator[Item], bar: tqdm[Any], *, in_records: bool = False) -> Iterator[Item]:
+    """``items``, each counted when the next one is asked for: rows, or records."""
     for item in items:
-        if isinstance(item, SampleBlock):
-            bar.update(item.n)
         yield item
+        n_rows = item.n if isinstance(item, SampleBlock) else 0
+        bar.update(1 if in_records else n_rows)
 
 
 def _warn(text: str) -> None:

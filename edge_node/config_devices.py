@@ -15,6 +15,7 @@ from edge_node.config_schema import MAX_WINDOW, Backend, DeviceSection, Precisio
 from edge_node.config_validation import nearest, show
 from models.alerting import AlertPolicy
 from models.codec import parse_rate
+from models.episodes import default_update_s
 from models.gating import GateSpec, parse_comparison
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Device, Mode, WindowSpec
@@ -149,7 +150,9 @@ def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]],
             value=condition.value,
             settle_s=section.active_settle_s,
         )
-    budget = section.alerts_per_week
+    budget, alert = section.alerts_per_week, section.alert
+    if alert.update_s is None and mode_of(section) is Mode.BURST and section.interval_s is not None:
+        alert = msgspec.structs.replace(alert, update_s=default_update_s(section.interval_s))
     return DeviceConfig(
         device=Device(
             device_id=section.id,
@@ -168,7 +171,7 @@ def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]],
         precision=section.precision,
         alerts_per_week=DEFAULT_ALERTS_PER_WEEK if budget is None and section.p_threshold is None else budget,
         p_threshold=section.p_threshold,
-        alert=section.alert,
+        alert=alert,
         limits=section.limit,
         gate=gate,
         time=section.time,

@@ -28,6 +28,7 @@ from edge_node.config import Config, ConfigError, load_config
 from edge_node.gateway_alerts import GatewayAlerts
 from edge_node.latencies import Latencies
 from edge_node.metrics import Family
+from edge_node.outages import Outages
 from edge_node.recording import Recording
 from edge_node.running_sources import RunningSources, raise_failure
 from edge_node.settling import PipelineEvent
@@ -83,6 +84,7 @@ class Daemon:
         self._uplink: Uplink | None = None
         self._states: dict[str, DeviceStateMessage] = {}  # the last of each device, for the next uplink
         self._latencies = Latencies()
+        self._outages = Outages()
         self._stopping = False
         self._reload = False
         self._ticks = Ticks()
@@ -159,7 +161,7 @@ class Daemon:
                 self._reload = False
                 await self._reconfigure()
                 next_status_ns = 0
-            present = (self._core.models, self._uplink.conflicts if self._uplink is not None else ())
+            present = (self._core.models, self._conflicts(), figures.connections(self._sources.reach()))
             if present != said or now_ns >= next_status_ns or next_status_ns - now_ns > 2 * self._status_ns:
                 said = present
                 next_status_ns = now_ns + self._status_ns
@@ -181,9 +183,10 @@ class Daemon:
         self._deliver_all()
 
     def _watch_ourselves(self, now_ns: int) -> None:
-        sources = self._sources.counters().values()
-        found = troubles(self._core, sources, self._uplink, self._config.gateway.status_s)
-        for alert in self._alerts.step(found, now_ns, time.monotonic()):
+        now_s, sources = time.monotonic(), self._sources.counters().values()
+        outages = self._outages.step(self._sources.reach(), now_s)
+        found = troubles(self._core, sources, outages, self._uplink, self._config.gateway.status_s)
+        for alert in self._alerts.step(found, now_ns, now_s):
             self._deliver(PipelineEvent(alert, now_ns, None))
 
     def _close_alerts(self) -> None:
@@ -320,8 +323,12 @@ class Daemon:
             models=models,
             backend=", ".join(dict.fromkeys(m.backend for m in models)),
             counters={} if state == "offline" else figures.flat(self._families()),
-            conflicts=self._uplink.conflicts if self._uplink is not None else (),
+            connections={} if state == "offline" else figures.connections(self._sources.reach()),
+            conflicts=self._conflicts(),
         )
+
+    def _conflicts(self) -> tuple[str, ...]:
+        return self._uplink.conflicts if self._uplink is not None else ()
 
     def _families_from_thread(self) -> list[Family]:
         """For the metrics server: gathered on the loop, so that the figures are of one instant."""

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from edge_node.assembly import Core
 from edge_node.metrics import Family
 from edge_node.recording import Recording
-from edge_node.sources import SourceCounters
+from edge_node.sources import Reach, SourceCounters
 from edge_node.uplink import Uplink, UplinkCounters
+from models.messages import ConnectionStatus
 from models.signal import DropReason
 
 NO_UPLINK = UplinkCounters()
@@ -105,6 +106,15 @@ def families(
             {(kind,): n for kind, (n, _) in latency_s.items()},
         ),
     ]
+
+
+def connections(reach: Mapping[str, Reach]) -> dict[str, ConnectionStatus]:
+    """The sources' for the status message, named as in the metric ``connected``. Not the uplink's own: while it is
+    down no status comes through."""
+    return {
+        f"source {name}": ConnectionStatus(connected=source.connected, error=source.last_error)
+        for name, source in reach.items()
+    }
 
 
 def flat(metrics: Iterable[Family]) -> dict[str, int]:

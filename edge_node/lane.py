@@ -64,6 +64,7 @@ class Lane:
         self._order: deque[Chunk | Silence] = deque()
         self._gated: deque[Chunk] = deque()
         self._ready: deque[Chunk] = deque()
+        self._fresh: list[Chunk] = []  # of those, without features
         self._n_waiting = 0
         self._n_taken = 0
         self._clock = Clock.DEVICE.value
@@ -148,6 +149,14 @@ class Lane:
         if self._n_waiting > self._max_waiting:
             self._shed(max(self._max_waiting, n_new))  # what has just come, nobody could have scored yet
         self._settle()
+
+    def take_fresh(self) -> list[Chunk]:
+        """Chunks that are ready and have no features yet, oldest first; those are due now, by
+        :meth:`put_features`."""
+        if not self._fresh:
+            return []
+        fresh, self._fresh = self._fresh, []
+        return [chunk for chunk in fresh if chunk.values is not None]  # the others were shed
 
     def take_ready(self, limit: int) -> list[Chunk]:
         """Chunks to score, oldest first, until they have ``limit`` rows or more."""
@@ -236,6 +245,7 @@ class Lane:
             if chunk.raw is not None and self._recentring is None:
                 chunk.features = chunk.raw
         self._ready = deque(c for c in chunks if c.stage == "ready")
+        self._fresh = [c for c in self._ready if c.features is None]
         self._gated = deque(c for c in chunks if c.stage == "gated")
         self._n_waiting = sum(c.n for c in chunks if c.stage in ("gated", "ready"))
         self._inspection.restore(state.inspection)
@@ -298,6 +308,7 @@ class Lane:
         if self._gate is None and chunk.faults is None and self.plan.model is not None:
             chunk.stage = "ready"  # as nearly always
             self._ready.append(chunk)
+            self._fresh.append(chunk)
             return
         before = chunk.n
         if self._gate is not None:
@@ -321,6 +332,7 @@ class Lane:
         chunk.stage = "ready" if chunk.n else "done"
         if chunk.n:
             self._ready.append(chunk)
+            self._fresh.append(chunk)
 
     def _shed(self, bound: int) -> None:
         """Past ``bound`` waiting windows, drop the oldest that are not out."""

@@ -7,6 +7,7 @@ scored before it, and names the worst of those that the channel it blames is to 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -55,6 +56,19 @@ class Judged:
     is_open: NDArray[np.bool_]
 
 
+class Drift(Protocol):
+    """What re-centring has to do with an alert; :class:`edge_node.drift_alerts.DriftAlerts`."""
+
+    def begin(self, chunk: Chunk, said: Said) -> None:
+        """Rows of ``chunk`` follow."""
+
+    def holds(self, i: int) -> bool:
+        """Whether a score that is normal again at row ``i`` may be so because re-centring caught up with a fault."""
+
+    def step(self, i: int, above: bool, is_open: bool) -> None:
+        """Row ``i``: whether its score was above the level, and an alert open after it."""
+
+
 class MachineAlerts:
     """The machine episode of one device with a model."""
 
@@ -78,9 +92,9 @@ class MachineAlerts:
         self._rows: list[NDArray[np.float32]] = []
         self._rows_end_ns = 0
 
-    def settle(self, chunk: Chunk, said: Said) -> Judged | None:
-        """Step through the scored rows of ``chunk``, of which there is one at least; None: none was above the
-        level and no episode is open or forming, as nearly always."""
+    def settle(self, chunk: Chunk, said: Said, drift: Drift | None) -> Judged | None:
+        """Step through the scored rows of ``chunk``, of which there is one at least, with ``drift`` row by row; None:
+        none was above the level and no episode is open or forming, as nearly always, and nobody was told."""
         assert chunk.p is not None
         assert chunk.residual is not None
         assert chunk.backend is not None
@@ -94,6 +108,8 @@ class MachineAlerts:
         critical = chunk.p <= level.p_raise / self._plan.alert.critical_p_ratio
         below = (chunk.p > level.p_clear) & ~above
         episodes = self._episodes
+        if drift is not None:
+            drift.begin(chunk, said)
         for i, row in enumerate(chunk.rows.tolist()):
             start, end = int(chunk.start_ns[row]), int(chunk.end_ns[row])
             channel = self._blamed(chunk.residual[i]) if above[i] else -1
@@ -102,10 +118,13 @@ class MachineAlerts:
             if counts or not episodes.quiet:
                 self._remember(chunk, i, blamed, end)
             severity: Severity = "critical" if critical[i] else "warning"
-            change = episodes.step(start, end, counts, bool(below[i]), severity, blamed)
+            normal = bool(below[i]) and not (drift is not None and drift.holds(i))
+            change = episodes.step(start, end, counts, normal, severity, blamed)
             if change is not None:
                 said.append((row, KEY, self._alert(change, level.score_raise, chunk.clock)))
             is_open[i] = episodes.open
+            if drift is not None:
+                drift.step(i, bool(above[i]), episodes.open)
             if episodes.quiet:
                 self._forget()
         return Judged(above, is_open)

@@ -139,7 +139,9 @@ class Connection:
         self._why = ""  # why the present connection ended or was refused, as paho tells it
         self._blameless = False
         self.finished: Future[None] = Future()
-        self.last_error: str | None = None
+        self.last_error: str | None = (
+            None  # what is wrong: with a connection that stands, a refused subscription
+        )
         self.n_connects = 0
         self.n_failures = 0
         self.n_taken_over = 0  # connections that the broker gave to another client of our id (MQTT 5 says so)
@@ -355,6 +357,7 @@ class Connection:
         for wanted, reason in zip(filters, reasons, strict=False):
             if reason.is_failure:
                 why = f"the broker refused the subscription to {wanted!r}: {reason.getName()}"
+                self.last_error = why
                 self._log.error(f"{self.where}: {why}")
 
 

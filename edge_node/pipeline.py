@@ -84,6 +84,7 @@ class Pipeline:
         self._gates: dict[str, list[tuple[str, Gate]]] = {}
         by_id = {plan.device.device_id: plan for plan in plans}
         self._lanes: dict[str, Lane] = {}
+        self._at_once: dict[str, int] = {}  # engine -> windows whose features are extracted together
         self._dirty: dict[str, None] = {}  # lanes with something to collect
         self._ready: dict[str, dict[str, None]] = {}  # engine -> lanes with something to score
         for device_id, plan in by_id.items():
@@ -95,6 +96,8 @@ class Pipeline:
                 gate = Gate(plan.gate, origin, watched.time, period_ns)
                 self._gates.setdefault(plan.gate.device_id, []).append((device_id, gate))
             self._lanes[device_id] = Lane(site, gateway, plan, gate, max_waiting)
+            values = plan.window.n * max(1, len(plan.device.channels))
+            self._at_once[plan.engine] = max(1, VALUES_AT_ONCE // values)
         self._outboxes = [lane.outbox for lane in self._lanes.values()]
         self._out: dict[int, tuple[list[Chunk], NDArray[np.float32]]] = {}
         self._next_batch_id = 0
@@ -136,12 +139,22 @@ class Pipeline:
     def take_batches(self) -> list[ScoreBatch]:
         """Windows that are ready, as batches to score: at most ``max_batches_out`` are ever out."""
         dirty, self._dirty = self._dirty, {}
+        fresh: dict[str, list[Chunk]] = {}
         for device_id in dirty:
-            self._collect(self._lanes[device_id])
+            lane = self._lanes[device_id]
+            self._collect(lane)
+            if chunks := lane.take_fresh():
+                # Before the windows of the next lanes push these out of the cache.
+                waiting = fresh.setdefault(lane.plan.engine, [])
+                waiting += chunks
+                if sum([chunk.n for chunk in waiting]) >= self._at_once[lane.plan.engine]:
+                    self._extract(fresh.pop(lane.plan.engine))
+        for waiting in fresh.values():
+            self._extract(waiting)
         batches: list[ScoreBatch] = []
         while self._ready and len(self._out) < self._max_batches_out:
             engine, lanes = next(iter(self._ready.items()))
-            chunks: list[Chunk] = []
+            chunks = []
             n = 0
             for device_id in list(lanes):
                 lane = self._lanes[device_id]
@@ -299,19 +312,8 @@ class Pipeline:
 
     def _batch(self, engine: str, chunks: list[Chunk]) -> ScoreBatch:
         model = self._model(chunks[0])
-        window = model.manifest.window
-        at_once = max(1, VALUES_AT_ONCE // (window.n * len(model.manifest.channels)))
-        fresh: list[Chunk] = []
-        n = 0
-        for chunk in chunks:
-            if chunk.features is None:
-                fresh.append(chunk)
-                n += chunk.n
-                if n >= at_once:
-                    self._extract(fresh, model)
-                    fresh, n = [], 0
-        if fresh:
-            self._extract(fresh, model)
+        if lacking := [chunk for chunk in chunks if chunk.features is None]:
+            self._extract(lacking)  # they were collected outside of take_batches
         features = _joined([c.features for c in chunks if c.features is not None])
         inputs = scoring.normalise(features, model.centre, model.scale)
         batch_id = self._next_batch_id
@@ -321,8 +323,9 @@ class Pipeline:
             batch_id, engine, model.model_id, features, inputs, tuple(p.device_id for p in chunks)
         )
 
-    def _extract(self, chunks: list[Chunk], model: ServedModel) -> None:
-        """Features of chunks that have none."""
+    def _extract(self, chunks: list[Chunk]) -> None:
+        """Features of chunks that have none, all of one engine."""
+        model = self._model(chunks[0])
         values = _joined([c.values for c in chunks if c.values is not None])
         valid = None
         if any(c.valid is not None for c in chunks):

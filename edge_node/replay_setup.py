@@ -16,11 +16,10 @@ from edge_node.replay import Item, is_recording
 from edge_node.sources.replay import log_options
 from models import codec
 from models.labels import Labels, label_columns, read_labels
+from models.log_sizes import log_length
 from models.logs import LogError, LogOptions, Warn
 from models.recording import file_device, inspect_log, recorded_devices
 from models.signal import Channel, Device, SampleBlock
-
-_SAMPLED_BYTES = 1 << 16
 
 
 def core_and_options(given: argparse.Namespace, files: list[Path], warn: Warn) -> tuple[Core, LogOptions]:
@@ -125,7 +124,7 @@ def _options(given: argparse.Namespace) -> LogOptions:
 
 def labels_of(given: argparse.Namespace, options: LogOptions, files: list[Path]) -> Labels | None:
     if given.labels is not None:
-        return read_labels(given.labels, key=str(files[0]), timezone=given.timezone)
+        return read_labels(given.labels, logs=files, timezone=given.timezone)
     return label_columns(files, options)
 
 
@@ -151,13 +150,29 @@ def of_device(
         raise UsageError(f"--device {wanted}: {files[0]} holds {', '.join(others)}")
 
 
-def estimated_rows(files: list[Path]) -> int | None:
-    """How many rows plain text files hold, by the length of their first lines; None for other kinds."""
-    total = 0.0
+@dataclasses.dataclass(frozen=True, slots=True)
+class Extent:
+    """What a progress bar counts, and up to what where that is known. ``selected``: only what is of the part asked for."""
+
+    total: int | None
+    unit: str
+    selected: bool
+
+
+def extent(given: argparse.Namespace, files: list[Path], options: LogOptions, core: Core) -> Extent:
+    """How far the replay has to go."""
+    recorded = is_recording(files)
+    total: int | None = 0
     for file in files:
-        if file.suffix not in (".csv", ".txt", ".jsonl", ".ndjson") or is_recording([file]):
-            return None
-        with file.open("rb") as stream:
-            sample = stream.read(_SAMPLED_BYTES)
-        total += file.stat().st_size * sample.count(b"\n") / max(1, len(sample))
-    return round(total)
+        length = log_length(file, options)
+        total = None if total is None or length is None else total + length
+    if given.rows is None:
+        return Extent(total, " records" if recorded else " rows", selected=False)
+    watched = {plan.device.device_id for plan in core.plans}.intersection(
+        inspect_log(files[0], options).device_ids
+    )
+    n_devices = 1 if given.device is not None else max(1, len(watched))
+    wanted: int = given.rows * n_devices
+    if not recorded and total is not None:
+        wanted = min(wanted, max(0, total - given.skip_rows * n_devices))
+    return Extent(wanted, " rows", selected=True)

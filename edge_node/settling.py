@@ -102,9 +102,9 @@ class Settler:
         self._checks.settle(chunk, said)
         judged: Judged | None = None
         if self._machine is not None and chunk.n:
-            judged = self._machine.settle(chunk, said)
-            if self._drift is not None:
-                self._drift.settle(chunk, judged, said)
+            judged = self._machine.settle(chunk, said, self._drift)
+            if self._drift is not None and judged is None:
+                self._drift.settle(chunk, said)
         if self.traces is not None:
             self._trace(chunk, judged, self.traces)
         idle = None if chunk.active is None else ~chunk.active

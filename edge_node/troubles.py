@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from edge_node.assembly import Core
 from edge_node.gateway_alerts import Trouble
@@ -16,9 +16,14 @@ UNHEARD = 3  # a clone publishes its status, or connects, as often as we do: aft
 
 
 def troubles(
-    core: Core, sources: Iterable[SourceCounters], uplink: Uplink | None, status_s: float
+    core: Core,
+    sources: Iterable[SourceCounters],
+    outages: Mapping[str, str],
+    uplink: Uplink | None,
+    status_s: float,
 ) -> list[Trouble]:
-    """Every trouble that there is or could be; ``status_s`` is how often the gateway publishes its status."""
+    """Every trouble that there is or could be; ``outages``: sources that are in trouble, and what to say of it;
+    ``status_s``: how often the gateway publishes its status."""
     found = [
         Trouble(f"backend/{name}", engine.notices[-1], len(engine.notices), math.inf)
         for name, engine in core.engines.items()
@@ -29,6 +34,7 @@ def troubles(
     n_full = sum(counters.sample_drops[DropReason.QUEUE_FULL] for counters in sources)
     full = "samples are dropped, the gateway cannot keep up with its sources"
     found.append(Trouble("queue_full", full, n_full, HOLD_S, "critical"))
+    found += [Trouble(f"source/{name}", text, 1, math.inf) for name, text in outages.items()]
     if uplink is not None:
         who = (
             f"publishes under this name (boot id {', '.join(uplink.conflicts)})"

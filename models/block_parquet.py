@@ -31,7 +31,7 @@ from arro3.io import read_ipc_stream, write_ipc_stream, write_parquet
 from models import codec
 from models.block_log import FORMAT, VERSION, create, make_block, write_all
 from models.logs import LogError, Tick, Warn
-from models.parquet_files import parquet_batches, parquet_columns, parquet_metadata
+from models.parquet_files import parquet_batches, parquet_columns, parquet_metadata, parquet_n_rows
 from models.signal import Clock, SampleBlock
 from models.table_columns import ArrowRefusedError, arrow_errors
 from models.time_policy import RecordedDevice
@@ -147,6 +147,11 @@ def parquet_devices(path: Path) -> tuple[RecordedDevice, ...]:
         return codec.decode(metadata.get("devices", "[]").encode(), tuple[RecordedDevice, ...])
     except msgspec.DecodeError as error:
         raise LogError(path, f"its devices cannot be read ({error})") from error
+
+
+def parquet_log_records(path: Path) -> int | None:
+    """How many blocks and ticks the log holds; None where there is only the spool. Raises LogError."""
+    return parquet_n_rows(path, _READ_ROWS) if path.exists() else None
 
 
 def is_parquet_log(path: Path) -> bool:

@@ -23,6 +23,8 @@ _RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
 # A change of the blamed channel is told sooner than the next regular update, but not at every window.
 _REBLAME_SHARE = 10
 
+_UPDATE_S, _UPDATE_WINDOWS = 600.0, 10
+
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Ratio = Annotated[float, msgspec.Meta(ge=1)]
@@ -37,6 +39,7 @@ class AlertPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ``p_clear = p_raise * clear_ratio`` (at most .5); critical at ``p_raise / critical_p_ratio``. An open
     alert is updated once per ``update_s`` of event time; at once when it becomes more severe; and when
     another channel is to blame for ``n_raise`` windows in a row, at most once per tenth of ``update_s``.
+    None: as :func:`default_update_s` says.
     """
 
     n_raise: Count = 3
@@ -46,7 +49,13 @@ class AlertPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     cooldown_s: Seconds = 300.0
     clear_ratio: Ratio = 5.0
     critical_p_ratio: Ratio = 1000.0
-    update_s: Seconds = 600.0
+    update_s: Seconds | None = None
+
+
+def default_update_s(step_s: float) -> float:
+    """How often an open alert is updated of which nothing is said, where windows are ``step_s`` apart: every ten minutes,
+    or every ten windows where that is longer, for a device of one window an hour has nothing new to say in each."""
+    return max(_UPDATE_S, _UPDATE_WINDOWS * step_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +110,8 @@ class Episodes:
         self._gap_ns = gap_ns
         self._min_ns = round(policy.min_duration_s * NS_PER_S)
         self._cooldown_ns = round(policy.cooldown_s * NS_PER_S)
-        self._update_ns = round(policy.update_s * NS_PER_S)
+        update_s = default_update_s(hop_ns / NS_PER_S) if policy.update_s is None else policy.update_s
+        self._update_ns = round(update_s * NS_PER_S)
         self._state = EpisodesState()
 
     @property

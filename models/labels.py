@@ -76,17 +76,17 @@ def merge(intervals: NDArray[np.int64], changepoints: NDArray[np.int64] | Sequen
     return Labels(merged, np.unique(np.asarray(changepoints, dtype=np.int64)))
 
 
-def read_labels(path: Path | str, *, key: str | None = None, timezone: str | None = None) -> Labels:
+def read_labels(path: Path | str, *, logs: Sequence[Path | str] = (), timezone: str | None = None) -> Labels:
     """Labels from a file of intervals. Raises LogError.
 
     CSV: columns ``start`` and ``end`` by name, or the first two where no line names them; an end that is
     missing means: until the log ends. JSON: a list of [start, end], or an object of such lists by log (as in NAB's
-    combined_windows.json), of which ``key`` picks one: the log's path or how it ends. Times are as in logs:
-    ``timezone`` where they have no offset. NAB's windows are inclusive: the row that starts at ``end`` is
+    combined_windows.json), which must have one for each of ``logs``: under its path, or how it ends. Times are as in
+    logs: ``timezone`` where they have no offset. NAB's windows are inclusive: the row that starts at ``end`` is
     still in, so 1 ns is added.
     """
     path = Path(path)
-    return _json_labels(path, key, timezone) if path.suffix == ".json" else _csv_labels(path, timezone)
+    return _json_labels(path, logs, timezone) if path.suffix == ".json" else _csv_labels(path, timezone)
 
 
 def label_columns(
@@ -181,13 +181,16 @@ def _csv_labels(path: Path, timezone: str | None) -> Labels:
     return merge(_times(path, starts, ends, timezone, [line for line, _ in kept]))
 
 
-def _json_labels(path: Path, key: str | None, timezone: str | None) -> Labels:
+def _json_labels(path: Path, logs: Sequence[Path | str], timezone: str | None) -> Labels:
     try:
         data: Any = msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError) as error:
         raise LogError(path, f"is not readable as JSON ({error})") from error
     if isinstance(data, dict):
-        data = data[_pick(path, list(data), key)]
+        lists = [data[name] for name in _pick(path, list(data), logs)]
+        if not all(isinstance(found, list) for found in lists):
+            raise LogError(path, "is no list of [start, end]")
+        data = [pair for found in lists for pair in found]
     try:
         pairs = [(str(start), str(end)) for start, end in data]
     except (TypeError, ValueError):
@@ -197,20 +200,23 @@ def _json_labels(path: Path, key: str | None, timezone: str | None) -> Labels:
     return merge(intervals)
 
 
-def _pick(path: Path, names: list[str], key: str | None) -> str:
-    """The entry for the log ``key``: the one whose name its path ends with, or that ends with it."""
-    if key is None:
+def _pick(path: Path, names: list[str], logs: Sequence[Path | str]) -> list[str]:
+    """The entry of each log: the one whose name its path ends with, or that ends with it."""
+    if not logs:
         if len(names) == 1:
-            return names[0]
+            return names
         raise LogError(path, f"has labels of {len(names)} logs", remedy="say of which")
-    wanted = Path(key).as_posix()
-    fitting = [
-        name for name in names if f"/{wanted}".endswith(f"/{name}") or f"/{name}".endswith(f"/{wanted}")
-    ]
-    if len(fitting) != 1:
-        near = ", ".join(name for name in names if Path(name).name == Path(wanted).name) or "none like it"
-        raise LogError(path, f"has no labels of one log {key!r}", remedy=f"it has {near}")
-    return fitting[0]
+    picked: dict[str, None] = {}
+    for log in logs:
+        wanted = Path(log).as_posix()
+        fitting = [
+            name for name in names if f"/{wanted}".endswith(f"/{name}") or f"/{name}".endswith(f"/{wanted}")
+        ]
+        if len(fitting) != 1:
+            near = ", ".join(name for name in names if Path(name).name == Path(wanted).name) or "none like it"
+            raise LogError(path, f"has no labels of one log {str(log)!r}", remedy=f"it has {near}")
+        picked[fitting[0]] = None
+    return list(picked)
 
 
 def _times(

@@ -135,6 +135,13 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
 
 
+class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a source can deliver now, and what is wrong where something is."""
+
+    connected: bool
+    error: str | None
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Retained: the gateway itself. ``offline`` is the last will."""
 
@@ -150,6 +157,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ModelStatus, ...] = ()
     backend: str = ""
     counters: dict[str, int] = {}
+    connections: dict[str, ConnectionStatus] = {}  # "source {name}"
     conflicts: tuple[str, ...] = ()  # foreign boot ids seen on this gateway's own topic
 
 

@@ -91,15 +91,15 @@ class Recentring:
         result: NDArray[np.float64] = self._centre + self._offset
         return result
 
-    def apply(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """(re-centred features float32[w, k], drifted bool[w, k]) of rows float32[w, k], oldest first.
+    def apply(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+        """(re-centred features float32[w, k], drifted int8[w, k]) of rows float32[w, k], oldest first.
 
         Row i has subtracted from it how far the centre stood from the commissioned one before row i, and
         then moves it: offset += (1 - exp(-1 / tau)) * clip(x - centre - offset, ±clip_sigma * scale),
         bounded (a winsorised EWMA: Huber's location estimate in recursive form). ``drifted``: after row i
-        the feature stands lastingly beyond the bound of the commissioned centre. A value that is not finite
-        moves nothing. Columns that are not re-centred are returned as they came and never drifted: what
-        stays unlike normal there stays visible in the score.
+        the feature stands lastingly beyond the bound of the commissioned centre, above it (1) or below (-1);
+        0: it does not. A value that is not finite moves nothing. Columns that are not re-centred are returned
+        as they came and never drifted: what stays unlike normal there stays visible in the score.
         """
         if features.ndim != 2 or features.shape[1] != self._offset.size:
             raise ValueError(f"features have shape {features.shape}, expected (w, {self._offset.size})")
@@ -121,7 +121,8 @@ class Recentring:
             beyond[i] = recent
         self._offset, self._beyond = offset, recent
         moved = np.where(self._recentred, features - offsets, features)
-        return np.ascontiguousarray(moved, dtype=np.float32), self._latch(np.abs(beyond))
+        drifted = np.where(self._latch(np.abs(beyond)), np.sign(beyond), 0.0).astype(np.int8)
+        return np.ascontiguousarray(moved, dtype=np.float32), drifted
 
     def state(self) -> RecentringState:
         """Everything that :meth:`restore` needs to go on as if nothing had happened."""

@@ -18,7 +18,7 @@ from arro3.core import Array, DataType, RecordBatch
 from numpy.typing import NDArray
 
 from models.logs import LogError, LogOptions, Warn
-from models.parquet_files import parquet_batches, parquet_errors
+from models.parquet_files import parquet_batches, parquet_errors, parquet_n_rows
 from models.signal import NS_PER_S, Clock, SampleBlock, samples_to_ns, uniform_times
 from models.table_columns import (
     Chunk,
@@ -52,6 +52,10 @@ class ParquetTable:
         first = first.slice(0, min(_SAMPLE_ROWS, first.num_rows))
         self.columns: tuple[str, ...] = tuple(first.column_names)
         self.sample = {name: _sample(first, name) for name in self.columns}
+
+    @property
+    def n_rows(self) -> int:
+        return parquet_n_rows(self.path, _BATCH_ROWS)
 
     def chunks(self, numbers: Sequence[str], texts: Sequence[str]) -> Iterator[Chunk]:
         """``numbers`` as float64 (NaN for null) and ``texts`` as they are, a batch of rows at a time."""

@@ -48,8 +48,8 @@ class SourceCounters:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Whether a source reaches where its samples come from: now, how often it came to, and in one line why it does
-    not."""
+    """Whether a source reaches where its samples come from: now, how often it came to, and in one line what is wrong
+    (it is out of reach, or a subscription was refused)."""
 
     connected: bool
     n_connects: int

@@ -114,12 +114,9 @@ class MqttSubscriber:
             await asyncio.to_thread(connection.stop)
 
     def on_connected(self, link: Link) -> None:
-        qos_of: dict[str, int] = {}
-        for subscription in self._config.subscribe:
-            wanted = subscription.filter
-            qos_of[wanted] = max(subscription.qos, qos_of.get(wanted, 0))
-        if qos_of:
-            link.subscribe(list(qos_of.items()))
+        filters = filters_of(self._config)
+        if filters:
+            link.subscribe(filters)
 
     def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
         arrival_ns = self._now_ns()
@@ -172,6 +169,15 @@ class MqttSubscriber:
         named = f"{topic if topic.isprintable() else ascii(topic)}: " if topic else ""
         more = f" ({n_held} more since it was last logged)" if n_held else ""
         self._log.warning(f"{named}{text}{more}", reason=str(reason))
+
+
+def filters_of(config: MqttSource) -> list[tuple[str, int]]:
+    """What to subscribe to: each filter once, at the highest QoS that any subscription with it has."""
+    qos_of: dict[str, int] = {}
+    for subscription in config.subscribe:
+        wanted = subscription.filter
+        qos_of[wanted] = max(subscription.qos, qos_of.get(wanted, 0))
+    return list(qos_of.items())
 
 
 def max_packet_bytes(config: MqttSource) -> int:

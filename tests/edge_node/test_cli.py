@@ -7,14 +7,17 @@ import logging
 import os
 import pty
 import shutil
+import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import structlog
 
+from edge_node import probing
 from edge_node.cli import main
 from models.logs import Tick
 from models.recording import read_log
@@ -79,6 +82,7 @@ def test_check_test_connects_to_every_broker(tmp_path: Path, capsys: Capture) ->
         said = capsys.readouterr().out
         assert f"source mqtt: {HOST}:{mosquitto.port}: connected with MQTT 3.1.1" in said
         assert f"uplink: {HOST}:{mosquitto.port}: connected with MQTT 5" in said
+    assert said.splitlines()[-1] == f"{path}: ok, 1 device, 1 source"
     assert main(["check", "-c", str(path), "--test"]) == 1
     refused = capsys.readouterr()
     reached = [line for line in refused.out.splitlines() if f"{HOST}:{mosquitto.port}" in line]
@@ -86,8 +90,73 @@ def test_check_test_connects_to_every_broker(tmp_path: Path, capsys: Capture) ->
         f"{who}: {HOST}:{mosquitto.port}: connection refused: no broker listens there"
         for who in ("source mqtt", "uplink")
     ]
-    assert "ok," not in refused.out
+    assert refused.out.splitlines()[-1] == f"{path}: 2 of 2 brokers cannot be used"
     assert refused.err == ""
+
+
+@contextmanager
+def brokers_that_wait_for_each_other(answers: Sequence[bytes]) -> Iterator[list[int]]:
+    """Ports of as many servers, each of which answers a client (by one of ``answers``) once all have one."""
+    all_here = threading.Barrier(len(answers))
+    stop = threading.Event()
+
+    def serve(listening: socket.socket, answer: bytes) -> None:
+        try:
+            client, _ = listening.accept()
+            with client:
+                client.recv(4096)
+                all_here.wait(20)
+                client.sendall(answer)
+                stop.wait(20)
+        except (OSError, threading.BrokenBarrierError):
+            pass  # the test says what is missing
+
+    listening = [socket.create_server((HOST, 0)) for _ in answers]
+    threads = [threading.Thread(target=serve, args=pair) for pair in zip(listening, answers, strict=True)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield [server.getsockname()[1] for server in listening]
+    finally:
+        stop.set()
+        all_here.abort()
+        for server in listening:
+            server.close()
+        for thread in threads:
+            thread.join()
+
+
+def test_check_test_asks_all_brokers_at_once_and_tells_a_refused_subscription(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    connack, granted, refused = b"\x20\x02\x00\x00", b"\x90\x03\x00\x01\x01", b"\x90\x03\x00\x01\x80"
+    with brokers_that_wait_for_each_other([connack + refused, connack + granted]) as (source, uplink):
+        path = config(tmp_path, uplink, version="3.1.1")
+        head, tail = path.read_text().split("[[source]]")
+        path.write_text(f"{head}[[source]]{tail.replace(str(uplink), str(source))}")
+        assert main(["check", "-c", str(path), "--test"]) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-3:] == [
+        f"source mqtt: {HOST}:{source}: the broker refused the subscription to 'plant/+': Unspecified error",
+        f"uplink: {HOST}:{uplink}: connected with MQTT 3.1.1, and may subscribe",
+        f"{path}: 1 of 2 brokers cannot be used",
+    ]
+    assert said.err == ""
+
+
+def test_check_test_ends_when_brokers_hang(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "PATIENCE_S", 0.3)
+    with socket.create_server((HOST, 0)) as silent:
+        port = silent.getsockname()[1]
+        path = config(tmp_path, port)
+        assert main(["check", "-c", str(path), "--test"]) == 1
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        f"source mqtt: {HOST}:{port}: no answer within 0.3 s",
+        f"uplink: {HOST}:{port}: no answer within 0.3 s",
+        f"{path}: 2 of 2 brokers cannot be used",
+    ]
 
 
 def test_record_for_a_while_writes_what_came(tmp_path: Path) -> None:

@@ -149,6 +149,22 @@ def test_recording_needs_no_model(tmp_path: Path, model: str) -> None:
     assert found.model == (None if model == "learn" else tmp_path / model)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('mode = "burst"\ninterval_s = 600\nwindow = 100\n', 6000.0),
+        ('mode = "burst"\ninterval_s = 10\nwindow = 100\n', 600.0),
+        ('mode = "burst"\ninterval_s = 600\nwindow = 100\nalert.update_s = 5\n', 5.0),
+        ("window = 100\n", None),  # the hop decides
+    ],
+)
+def test_alerts_of_a_burst_are_updated_every_ten_intervals(
+    tmp_path: Path, text: str, expected: float | None
+) -> None:
+    (found,) = load(tmp_path, device(text)).devices
+    assert found.alert.update_s == expected
+
+
 def test_a_burst_is_stale_after_three_intervals(tmp_path: Path) -> None:
     text = device('mode = "burst"\ninterval_s = 600\nwindow = 100\ntime.lateness_s = 7\n')
     (bearing,) = load(tmp_path, text).devices

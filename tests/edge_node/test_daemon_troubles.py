@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from models.topics import GATEWAY_DEVICE
-from tests.brokers import Subscriber, broker, free_port, retained, wait_for
+from tests.brokers import Broker, Subscriber, broker, free_port, retained, wait_for
 from tests.edge_node.daemons import alerts, config, connected, feed, metrics, rows, running, status
 
 pytestmark = pytest.mark.tflite_runtime
@@ -113,6 +113,46 @@ def then_fail(*given, **more):
 assemble, edge_node.daemon.assemble = edge_node.daemon.assemble, then_fail
 raise SystemExit(main(sys.argv[1:]))
 """
+
+
+IMPATIENT = """
+import functools
+import sys
+import edge_node.daemon
+from edge_node.cli import main
+from edge_node.outages import Outages
+
+edge_node.daemon.Outages = functools.partial(Outages, 0.5)
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def test_a_source_that_is_out_of_reach_is_in_the_status_and_an_alert(tmp_path: Path) -> None:
+    (tmp_path / "sensors").mkdir()
+    sensors = Broker(tmp_path / "sensors")
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        path = config(tmp_path, mosquitto.port)
+        uplink, source = path.read_text().split("[[source]]")
+        path.write_text(f"{uplink}[[source]]{source.replace(str(mosquitto.port), str(sensors.port))}")
+        command = [sys.executable, "-c", IMPATIENT, "run", "-c", str(path)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as daemon:
+            refused = {"connected": False, "error": "connection refused: no broker listens there"}
+            wait_for(
+                lambda: statuses(seen) and statuses(seen)[-1]["connections"] == {"source mqtt": refused},
+                "why",
+            )
+            raised = wait_for(lambda: system(seen, "in trouble", "raised"), "an alert")[0]
+            assert raised["message"] == (
+                "g1: source mqtt has been in trouble for 0.5 s: connection refused: no broker listens there"
+            )
+            sensors.start()
+            there = {"source mqtt": {"connected": True, "error": None}}
+            wait_for(lambda: statuses(seen)[-1]["connections"] == there, "the connection")
+            over = wait_for(lambda: system(seen, "in trouble", "cleared"), "its end")[0]
+            assert over["alert_id"] == raised["alert_id"]
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(15) == 0
+    sensors.stop()
 
 
 def test_inference_that_fails_is_an_alert_and_stops_nothing(tmp_path: Path) -> None:

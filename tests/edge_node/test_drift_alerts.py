@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge_node.plans import DevicePlan
 from models.recentring import RecentringSpec
 from models.signal import Channel
-from tests.edge_node.plant import T0_S, Plant, S, block, device, healthy, pieces, plan, story
+from tests.edge_node.plant import T0_S, Plant, S, block, device, healthy, pieces, plan, story, window
 
 TAU = 60.0  # windows, of 5 s
 N = 5000
@@ -23,9 +23,15 @@ def recentred() -> DevicePlan:
     return plan(recentring=RecentringSpec(tau_windows=TAU))
 
 
-def sigma(channel: int = 0) -> float:
+@cache
+def dense() -> DevicePlan:
+    """The same time constant in seconds, with windows that overlap much."""
+    return plan(spec=window(60, 1), recentring=RecentringSpec(tau_windows=5 * TAU))
+
+
+def sigma(channel: int = 0, of: DevicePlan | None = None) -> float:
     """The healthy spread of the mean of a channel over a window."""
-    model = recentred().model
+    model = (of or recentred()).model
     assert model is not None
     return float(model.scale[5 * channel])
 
@@ -48,12 +54,16 @@ def spans(plant: Plant, kind: str) -> list[tuple[float, float]]:
     return found
 
 
-@pytest.mark.parametrize("sigmas", [4.0, -4.0, 5.0, 6.0, -8.0, 20.0])
-def test_a_lasting_step_stays_alerted_or_becomes_a_named_drift(sigmas: float) -> None:
+@pytest.mark.parametrize(
+    ("windows", "sigmas"),
+    [("sparse", step) for step in (4.0, -4.0, 5.0, 6.0, -8.0, 20.0)] + [("dense", -6.0), ("dense", 20.0)],
+)
+def test_a_lasting_step_stays_alerted_or_becomes_a_named_drift(windows: str, sigmas: float) -> None:
     """Once it is raised there is no window without an open alert about it."""
+    of = recentred() if windows == "sparse" else dense()
     values = healthy(N)
-    values[1000:, 0] += sigmas * sigma()
-    plant = play(values)
+    values[1000:, 0] += sigmas * sigma(of=of)
+    plant = play(values, of)
     machine, drift = spans(plant, "machine"), spans(plant, "drift")
     assert len(drift) == 1
     assert drift[0][1] == np.inf
@@ -107,6 +117,37 @@ def test_a_fault_that_ends_is_no_drift() -> None:
     assert story(plant.alerts())[-1] == "machine cleared"
 
 
+@pytest.mark.parametrize("sigmas", [12.0, -12.0, 23.0])
+@pytest.mark.parametrize("length", [100, 150])
+def test_faults_that_are_over_are_no_drift(sigmas: float, length: int) -> None:
+    """Not when they leave the windows, nor in the noise after them."""
+    values = healthy(20 * 1200)
+    for begin in range(600, len(values), 1200):
+        values[begin : begin + length, 0] += sigmas * sigma(of=dense())
+    plant = play(values, dense())
+    assert len(spans(plant, "machine")) > 15
+    assert not spans(plant, "drift")
+
+
+def test_after_a_fault_a_swing_to_the_other_side_is_no_drift() -> None:
+    values = healthy(20 * 1200)
+    for begin in range(600, len(values), 1200):
+        values[begin : begin + 100, 0] += 23 * sigma(of=dense())
+        values[begin + 165 : begin + 185, 0] -= 12 * sigma(of=dense())
+    plant = play(values, dense())
+    assert len(spans(plant, "machine")) > 15
+    assert not spans(plant, "drift")
+
+
+@pytest.mark.parametrize("sigmas", [8.0, -20.0])
+def test_an_alert_is_not_cleared_before_the_drift_that_takes_its_place_is_named(sigmas: float) -> None:
+    values = healthy(N)
+    values[1000:, 0] += sigmas * sigma(of=dense())
+    told = [kind for kind in story(play(values, dense()).alerts()) if not kind.endswith("updated")]
+    assert told[0] == "machine raised"
+    assert told[1:3] == ["drift raised", "machine cleared"] or told == ["machine raised", "drift raised"]
+
+
 def test_a_drift_that_goes_away_is_cleared() -> None:
     values = healthy(2 * N)
     values[1000:5000, 0] += 5 * sigma()
@@ -121,7 +162,7 @@ def test_a_drift_that_goes_away_is_cleared() -> None:
 def test_a_drift_reads_well_and_keeps_to_one_feature() -> None:
     values = healthy(2 * N)
     values[1000:, 0] += 5 * sigma(0)
-    values[1500:, 1] += 5 * sigma(1)
+    values[2500:, 1] += 5 * sigma(1)
     told = play(values).alerts("drift")
     assert told[0].message.startswith("press-4: Pressure ")
     assert " has drifted to 3.0" in told[0].message

@@ -80,6 +80,7 @@ def test_updates_are_paced_and_numbered() -> None:
     assert [a.seq for a in told] == list(range(len(told)))
     assert [a.message_id for a in told] == [f"{told[0].alert_id}-{i}" for i in range(len(told))]
     ends = [a.end_ns // S for a in told]
+    assert POLICY.update_s == 120.0
     assert all(b - a >= POLICY.update_s for a, b in pairwise(ends[:-1]))
     assert 5 <= len(told) <= 9
 

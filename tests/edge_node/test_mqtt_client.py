@@ -282,6 +282,7 @@ def test_a_refused_subscription_is_an_error() -> None:
     with server(connack + suback) as port, capture_logs() as logs, connection(config(port)) as conn:
         wait_for(lambda: [e for e in logs if e["log_level"] == "error"], "the error")
         assert conn.connected
+        assert conn.last_error == "the broker refused the subscription to 'in/#': Unspecified error"
     text = next(e["event"] for e in logs if e["log_level"] == "error")
     assert text.endswith("the broker refused the subscription to 'in/#': Unspecified error")
 

@@ -89,6 +89,29 @@ def test_labels_of_a_file_do_as_well(log: Path, tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().out == by_column
 
 
+def test_labels_by_log_are_those_of_all_logs_replayed(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One recording cut into two files, with a fault in the second."""
+    arguments = ("--model", BUNDLE, "--alerts-per-week", 500, "--device", "pump")
+    values, cut = signal(2000, faults=[FAULT]), 700
+    parts = [write_csv(tmp_path / "one.csv", values[:cut])]
+    times = T0_S + np.arange(cut, 2000)
+    parts.append(write_csv(tmp_path / "two.csv", values[cut:], times_s=times))
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({"one.csv": [], "two.csv": [[T0_S + FAULT[0], T0_S + FAULT[1]]]}))
+    assert replay(log, *arguments) == 0
+    by_column = capsys.readouterr().out
+    assert replay(*parts, *arguments, "--labels", labels) == 0
+    assert (
+        capsys.readouterr().out.partition("against the labels")[2]
+        == by_column.partition("against the labels")[2]
+    )
+    labels.write_text(json.dumps({"one.csv": [], "2.csv": []}))
+    assert replay(*parts, *arguments, "--labels", labels) == 1
+    assert f"has no labels of one log '{parts[1]}'" in capsys.readouterr().err
+
+
 def test_output_is_the_alerts_as_json_without_delivery(log: Path, tmp_path: Path) -> None:
     out = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     for path in out:

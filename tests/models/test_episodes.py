@@ -136,6 +136,19 @@ def test_updates_are_paced() -> None:
     assert seqs == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("hop_s", "every"), [(10, 60), (60, 10), (120, 10), (3600, 10)], ids=["10 s", "1 min", "2 min", "1 h"]
+)
+def test_by_default_an_open_episode_is_updated_every_ten_minutes_or_ten_windows(
+    hop_s: int, every: int
+) -> None:
+    machine = Episodes(AlertPolicy(), hop_s * S)
+    windows = range(every * 3 + 3)
+    said = [machine.step(i * hop_s * S, (i + 1) * hop_s * S, True, False, "warning", "a") for i in windows]
+    told = [(i, change.state) for i, change in enumerate(said) if change is not None]
+    assert told == [(2, "raised"), *((2 + every * k, "updated") for k in (1, 2, 3))]
+
+
 def test_another_channel_is_told_once_it_has_been_to_blame_for_long_enough() -> None:
     machine = Episodes(msgspec.structs.replace(PLAIN, update_s=200), 10 * S)
     found = play(machine, "####bb#bbb####")

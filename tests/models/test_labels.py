@@ -79,6 +79,27 @@ def test_what_is_wrong_in_an_interval_file_is_named(tmp_path: Path, text: str, w
         read_labels(path, timezone="UTC")
 
 
+def test_labels_by_log_are_those_of_all_logs(tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text(
+        '{"day/1.csv": [[100, 200]], "day/2.csv": [[400, 500], [150, 250]], "day/3.csv": [], "night/1.csv": [[0, 9]]}'
+    )
+
+    def seconds(*logs: Path | str) -> list[list[int]]:
+        return (read_labels(path, logs=logs).intervals // NS_PER_S).tolist()
+
+    assert seconds("/data/day/1.csv") == [[100, 200]]
+    assert seconds("/data/day/1.csv", Path("/data/day/2.csv"), "3.csv") == [[100, 250], [400, 500]]
+    assert seconds("day/3.csv") == []
+    with pytest.raises(LogError, match=r"no labels of one log '/data/day/4\.csv'.*it has none like it"):
+        seconds("/data/day/1.csv", "/data/day/4.csv")
+    with pytest.raises(LogError, match=r"no labels of one log '1\.csv'.*it has day/1\.csv, night/1\.csv"):
+        seconds("day/2.csv", "1.csv")
+    path.write_text('{"day/1.csv": [[100, 200]], "day/2.csv": 5}')
+    with pytest.raises(LogError, match=r"is no list of \[start, end\]"):
+        seconds("day/1.csv", "day/2.csv")
+
+
 def test_naive_intervals_need_a_zone(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("start,end\n2020-03-01,2020-03-02\n")
@@ -134,15 +155,15 @@ def test_the_columns_of_every_skab_recording_come_back_row_by_row() -> None:
 def test_nab_windows_by_file() -> None:
     path = data_path("nab", "labels", "combined_windows.json")
     log = data_path("nab", "data", "realKnownCause", "nyc_taxi.csv")
-    labels = read_labels(path, key=str(log), timezone="UTC")
+    labels = read_labels(path, logs=[log], timezone="UTC")
     assert len(labels.intervals) == 5
     assert str(labels.intervals[0, 0].astype("datetime64[ns]")) == "2014-10-30T15:30:00.000000000"
-    same = read_labels(path, key="nyc_taxi.csv", timezone="UTC")
+    same = read_labels(path, logs=["nyc_taxi.csv"], timezone="UTC")
     assert np.array_equal(labels.intervals, same.intervals)
-    none = read_labels(path, key="artificialNoAnomaly/art_noisy.csv", timezone="UTC")
+    none = read_labels(path, logs=["artificialNoAnomaly/art_noisy.csv"], timezone="UTC")
     assert none.intervals.shape == (0, 2)
     assert not none.at(np.array([0])).any()
     with pytest.raises(LogError, match=r"no labels of one log 'taxi\.csv'"):
-        read_labels(path, key="taxi.csv", timezone="UTC")
+        read_labels(path, logs=["taxi.csv"], timezone="UTC")
     with pytest.raises(LogError, match="say of which"):
         read_labels(path, timezone="UTC")

@@ -48,7 +48,8 @@ def test_a_lasting_step_is_never_silently_normal(step: float, noisy: bool, tau: 
     moved, drifted = recentring.apply(features)
     centre_shift = (features - moved)[:, 0] / 2.0
     seen = np.abs(step - centre_shift[healthy:])
-    named = drifted[healthy:, 0]
+    named = drifted[healthy:, 0] == np.sign(step)  # and on no other side
+    assert (named | (drifted[healthy:, 0] == 0)).all()
     assert not drifted[:healthy].any()
     assert (named | (seen >= 3.0)).all()
     assert named[int(tau) :].all()

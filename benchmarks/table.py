@@ -1,0 +1,173 @@
+"""``python -m benchmarks.table``: the results as they stand in the README, between its two markers.
+
+A test holds the README to what this renders; ``make bench`` calls it after each benchmark.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tabulate import tabulate
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- `make bench` writes from here -->", "<!-- to here -->"
+FLOOR_SHARE, GROWTH = 0.6, 1.3  # the targets
+MILLION = 1e6
+
+Record = Mapping[str, Any]
+
+
+class Row(NamedTuple):
+    """A line of the table; ``target`` is "" where there is none."""
+
+    what: str
+    ours: str
+    beside: str
+    ratio: str
+    target: str = ""
+
+
+def load(folder: Path = RESULTS) -> dict[str, Record]:
+    """Results by benchmark. ValueError for those of a quick run, which measures nothing."""
+    results: dict[str, Record] = {}
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text())
+        if record["quick"]:
+            raise ValueError(f"{path} is of a quick run, which measures nothing: make bench")
+        results[record["benchmark"]] = record
+    return results
+
+
+def rows(results: Mapping[str, Record]) -> list[Row]:
+    """What is known, in the order in which it is told."""
+    told = {"throughput": _throughput, "ingest": _ingest, "latency": _latency, "resources": _resources}
+    return [row for name, tell in told.items() if name in results for row in tell(results[name])]
+
+
+def section(results: Mapping[str, Record]) -> str:
+    """Markdown: the table of what ``results`` has, and what machine it is of."""
+    if not results:
+        return "Nothing has been measured yet: `make bench`.\n"
+    headers = ("", "Linewatch", "beside it, in the same run", "ratio", "target")
+    lines = tabulate(rows(results), headers=headers, tablefmt="github", disable_numparse=True)
+    return f"{lines}\n\n{_measured_on(results)}\n"
+
+
+def rewritten(readme: str, text: str) -> str:
+    """``readme`` with ``text`` between the markers. ValueError where they are not."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the README has no place for the table: {BEGIN} ... {END}")
+    return f"{before}{BEGIN}\n\n{text}\n{END}{after}"
+
+
+def write(readme: Path, results: Path) -> None:
+    """Puts the table of ``results`` into ``readme``. ValueError as :func:`load` and :func:`rewritten`."""
+    readme.write_text(rewritten(readme.read_text(), section(load(results))))
+
+
+def _throughput(r: Record) -> list[Row]:
+    share, by_devices = r["floor_over_pipeline"], r["ns_per_sample_by_devices"]
+    ours, floor = (1e9 * r[name]["median_cpu_s_per_unit"] for name in ("pipeline", "floor"))
+    sizes = list(by_devices)
+    few, many = "10", sizes[-1]
+    growth = by_devices[many] / by_devices[few]
+    return [
+        Row(
+            f"CPU time from blocks to alerts, {r['devices']} devices × 3 axes × 1 kHz",
+            f"{_figure(ours)} ns a sample",
+            f"{_figure(floor)} ns: features and model alone, all windows in memory",
+            f"{_figure(share)} of its speed",
+            _target(f"at least {FLOOR_SHARE}", share >= FLOOR_SHARE),
+        ),
+        Row(
+            f"the same with {_list(sizes)} devices",
+            f"{_list(map(_figure, by_devices.values()))} ns a sample",
+            f"{_figure(by_devices[few])} ns with {few} devices",
+            f"{growth:.2f} times with {many}",
+            _target(f"at most {GROWTH}", growth <= GROWTH),
+        ),
+    ]
+
+
+def _ingest(r: Record) -> list[Row]:
+    sizes = r["by_rows_per_message"]
+    return [
+        Row(
+            f"JSON to arrays, {_list(sizes)} rows of 3 a message",
+            f"{_list(_figure(s['samples_per_s'] / MILLION) for s in sizes.values())} M samples/s",
+            "a bare msgspec decode of the same bytes",
+            f"{_list(_figure(s['bare_over_ours']) for s in sizes.values())} of its speed",
+        )
+    ]
+
+
+def _latency(r: Record) -> list[Row]:
+    ours, broker, ratio = (
+        " / ".join(_figure(r[key][share]) for share in ("p50", "p99"))
+        for key in ("alert_ms", "broker_ms", "alert_over_broker")
+    )
+    return [
+        Row(
+            "last sample of a window published to alert received, p50 / p99",
+            f"{ours} ms",
+            f"{broker} ms: the broker alone, there and back",
+            f"{ratio} times as long",
+        )
+    ]
+
+
+def _resources(r: Record) -> list[Row]:
+    load, idle, over = r["load"], r["idle"], r["gateway_over_bare"]
+    cpu = {
+        name: [f"{_figure(100 * s[name]['cpu_share'])} %" for s in (load, idle)]
+        for name in ("gateway", "bare")
+    }
+    return [
+        Row(
+            f"resident memory with {r['devices']} devices",
+            f"{_figure(load['gateway']['rss_mb'])} MB",
+            f"{_figure(load['bare']['rss_mb'])} MB: bare Python with the TFLite runtime, numpy and paho",
+            f"{_figure(over['rss'])} times",
+        ),
+        Row(
+            f"CPU while {r['devices']} devices × 3 axes × 1 kHz arrive",
+            f"{cpu['gateway'][0]} of a core",
+            f"{cpu['bare'][0]}: bare Python that receives and forgets them",
+            f"{_figure(over['load_cpu'])} times",
+        ),
+        Row("CPU while nothing arrives", f"{cpu['gateway'][1]} of a core", f"{cpu['bare'][1]}: the same", ""),
+    ]
+
+
+def _measured_on(results: Mapping[str, Record]) -> str:
+    found = dict.fromkeys(
+        f"{e['n_cpus']} cores, {e['processor']}, {e['system'].split()[0]}, Python {e['python']}"
+        for e in (r["environment"] for r in results.values())
+    )
+    days = sorted({r["at"][:10] for r in results.values()})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    load = max(r["environment"]["load_average"][0] for r in results.values())
+    return f"Measured on {'; '.join(found)}; {when}; load average up to {_figure(load)}."
+
+
+def _target(text: str, met: bool) -> str:
+    return text if met else f"{text}: not yet"
+
+
+def _figure(x: float) -> str:
+    """Two significant digits, or all before the point."""
+    return f"{x:.0f}" if x >= 9.95 else f"{x:#.2g}" if x >= 0.0095 else f"{x:.2f}"
+
+
+def _list(items: Any) -> str:
+    return ", ".join(items)
+
+
+if __name__ == "__main__":
+    write(README, RESULTS)
