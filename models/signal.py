@@ -7,10 +7,8 @@ This module is pure: it reads no clock and does no I/O.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from collections.abc import Collection
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -37,8 +35,7 @@ class Mode(enum.StrEnum):
     BURST = "burst"  # uniform records with silence expected between them
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SampleBlock:
+class SampleBlock(msgspec.Struct, frozen=True, eq=False):
     """Samples of one device: ``values`` float32[n, c] in SI units; NaN marks a missing value.
 
     Exactly one of (``start_ns`` with ``rate_hz``) and ``time_ns`` (int64[n]) is given. ``arrival_ns`` is when the gateway
@@ -121,7 +118,9 @@ class SampleBlock:
         filled = np.logical_or.reduce(np.isfinite(self.values), axis=0)
         kept = [i for i, name in enumerate(self.channels) if name in known or filled[i]]
         names = tuple(self.channels[i] for i in kept)
-        return dataclasses.replace(self, channels=names, values=np.ascontiguousarray(self.values[:, kept]))
+        return msgspec.structs.replace(
+            self, channels=names, values=np.ascontiguousarray(self.values[:, kept])
+        )
 
     def slice(self, start: int, stop: int) -> SampleBlock:
         """Rows ``start:stop`` as a block of its own, with the same arrival."""

@@ -132,7 +132,7 @@ def not_a_number(block: SampleBlock, rng: Rng) -> Iterable[SampleBlock]:
 
 
 def _fields(block: SampleBlock) -> dict[str, object]:
-    return {name: getattr(block, name) for name in SampleBlock.__slots__}
+    return {name: getattr(block, name) for name in SampleBlock.__struct_fields__}
 
 
 TROUBLES: dict[str, Broken] = {
