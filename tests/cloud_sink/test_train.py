@@ -18,7 +18,7 @@ from cloud_sink.dataset import Dataset
 from cloud_sink.export import Dense, Range, int8_model
 from cloud_sink.fit import FitOptions, Trained, fit_dataset, n_steps
 from cloud_sink.quantise import Sweep
-from cloud_sink.sample_size import duration, more_data
+from cloud_sink.sample_size import duration, more_data, require_enough
 from cloud_sink.train import FitError, fit_model, fit_normalisation
 from edge_node.model_store import load_bundle
 from models import manifest as manifests
@@ -177,9 +177,32 @@ def test_too_little_is_refused_saying_how_much_more_it_takes() -> None:
         fit_dataset(dataset(slow_signal(60)), options())
 
 
-def test_little_is_warned_of(trained: Trained) -> None:
-    model = fit_dataset(dataset(slow_signal(300)), options())
-    assert any("effective windows are few" in text for text in model.warnings)
+@pytest.mark.parametrize(
+    ("n_windows", "warned"),
+    [
+        (
+            49,
+            [
+                "49.0 effective windows are few (below 50): false-alarm rates are rough; "
+                "about 20 more samples (20 s) would do"
+            ],
+        ),
+        (50, []),
+    ],
+)
+def test_fewer_than_fifty_effective_windows_are_warned_of(n_windows: int, warned: list[str]) -> None:
+    noise = np.random.default_rng(0).normal(size=(20 * n_windows, 3))
+    signal = np.array([3.0, 32.0, 1.3]) * (1 + 0.02 * noise)
+    model = fit_dataset(dataset(signal, n=20, hop=20), options())
+    assert model.manifest.training.n_effective == n_windows
+    assert list(model.warnings) == warned
+
+
+def test_fewer_than_five_effective_windows_are_refused() -> None:
+    window = dataset(slow_signal(100)).window
+    require_enough(100, 5.0, window, window.hop_ns)
+    with pytest.raises(FitError, match=r"only 4\.9 effective ones, and a model needs 5: record about 3 more"):
+        require_enough(100, 4.9, window, window.hop_ns)
 
 
 def test_an_int8_twin_that_loses_too_much_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
