@@ -69,7 +69,7 @@ class FitOptions:
 class Trained:
     """A model ready to be written, and what a person wants to know of it.
 
-    ``auc`` by target, empty without labels; ``warnings`` are for the person, ``manifest.training.notes`` for
+    ``auc`` by dtype, published or not, empty without labels; ``warnings`` are for the person, ``manifest.training.notes`` for
     who serves it.
     """
 
@@ -146,6 +146,11 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
         files["cpu-int8"] = _int8(fitted, whole.inputs, found.sigmas, None)
     else:
         notes.append(f"int8 not published: {found.why_not}")
+        if options.edge_tpu:
+            notes.append(
+                "Edge TPU: no model for it, since it runs int8 alone: this one runs on the CPU; another --family may "
+                "lose less"
+            )
     if options.edge_tpu and found.publish:
         static = _int8(fitted, whole.inputs, found.sigmas, 1)
         tried = compile_for_edge_tpu(static)
@@ -171,8 +176,6 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
             )
         )
     auc = _auc(dataset, fitted, graphs, whole, recentring, recentred, out_of_fold)
-    if not found.publish:
-        auc.pop("int8", None)
     warnings = []
     if n_effective < WARN_EFFECTIVE:
         warnings.append(

@@ -115,21 +115,19 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
 
 def _graphs_table(dataset: Dataset, trained: Trained) -> str:
     manifest = trained.manifest
-    rows = []
+    correlation = {"float32": 1.0, "int8": manifest.metrics["score_correlation"]}
+    rows: list[tuple[str, ...]] = []
+
+    def add(target: ArtifactTarget, size: str, kind: str, times: Sequence[float | None]) -> None:
+        auc = "-" if (value := trained.auc.get(kind)) is None else f"{value:.3f}"
+        us = ("-" if value is None else f"{value:.2f}" for value in times)
+        rows.append((target, size, f"{correlation[kind]:.3f}", auc, *us))
+
     for artifact in manifest.artifacts:
-        kind = artifact.dtype
-        auc = trained.auc.get(kind)
-        correlation = 1.0 if kind == "float32" else manifest.metrics["score_correlation"]
         times = invoke_us(trained.artifacts[artifact.target], artifact.target, len(dataset.infos))
-        rows.append(
-            (
-                artifact.target,
-                f"{artifact.n_bytes / 1024:.1f} KB",
-                f"{correlation:.3f}",
-                "-" if auc is None else f"{auc:.3f}",
-                *(("-" if value is None else f"{value:.2f}") for value in times),
-            )
-        )
+        add(artifact.target, f"{artifact.n_bytes / 1024:.1f} KB", artifact.dtype, times)
+    if not trained.sweep.publish:  # what it would have lost is told all the same
+        add("cpu-int8", "not published", "int8", (None,) * len(TIMED_BATCHES))
     headers = (
         "graph",
         "size",

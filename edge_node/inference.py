@@ -54,7 +54,7 @@ class EdgeTpuFailure(enum.StrEnum):
 
 
 _REMEDIES = {
-    EdgeTpuFailure.NO_ARTIFACT: 'train the model with --edgetpu, or set device = "cpu"',
+    EdgeTpuFailure.NO_ARTIFACT: 'train a model with --edgetpu, or set device = "cpu"',
     EdgeTpuFailure.NOT_COMPILED: (
         "run edgetpu_compiler on the int8 model (train with --edgetpu on an x86-64 machine that has it): "
         "an Edge TPU runs nothing else"
@@ -210,7 +210,8 @@ class Engine:
         model = self._artifacts.get("edgetpu-int8")
         name = self._manifest.model_id
         if model is None or self._manifest.artifact("edgetpu-int8") is None:
-            raise EdgeTpuUnavailable(EdgeTpuFailure.NO_ARTIFACT, f"model {name} has no artifact for it")
+            text = f"model {name} has no artifact for it{self._notes()}"
+            raise EdgeTpuUnavailable(EdgeTpuFailure.NO_ARTIFACT, text)
         if all(op.name != EDGE_TPU_OPERATOR for op in check(model, allow_edge_tpu=True).ops):
             raise EdgeTpuUnavailable(EdgeTpuFailure.NOT_COMPILED, f"model {name} was published uncompiled")
         try:
@@ -234,12 +235,15 @@ class Engine:
         model = self._artifacts.get(target)
         if model is None or self._manifest.artifact(target) is None:
             have = ", ".join(sorted(self._artifacts)) or "none"
-            notes = "".join(f" ({n})" for n in self._manifest.training.notes)
             raise ArtifactMissing(
-                f"model {self._manifest.model_id} has no artifact {target}, only {have}{notes}: "
+                f"model {self._manifest.model_id} has no artifact {target}, only {have}{self._notes()}: "
                 "change precision or device"
             )
         return model
+
+    def _notes(self) -> str:
+        """Why something was not published, where training said so."""
+        return "".join(f" ({note})" for note in self._manifest.training.notes)
 
 
 def _invoke(graph: Graph, inputs: NDArray[Any]) -> NDArray[Any]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_sink import quantise
+from cloud_sink import fit, quantise
 from cloud_sink.bundle import write_bundle
 from cloud_sink.commissioning import commission, recentring_spec
 from cloud_sink.dataset import Dataset
+from cloud_sink.export import Dense, Range, int8_model
 from cloud_sink.fit import FitOptions, Trained, fit_dataset, n_steps
-from cloud_sink.sample_size import duration, more_data
+from cloud_sink.quantise import Sweep
+from cloud_sink.sample_size import duration, more_data, require_enough
 from cloud_sink.train import FitError, fit_model, fit_normalisation
 from edge_node.model_store import load_bundle
 from models import manifest as manifests
@@ -27,6 +30,7 @@ from models.recentring import Recentring
 from models.scoring import normalise
 from tests.cloud_sink.recordings import dataset, slow_signal
 from tests.fixtures.bundle_files import BUNDLE
+from tests.models.tflite_models import DEQUANTIZE, FLOAT32, with_last_operator
 
 
 def options(family: Family = "mahalanobis", **changes: object) -> FitOptions:
@@ -173,9 +177,32 @@ def test_too_little_is_refused_saying_how_much_more_it_takes() -> None:
         fit_dataset(dataset(slow_signal(60)), options())
 
 
-def test_little_is_warned_of(trained: Trained) -> None:
-    model = fit_dataset(dataset(slow_signal(300)), options())
-    assert any("effective windows are few" in text for text in model.warnings)
+@pytest.mark.parametrize(
+    ("n_windows", "warned"),
+    [
+        (
+            49,
+            [
+                "49.0 effective windows are few (below 50): false-alarm rates are rough; "
+                "about 20 more samples (20 s) would do"
+            ],
+        ),
+        (50, []),
+    ],
+)
+def test_fewer_than_fifty_effective_windows_are_warned_of(n_windows: int, warned: list[str]) -> None:
+    noise = np.random.default_rng(0).normal(size=(20 * n_windows, 3))
+    signal = np.array([3.0, 32.0, 1.3]) * (1 + 0.02 * noise)
+    model = fit_dataset(dataset(signal, n=20, hop=20), options())
+    assert model.manifest.training.n_effective == n_windows
+    assert list(model.warnings) == warned
+
+
+def test_fewer_than_five_effective_windows_are_refused() -> None:
+    window = dataset(slow_signal(100)).window
+    require_enough(100, 5.0, window, window.hop_ns)
+    with pytest.raises(FitError, match=r"only 4\.9 effective ones, and a model needs 5: record about 3 more"):
+        require_enough(100, 4.9, window, window.hop_ns)
 
 
 def test_an_int8_twin_that_loses_too_much_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +231,21 @@ def test_an_edge_tpu_model_is_published_uncompiled_without_the_compiler(
     assert any("not on PATH" in note for note in model.manifest.training.notes)
 
 
+def test_an_int8_model_that_does_not_map_onto_the_edge_tpu_is_not_published_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ending_in_float(layers: Sequence[Dense], ranges: Sequence[Range], batch: int | None = None) -> bytes:
+        model = int8_model(layers, ranges, batch)
+        return model if batch is None else with_last_operator(model, DEQUANTIZE, FLOAT32)
+
+    monkeypatch.setattr(fit, "int8_model", ending_in_float)
+    model = fit_dataset(dataset(slow_signal(400)), options(edge_tpu=True))
+    assert set(model.artifacts) == {"cpu-float32", "cpu-int8"}
+    assert model.manifest.artifact("edgetpu-int8") is None
+    (note,) = model.manifest.training.notes
+    assert note.startswith("Edge TPU: does not map: operator 1 (DEQUANTIZE) is not supported; tensor 'last'")
+
+
 def test_an_edge_tpu_model_is_what_the_compiler_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = BUNDLE / "edgetpu-int8.tflite"
     program = tmp_path / "edgetpu_compiler"
@@ -221,7 +263,41 @@ def test_what_is_missing_is_said_in_samples_and_time() -> None:
     assert [duration(s) for s in (45, 600, 36_000, 400_000)] == ["45 s", "10 min", "10 h", "4.63 days"]
 
 
+def judged(healthy: float = 0.99, probing: float = 0.98, n_missed: int = 0) -> Sweep:
+    return quantise._judge(quantise.Sigmas(10.0, 30.0), healthy, probing, n_missed, 250, 0.0, 0.1)
+
+
+def test_int8_is_published_where_it_misses_nothing_and_ranks_alike() -> None:
+    for found in (judged(), judged(healthy=quantise.MIN_CORRELATION, probing=quantise.MIN_CORRELATION)):
+        assert found.publish
+        assert found.why_not is None
+
+
+def test_int8_that_misses_a_single_offset_is_not_published() -> None:
+    found = judged(n_missed=1)
+    assert not found.publish
+    assert found.why_not == "1 of 250 offsets of up to 100 sigma score no higher than a training window"
+
+
+@pytest.mark.parametrize("low", [{"healthy": 0.89}, {"probing": 0.89}])
+def test_int8_that_ranks_otherwise_is_not_published(low: dict[str, float]) -> None:
+    found = judged(**low)
+    assert not found.publish
+    assert found.why_not is not None
+    assert "rank correlation 0.8900" in found.why_not
+
+
+def test_ranges_that_miss_less_are_better_whatever_else() -> None:
+    assert quantise._merit(judged(healthy=0.5)) > quantise._merit(judged(n_missed=1))
+    assert quantise._merit(judged(n_missed=1, healthy=0.5)) > quantise._merit(judged(n_missed=2))
+    assert (
+        quantise._merit(judged())
+        > quantise._merit(judged(healthy=0.97))
+        > quantise._merit(judged(probing=0.96))
+    )
+
+
 def test_a_correlation_that_just_fails_is_not_shown_as_enough() -> None:
-    found = quantise._judge(quantise.Sigmas(10.0, 30.0), 0.89999, 0.95, 0, 10, 0.0, 0.0)
+    found = judged(healthy=0.89999)
     assert found.why_not is not None
     assert "rank correlation 0.8999, at least 0.9 needed" in found.why_not

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cloud_sink import quantise
 from cloud_sink.bundle import BundleError, next_version, write_bundle
 from cloud_sink.cli import REFUSED, USAGE, main
 from edge_node.model_store import load_bundle
@@ -74,6 +75,37 @@ def test_a_recording_becomes_a_bundle_that_a_gateway_takes(
         "cpu-int8",
     ):
         assert text in table
+
+
+def test_int8_that_is_not_published_is_still_compared(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signal = slow_signal(1200)
+    signal[900:1000, 0] += 0.5
+    log = write_csv(tmp_path / "press.csv", signal, anomaly=np.arange(1200) // 100 == 9)
+    monkeypatch.setattr(quantise, "MIN_CORRELATION", 1.01)
+    assert train(log, "--edgetpu", out=tmp_path / "m") == 0
+    manifest = manifest_of(tmp_path / "m")
+    assert [a.target for a in manifest.artifacts] == ["cpu-float32"]
+    said = capsys.readouterr()
+    row = re.search(r"^cpu-int8 +not published +(\S+) +(\S+) +- +-$", said.out, re.M)
+    assert row is not None
+    assert row[1] == f"{manifest.metrics['score_correlation']:.3f}"
+    assert row[2] == f"{manifest.metrics['auc_int8']:.3f}"
+    assert 0.9 < float(row[1]) < 1.0
+    assert "Edge TPU: no model for it, since it runs int8 alone" in said.err
+    assert said.out.rstrip().endswith("(m version 1: cpu-float32)")
+
+
+def test_without_an_edge_tpu_nothing_is_said_of_it(
+    log: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantise, "MIN_CORRELATION", 1.01)
+    assert train(log, out=tmp_path / "m") == 0
+    said = capsys.readouterr()
+    assert "not published" in said.out
+    assert "int8 not published" in said.err
+    assert "Edge TPU" not in said.err + said.out
 
 
 def test_all_that_was_asked_for_is_in_the_manifest(log: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_node.assembly import MAX_WINDOWS_AT_ONCE, assemble
-from edge_node.config import load_config
+from edge_node.config import ConfigError, load_config
 from edge_node.inference import Engine, Scored
 from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING
 from models.signal import NS_PER_S, DropReason, SampleBlock
@@ -55,8 +55,8 @@ def test_an_empty_block_of_an_unknown_device_is_taken(tmp_path: Path) -> None:
     assert core.push(block) == 0
 
 
-def _config(folder: Path, gateway: str = "") -> Path:
-    """One device that the fixture's model watches."""
+def _config(folder: Path, gateway: str = "", device: str = "", bundle: Path = BUNDLE) -> Path:
+    """One device that ``bundle`` watches; lines to add to the tables."""
     manifest = json.loads((BUNDLE / "manifest.json").read_text())
     channels = ", ".join(
         "{ " + ", ".join(f"{k} = {json.dumps(c[k])}" for k in ("name", "unit", "origin")) + " }"
@@ -65,9 +65,26 @@ def _config(folder: Path, gateway: str = "") -> Path:
     path = folder / "gateway.toml"
     path.write_text(
         f'[gateway]\nname = "g"\n{gateway}\n'
-        f'[[device]]\nid = "a"\ninterval_s = 1\nchannels = [{channels}]\nmodel = "{BUNDLE}"\n'
+        f'[[device]]\nid = "a"\ninterval_s = 1\nchannels = [{channels}]\nmodel = "{bundle}"\n{device}\n'
     )
     return path
+
+
+def test_an_edge_tpu_that_computes_something_else_is_refused(tmp_path: Path, fake_edgetpu: str) -> None:
+    """Worked examples of the CPU's graphs are checked when a bundle is loaded; the Edge TPU's once it is there."""
+    other = tmp_path / "other"
+    shutil.copytree(BUNDLE, other)
+    path = _config(tmp_path, f'edgetpu_library = "{fake_edgetpu}"', 'backend = "edgetpu"', other)
+    (engine,) = assemble(load_config(path), on_notice=lambda text: None).engines.values()
+    assert engine.target == "edgetpu-int8"
+    manifest = json.loads((other / "manifest.json").read_text())
+    golden = next(a for a in manifest["artifacts"] if a["target"] == engine.target)["golden"]
+    golden[1]["output"] = golden[0]["output"]
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        ConfigError, match=r"golden vector 1 does not come out on edgetpu-int8.*output differs"
+    ):
+        assemble(load_config(path), on_notice=lambda text: None)
 
 
 def _rows(n: int, at_s: int = 0) -> SampleBlock:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from models.recording import read_log, recorded_devices
+from models.runtime import runtime_name
 from models.signal import SampleBlock
 from tests.brokers import Broker, Subscriber, broker, free_port, wait_for
 from tests.edge_node.daemons import (
@@ -61,6 +62,9 @@ def test_samples_in_alert_out_and_the_counters_balance(tmp_path: Path, version: 
             )
             assert summed(now, "source_messages_dropped_total") == 2
             assert daemon.poll() is None
+            told = next(json.loads(m.payload) for m in seen.messages if m.topic.endswith("/status"))
+            assert told["backend"] == f"cpu-float32 ({runtime_name()})"
+            assert told["models"] == [{"model_id": "fixture", "version": 1, "backend": told["backend"]}]
             raised = next(a for a in alerts(seen) if a["kind"] == "machine")
             assert raised["state"] == "raised"
             assert raised["machine"] == "pump"

@@ -201,6 +201,19 @@ def test_a_model_without_an_edge_tpu_artifact(manifest: ModelManifest, fake_edge
     assert caught.value.kind is EdgeTpuFailure.NO_ARTIFACT
 
 
+def test_why_a_model_has_no_edge_tpu_artifact_is_said(manifest: ModelManifest, fake_edgetpu: str) -> None:
+    notes = ("int8 not published: it lost .12 AUC",)
+    unpublished = msgspec.structs.replace(
+        manifest,
+        artifacts=manifest.artifacts[:1],
+        training=msgspec.structs.replace(manifest.training, notes=notes),
+    )
+    with pytest.raises(
+        EdgeTpuUnavailable, match=r"no artifact for it \(int8 not published: it lost .12 AUC\)"
+    ):
+        Engine(unpublished, ARTIFACTS, device="edgetpu", delegate_library=fake_edgetpu)
+
+
 def test_a_model_that_was_not_compiled(manifest: ModelManifest, fake_edgetpu: str) -> None:
     artifacts = {**ARTIFACTS, "edgetpu-int8": artifact("static-int8")}
     with pytest.raises(EdgeTpuUnavailable, match="edgetpu_compiler") as caught:

@@ -255,21 +255,9 @@ def test_two_subgraphs_are_refused() -> None:
     ("code", "dtype", "name"), [(6, 0, "DEQUANTIZE"), (19, 9, "RELU"), (114, 9, "QUANTIZE")]
 )
 def test_operators_at_the_end_of_an_int8_graph(code: int, dtype: int, name: str) -> None:
-    def edit(tree: Any, graph: Any, schema: Any) -> None:
-        operator_code = schema.OperatorCodeT()
-        operator_code.builtinCode = operator_code.deprecatedBuiltinCode = code
-        tree.operatorCodes.append(operator_code)
-        twin = schema.TensorT()
-        twin.name, twin.type, twin.shape, twin.shapeSignature = "last", dtype, [1, 10], [-1, 10]
-        if dtype == 9:
-            twin.quantization = graph.tensors[6].quantization
-        graph.tensors.append(twin)
-        operator = schema.OperatorT()
-        operator.opcodeIndex, operator.inputs, operator.outputs = 1, [6], [7]
-        graph.operators.append(operator)
-        graph.outputs = [7]
+    from tests.models.tflite_models import with_last_operator
 
-    model = _edited(edit)
+    model = with_last_operator(artifact("cpu-int8"), code, dtype)
     facts = check(model)
     assert facts.ops[-1].name == name
     assert tflite_fuzz.crashes([model]) == []

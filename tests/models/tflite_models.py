@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ai_edge_litert.schema_py_generated as schema
+import flatbuffers
 import numpy as np
 
 from cloud_sink.export import Dense, float_model, int8_model
@@ -27,3 +29,30 @@ def float_seed() -> bytes:
 
 def int8_seed(batch: int | None) -> bytes:
     return int8_model(layers(), RANGES, batch)
+
+
+FLOAT32, INT8, DEQUANTIZE = 0, 9, 6  # the schema's numbers
+
+
+def with_last_operator(model: bytes, code: int, dtype: int) -> bytes:
+    """``model``, full int8, with the builtin operator ``code`` after its last one, whose output is of ``dtype``."""
+    tree = schema.ModelT.InitFromPackedBuf(model, 0)
+    graph = tree.subgraphs[0]
+    operator_code = schema.OperatorCodeT()
+    operator_code.builtinCode = operator_code.deprecatedBuiltinCode = code
+    tree.operatorCodes.append(operator_code)
+    last = int(graph.outputs[0])
+    before, tensor = graph.tensors[last], schema.TensorT()
+    tensor.name, tensor.type = "last", dtype
+    tensor.shape, tensor.shapeSignature = before.shape, before.shapeSignature
+    if dtype == INT8:
+        tensor.quantization = before.quantization
+    graph.tensors.append(tensor)
+    operator = schema.OperatorT()
+    operator.opcodeIndex = len(tree.operatorCodes) - 1
+    operator.inputs, operator.outputs = [last], [len(graph.tensors) - 1]
+    graph.operators.append(operator)
+    graph.outputs = operator.outputs
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(tree.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
