@@ -315,7 +315,8 @@ def test_a_device_that_differs_from_its_model_is_named_by_line(
         (
             "rate_hz = 1000",
             "interval_s = 2",
-            '5: [[device]] "press-4": interval_s = 2: model press version 3 was trained on a sample every 0.001 s',
+            '5: [[device]] "press-4": interval_s = 2: model press version 3 was trained on a sample every 0.001 s\n'
+            '{path}:3: [[device]] "press-4": mode = "irregular": model press version 3 was trained on continuous signals',
         ),
         (
             '"y"',
@@ -350,7 +351,7 @@ def test_the_signal_must_be_the_models(tmp_path: Path, old: str, new: str, expec
     config = load_config(path)
     with pytest.raises(ConfigError) as caught:
         config.settle(config.devices[0], manifest())
-    assert str(caught.value) == f"{path}:{expected}"
+    assert str(caught.value) == f"{path}:{expected.replace('{path}', str(path))}"
 
 
 @pytest.mark.parametrize(
