@@ -25,6 +25,7 @@ MAX_SKEW = 1000e-6  # more is no crystal
 MAX_SLEWED_NS = NS_PER_S  # a greater difference begins a new segment
 KEPT_NS = 300 * NS_PER_S  # how far back exchanges count
 MAX_KEPT = 600
+_ENOUGH_ARRIVALS = 5
 _WANDER = 0.2e-6  # ns a ns by which a bound loosens with age: skews change with the temperature
 _SHRINK_NS = 0.2e9  # ns of width that one unit of skew must gain: short baselines tell little of it
 
@@ -61,6 +62,7 @@ class DeviceClock:
         self.fit: Fit | None = None
         # sent_ns, received_us, replied_us, answered_ns of each
         self._exchanges: deque[tuple[int, int, int, int]] = deque(maxlen=MAX_KEPT)
+        self._arrivals: deque[tuple[int, int, int, int]] = deque(maxlen=MAX_KEPT)
         self._legs: list[_Leg] = []
         self._served = False
         self._last: tuple[int, int] | None = None  # unwrapped us, and monotonic ns when it was heard
@@ -82,11 +84,31 @@ class DeviceClock:
         return expected + off, off
 
     def hear(self, us: int, mono_ns: int) -> None:
-        """The board's unwrapped clock had reached ``us`` by ``mono_ns``."""
+        """The board's unwrapped clock had reached ``us`` by ``mono_ns``. While no exchange is answered, the promptest
+        arrival of each second stands for one: offset and skew as if its delay were always the same."""
         if self._last is None or us >= self._last[0]:
             self._last = (us, mono_ns)
         if not self._legs:
-            self._legs.append(_Leg(us, mono_ns, 0.0))  # until an exchange tells better
+            self._legs.append(_Leg(us, mono_ns, 0.0))
+        if self._exchanges:
+            return
+        heard = (mono_ns, us, us, mono_ns)
+        if not self._arrivals or mono_ns - self._arrivals[-1][0] >= NS_PER_S:
+            if len(self._arrivals) >= _ENOUGH_ARRIVALS:
+                self.fit = _fit(np.array(self._arrivals, np.int64))
+                self._follow(us, step=False)
+            self._arrivals.append(heard)
+        elif mono_ns - us * 1000 < self._arrivals[-1][3] - self._arrivals[-1][2] * 1000:
+            self._arrivals[-1] = heard
+
+    @property
+    def error_ns(self) -> float | None:
+        """How far :meth:`at` may be off now: half of what is left between the bounds, and what is still to be slewed;
+        None before the first exchange."""
+        if self.fit is None or self._last is None or not self._exchanges:
+            return None
+        us = self._last[0]
+        return abs(self.fit.bound_ns) + abs(self._leg_at(us).at(us) - self.fit.at(us))
 
     @property
     def n_exchanges(self) -> int:
@@ -106,10 +128,13 @@ class DeviceClock:
         self._served = True
         if not self._legs:
             raise ValueError("nothing was heard of this clock yet")
+        return round(self._leg_at(us).at(us))
+
+    def _leg_at(self, us: float) -> _Leg:
         for leg in reversed(self._legs):
             if us >= leg.at_us:
-                return round(leg.at(us))
-        return round(self._legs[0].at(us))
+                return leg
+        return self._legs[0]
 
     def _follow(self, us: float, *, step: bool) -> None:
         """From board time ``us`` on, approach the fit."""
@@ -118,16 +143,12 @@ class DeviceClock:
         if step or not self._legs:
             self._legs = [_Leg(us, fit.at(us), fit.skew)]
             return
-        now = us
-        served = self._legs[0].at(now)
-        for leg in self._legs:
-            if now >= leg.at_us:
-                served = leg.at(now)
-        behind = fit.at(now) - served
+        served = self._leg_at(us).at(us)
+        behind = fit.at(us) - served
         lasts_us = abs(behind) / (1000.0 * SLEW)
-        turn = _Leg(now, served, fit.skew + (SLEW if behind > 0 else -SLEW))
-        arrive = _Leg(now + lasts_us, turn.at(now + lasts_us), fit.skew)
-        before = [leg for leg in self._legs if leg.at_us < now][-4:]
+        turn = _Leg(us, served, fit.skew + (SLEW if behind > 0 else -SLEW))
+        arrive = _Leg(us + lasts_us, turn.at(us + lasts_us), fit.skew)
+        before = [leg for leg in self._legs if leg.at_us < us][-4:]
         self._legs = [*before, turn, arrive]
 
 

@@ -39,7 +39,8 @@ def encode(body: bytes) -> bytes:
     than MAX_BODY."""
     if not 0 < len(body) <= MAX_BODY:
         raise ValueError(f"a body has 1 to {MAX_BODY} bytes, not {len(body)}")
-    return DELIMITER + cobs.encode(body + zlib.crc32(body).to_bytes(CRC_BYTES, "little")) + DELIMITER
+    stuffed: bytes = cobs.encode(body + zlib.crc32(body).to_bytes(CRC_BYTES, "little"))
+    return DELIMITER + stuffed + DELIMITER
 
 
 class FrameDecoder:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -312,7 +313,7 @@ def _ack(body: bytes) -> Ack:
     return Ack(command_id, Op(op), AckStatus(status))
 
 
-_READERS = {
+_READERS: dict[int, Callable[[bytes], Message]] = {
     Type.HELLO: _hello,
     Type.SAMPLES: _samples,
     Type.TIME_SYNC: _time_sync,
