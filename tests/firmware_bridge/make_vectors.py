@@ -43,9 +43,7 @@ SAMPLES: dict[str, Any] = {
 
 def messages() -> dict[str, dict[str, Any]]:
     """Messages of version 1.0, by name."""
-    many = [
-        {"name": f"c{i:02}", "unit": "V", "scale": (i + 1) / 8, "offset": float(-i)} for i in range(64)
-    ]
+    many = [{"name": f"c{i:02}", "unit": "V", "scale": (i + 1) / 8, "offset": float(-i)} for i in range(64)]
     bare = [{"name": "a", "unit": "", "scale": 1.0, "offset": 0.0}]
     sync = {"type": "time_sync", "reply": True, "token": 0x1234}
     event = {"type": "event", "at_us": 5000, "code": 0, "severity": "info", "text": "booted"}
@@ -65,9 +63,13 @@ def messages() -> dict[str, dict[str, Any]]:
         "hello_utf8": HELLO | {"firmware": "Prüfstand", "serial": "№ 7"},
         "hello_long_text": HELLO | {"firmware": "f" * 255},
         "samples_int16": SAMPLES,
-        "samples_int32": SAMPLES | {"format": "int32", "rows": [[-(2**31), 2**31 - 1], [0, -1], [65536, 256]]},
+        "samples_int32": SAMPLES
+        | {"format": "int32", "rows": [[-(2**31), 2**31 - 1], [0, -1], [65536, 256]]},
         "samples_float32": SAMPLES
-        | {"format": "float32", "rows": [[0.0, -0.0, 1.5], [-3.4028234663852886e38, 1.1754943508222875e-38, 0.1]]},
+        | {
+            "format": "float32",
+            "rows": [[0.0, -0.0, 1.5], [-3.4028234663852886e38, 1.1754943508222875e-38, 0.1]],
+        },
         "samples_zeros": SAMPLES | {"rows": [[0, 0, 0]] * 50, "config_id": 0, "first_us": 0, "index": 0},
         "samples_no_zero_in_rows": SAMPLES | {"rows": [[0x0101, 0x0202, -1]] * 100},
         "samples_one_value": SAMPLES | {"rows": [[-2]]},
@@ -158,7 +160,9 @@ def damaged() -> dict[str, tuple[bytes, dict[str, int]]]:
     return {
         "bit_flipped": (a[:20] + bytes([a[20] ^ 4]) + a[21:], {"bad_crc": 1}),
         "crc_big_endian": (
-            bare + spec.stuff(b"\x10\x03\x01\x01" + spec.crc32(b"\x10\x03\x01\x01").to_bytes(4, "big")) + bare,
+            bare
+            + spec.stuff(b"\x10\x03\x01\x01" + spec.crc32(b"\x10\x03\x01\x01").to_bytes(4, "big"))
+            + bare,
             {"bad_crc": 1},
         ),
         "code_past_the_end": (bare + b"\x09\x10\x03\x01\x01\x02\x03" + bare, {"bad_cobs": 1}),
@@ -197,7 +201,14 @@ def vectors() -> dict[str, Any]:
         seq = (0x0101, 0, 0xFFFF, 0x1000)[i % 4] if not name.startswith("run_of_") else 0x0101
         body = spec.body(message, seq)
         frames.append(_frame(name, body) | {"seq": seq, "message": message})
-        if name in {"hello", "samples_int16", "time_sync_request", "event_info", "command_set_rate", "ack_ok"}:
+        if name in {
+            "hello",
+            "samples_int16",
+            "time_sync_request",
+            "event_info",
+            "command_set_rate",
+            "ack_ok",
+        }:
             later = spec.body(message, seq, 0x11) + b"\0\xffappended\0"
             frames.append(_frame(f"{name}_later", later) | {"seq": seq, "message": message, "later": True})
     severe = {"type": "event", "at_us": 1, "code": 2, "severity": "error", "text": "of a severity to come"}
@@ -209,7 +220,8 @@ def vectors() -> dict[str, Any]:
         "protocol": "1.0",
         "frames": frames,
         "damaged": [
-            {"name": name, "bytes": data.hex(), "damage": counts} for name, (data, counts) in damaged().items()
+            {"name": name, "bytes": data.hex(), "damage": counts}
+            for name, (data, counts) in damaged().items()
         ],
         "streams": [
             {"name": name, "bytes": data.hex(), "bodies": [b.hex() for b in bodies], "damage": counts}

@@ -88,7 +88,9 @@ def payload(message: dict[str, Any]) -> bytes:
     m = message
     match m["type"]:
         case "hello":
-            fixed = u16(m["config_id"]) + u8(len(m["channels"])) + u8(0) + rate(m["rate_hz"]) + u32(m["now_us"])
+            fixed = (
+                u16(m["config_id"]) + u8(len(m["channels"])) + u8(0) + rate(m["rate_hz"]) + u32(m["now_us"])
+            )
             names = text(m["firmware"]) + text(m["version"]) + text(m["serial"])
             return fixed + names + b"".join(channel(c) for c in m["channels"])
         case "samples":
