@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,12 +12,12 @@ import msgspec
 
 from edge_node.config_schema import MAX_WINDOW, Backend, DeviceSection, Precision, Privacy
 from edge_node.config_validation import nearest, show
-from edge_node.gating import Comparison, GateSpec
 from models.alerting import AlertPolicy
 from models.codec import parse_rate
+from models.gating import GateSpec, parse_comparison
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Device, Mode, WindowSpec
-from models.time_policy import RecordedDevice, TimeOptions, TimePolicy, default_policy
+from models.time_policy import RecordedDevice, TimeOptions, TimePolicy, between_records, default_policy
 
 if TYPE_CHECKING:
     from models.manifest import ModelManifest
@@ -33,9 +31,6 @@ LEARN = "learn"
 SPELLINGS = {"window": ("window", "window_s"), "hop": ("hop", "hop_s"), "rate_hz": ("rate_hz", "interval_s")}
 
 Rest = tuple[str | int, ...]  # path of a key from its device on
-
-_CONDITION = re.compile(r"^\s*(?P<name>.+?)\s*(?P<comparison>>=|<=|==|!=|>|<)\s*(?P<value>\S+)\s*$")
-_COMPARISONS: dict[str, Comparison] = {c: c for c in (">", ">=", "<", "<=", "==", "!=")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,18 +66,13 @@ class DeviceConfig:
 
     def time_policy(self, window: WindowSpec) -> TimePolicy:
         """How late, how far ahead, how irregular samples may be: as configured, else as suits ``window``."""
-        policy = default_policy(window)
-        if self.interval_s is not None:  # between records of a burst: no window tells how long it is
-            policy = msgspec.structs.replace(
-                policy,
-                stale_after_s=max(policy.stale_after_s, 3 * self.interval_s),
-                reset_after_s=max(policy.reset_after_s, 3 * self.interval_s),
-            )
-        return self.time.over(policy)
+        return self.time.over(between_records(default_policy(window), self.interval_s))
 
     def as_recorded(self) -> RecordedDevice:
         """What a recording of the device says of it."""
-        return RecordedDevice(**msgspec.structs.asdict(self.device), time=self.time)
+        return RecordedDevice(
+            **msgspec.structs.asdict(self.device), time=self.time, interval_s=self.interval_s, gate=self.gate
+        )
 
 
 def channels_of(section: DeviceSection) -> tuple[Channel, ...]:
@@ -124,27 +114,17 @@ def parse_condition(text: str, known: Mapping[str, tuple[str, ...]]) -> GateSpec
 
     Both names may hold dots: of all ways to split them, the one that names a device is taken.
     """
-    found = _CONDITION.match(text)
-    if found is None:
-        raise ValueError('expected a condition such as "press-4-power.current > 2.0"')
-    try:
-        value = float(found["value"])
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f'"{found["value"]}" is not a finite number')
-    parts = found["name"].split(".")
+    name, comparison, value = parse_comparison(text)
+    parts = name.split(".")
     splits = [(".".join(parts[:i]), ".".join(parts[i:])) for i in range(1, len(parts))]
     if not splits:
-        raise ValueError(f'"{found["name"]}" is no channel: expected device.channel')
+        raise ValueError(f'"{name}" is no channel: expected device.channel')
     device, channel = next((s for s in reversed(splits) if s[0] in known), splits[-1])
     if device not in known:
         raise ValueError(f'there is no device "{device}"{nearest(device, known)}')
     if channel not in known[device]:
         raise ValueError(f'device "{device}" has no channel "{channel}"{nearest(channel, known[device])}')
-    return GateSpec(
-        device_id=device, channel=channel, comparison=_COMPARISONS[found["comparison"]], value=value
-    )
+    return GateSpec(device_id=device, channel=channel, comparison=comparison, value=value)
 
 
 def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]], base: Path) -> DeviceConfig:

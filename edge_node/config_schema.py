@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING
 from edge_node.sources.payload_spec import PayloadSpec
 from models.alerting import AlertPolicy
 from models.logs import LogOptions
@@ -53,6 +54,8 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     status_s: Positive = 30.0
     max_alerts_per_week: Positive | None = None
     queue_samples: Count = 4_000_000
+    max_waiting: Count = MAX_WAITING
+    max_batches_out: Count = MAX_BATCHES_OUT
     edgetpu_library: Name = "libedgetpu.so.1"
 
 

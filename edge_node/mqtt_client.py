@@ -37,6 +37,7 @@ from edge_node.mqtt_access import explain, read_password, tls_context
 CONNECT_TIMEOUT_S = 10.0
 STABLE_S = 5.0  # a connection that lived this long was a good one: the next attempt follows soon
 SAME_ERROR_LOG_S = 300.0
+SESSION_TAKEN_OVER = 0x8E  # MQTT 5 section 3.14.2.1
 
 # What paho raises when the network fails or the other end does not speak MQTT.
 _FAILURES = (OSError, ValueError, struct.error, IndexError, KeyError, MQTTException)
@@ -64,8 +65,9 @@ class Session(Protocol):
     def on_acked(self, mid: int, refusal: str | None) -> None:
         """The broker acknowledged publication ``mid``, or refused it with a reason."""
 
-    def on_lost(self, silent: bool) -> None:
-        """The connection is gone; ``silent`` when the broker just stopped answering."""
+    def on_lost(self, blameless: bool) -> None:
+        """The connection is gone; ``blameless`` when nothing that was sent can be why: the broker just stopped
+        answering, or another client took our place."""
 
     def on_turn(self, link: Link) -> None:
         """Once a turn of the network loop, at least every second and after every wake()."""
@@ -128,11 +130,12 @@ class Connection:
         self._thread = threading.Thread(target=self._main, name=f"mqtt {label}", daemon=True)
         self._link: Link | None = None
         self._why = ""  # why the present connection ended or was refused, as paho tells it
-        self._silent = False
+        self._blameless = False
         self.finished: Future[None] = Future()
         self.last_error: str | None = None
         self.n_connects = 0
         self.n_failures = 0
+        self.n_taken_over = 0  # connections that the broker gave to another client of our id (MQTT 5 says so)
 
     @property
     def connected(self) -> bool:
@@ -205,7 +208,7 @@ class Connection:
     def _attempt(self) -> float | None:
         """One connection, from TCP to its end; the monotonic time at which it was accepted, or None. Sets
         ``last_error``."""
-        self._why, self._silent = "", False
+        self._why, self._blameless = "", False
         accepted_at: float | None = None
         client: paho.Client | None = None
         try:
@@ -263,7 +266,7 @@ class Connection:
             sock.close()
         if link is not None:
             with _session_code():
-                self._session.on_lost(self._silent)
+                self._session.on_lost(self._blameless)
 
     def _client(self) -> paho.Client:
         broker = self._broker
@@ -314,10 +317,14 @@ class Connection:
         name = reason.getName()
         if self._why or self._stopping.is_set():
             return
-        if flags.is_disconnect_packet_from_server:
+        if flags.is_disconnect_packet_from_server and reason.value == SESSION_TAKEN_OVER:
+            self._blameless = True
+            self.n_taken_over += 1
+            self._why = f"the broker closed the connection: {name}: another client has the client_id {self._client_id!r}"
+        elif flags.is_disconnect_packet_from_server:
             self._why = f"the broker closed the connection: {name}"
         elif name == "Keep alive timeout":
-            self._silent = True
+            self._blameless = True
             self._why = f"the broker did not answer for {self._broker.keepalive_s} s"
 
     def _on_message(self, _client: Any, _user: Any, message: paho.MQTTMessage) -> None:

@@ -106,6 +106,11 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     golden: tuple[GoldenVector, ...]
 
 
+def artifact_file(target: ArtifactTarget, sha256: str) -> str:
+    """What the file of an artifact is called: after its content, so that one which a manifest names never changes."""
+    return f"{target}-{sha256[:12]}.tflite"
+
+
 class TrainingReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the model was fitted on, and what that can vouch for."""
 

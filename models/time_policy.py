@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from models.gating import GateSpec
 from models.signal import NS_PER_S, Device, Mode, WindowSpec
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -56,9 +57,12 @@ class TimeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 class RecordedDevice(Device, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A device as a recording describes it: with what its configuration says of time, on which its windows
-    depend."""
+    depend, and of when its machine runs, on which it depends which of them count. ``interval_s``: from record
+    to record, or from value to value."""
 
     time: TimeOptions = TimeOptions()
+    interval_s: float | None = None
+    gate: GateSpec | None = None
 
 
 def default_policy(spec: WindowSpec) -> TimePolicy:
@@ -71,6 +75,18 @@ def default_policy(spec: WindowSpec) -> TimePolicy:
         jitter_s=max(0.005, 0.5 * period_s) if spec.mode is not Mode.IRREGULAR else 0.0,
         hold_s=5 * period_s if spec.mode is Mode.IRREGULAR else 0.0,
         reset_after_s=max(60.0, 30 * period_s),
+    )
+
+
+def between_records(policy: TimePolicy, interval_s: float | None) -> TimePolicy:
+    """``policy`` of a device whose records (bursts) or values come ``interval_s`` apart: no window tells how long it is
+    silent between them. None: they follow each other."""
+    if interval_s is None:
+        return policy
+    return msgspec.structs.replace(
+        policy,
+        stale_after_s=max(policy.stale_after_s, 3 * interval_s),
+        reset_after_s=max(policy.reset_after_s, 3 * interval_s),
     )
 
 

@@ -46,6 +46,16 @@ class SourceCounters:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Whether a source reaches where its samples come from: now, how often it came to, and in one line why it does
+    not."""
+
+    connected: bool
+    n_connects: int
+    last_error: str | None
+
+
 class Source(Protocol):
     """One configured source."""
 
@@ -58,12 +68,8 @@ class Source(Protocol):
         """What came in so far; safe to read from any thread."""
 
     @property
-    def connected(self) -> bool:
-        """Whether samples can come in now."""
-
-    @property
-    def last_error(self) -> str | None:
-        """Why not, in one line."""
+    def reach(self) -> Reach:
+        """Whether samples can come in; safe to read from any thread."""
 
     async def run(self, emit: Emit) -> None:
         """Reads until it is cancelled or, where a source has an end, until that; bad input never raises."""

@@ -16,7 +16,7 @@ import structlog
 from edge_node.config_schema import MqttSource, MqttSubscription
 from edge_node.log_limit import LogLimit
 from edge_node.mqtt_client import Connection, Link
-from edge_node.sources import Emit, SourceCounters
+from edge_node.sources import Emit, Reach, SourceCounters
 from edge_node.sources.payloads import Decoder, Refusal
 from models.signal import Device, DropReason, SampleBlock
 from models.topics import filter_matches
@@ -88,12 +88,11 @@ class MqttSubscriber:
         return self._counters.copy()
 
     @property
-    def connected(self) -> bool:
-        return self._connection is not None and self._connection.connected
-
-    @property
-    def last_error(self) -> str | None:
-        return None if self._connection is None else self._connection.last_error
+    def reach(self) -> Reach:
+        connection = self._connection
+        if connection is None:
+            return Reach(False, 0, None)
+        return Reach(connection.connected, connection.n_connects, connection.last_error)
 
     async def run(self, emit: Emit) -> None:
         """Keeps the connection up and emits blocks until cancelled."""
@@ -142,7 +141,7 @@ class MqttSubscriber:
     def on_acked(self, mid: int, refusal: str | None) -> None:
         """A source publishes nothing."""
 
-    def on_lost(self, silent: bool) -> None:
+    def on_lost(self, blameless: bool) -> None:
         """The connection comes back by itself, and on_connected subscribes again."""
 
     def on_turn(self, link: Link) -> None:

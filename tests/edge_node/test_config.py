@@ -11,8 +11,8 @@ import pytest
 from edge_node.config import Config, ConfigError, load_config
 from edge_node.config_schema import MqttSource
 from edge_node.config_sources import read_password
-from edge_node.gating import GateSpec
 from models.features import FeatureSpec
+from models.gating import GateSpec
 from models.manifest import ModelManifest, Normalisation, TrainedChannel, TrainingReport
 from models.sensor_checks import ChannelBaseline
 from models.signal import Channel, Mode, WindowSpec
@@ -114,6 +114,10 @@ alert.m_raise = 5
     assert fast.gate == GateSpec(
         device_id="m.x", channel="current", comparison=">=", value=-20.0, settle_s=5.0
     )
+    assert fast.gate.text == "m.x.current >= -20"
+    # What training needs to leave out the windows in which the machine rests
+    assert (fast.as_recorded().gate, fast.as_recorded().interval_s) == (fast.gate, None)
+    assert (slow.as_recorded().gate, slow.as_recorded().interval_s) == (None, 10.0)
 
 
 def test_the_gateways_cap_scales_the_budgets_of_devices_with_models(tmp_path: Path) -> None:
