@@ -34,6 +34,7 @@ from models.signal import (
     WindowSpec,
     samples_to_ns,
 )
+from models.time_policy import TimeTreatment
 
 SLOW_BELOW_HZ, FAST_FROM_HZ = 10, 100  # where vibration, and where slow features are out of place
 INACTIVE, SENSOR_FAULT = DropReason.INACTIVE.value, DropReason.SENSOR_FAULT.value  # never scored either
@@ -52,6 +53,7 @@ class Dataset:
 
     device: Device
     window: WindowSpec
+    time: TimeTreatment
     spec: FeatureSpec
     infos: tuple[FeatureInfo, ...]
     min_scale: NDArray[np.float64]
@@ -120,6 +122,7 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
     return Dataset(
         device=device,
         window=window,
+        time=TimeTreatment.of(windower.policy),
         spec=spec,
         infos=describe(spec, device.channels, window.rate_hz, window.n),
         min_scale=min_scales(spec, n_channels, window.n),

@@ -204,6 +204,7 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
             for channel, baseline in zip(dataset.device.channels, dataset.baselines, strict=True)
         ),
         window=window,
+        time=dataset.time,
         recentring=recentring,
         normalisation=normalisation,
         output_kind=fitted.output_kind,

@@ -23,7 +23,6 @@ from models.manifest import ModelManifest
 from models.messages import ModelStatus
 from models.runtime import GraphUnusable
 from models.signal import ArtifactTarget, Clock, Device, DropReason, SampleBlock
-from models.windowing import default_policy
 
 # Blocks of a device that complete more windows than this are scored in pieces: bounds memory, changes nothing else.
 MAX_WINDOWS_AT_ONCE = 1024
@@ -131,6 +130,9 @@ def assemble(config: Config, *, on_notice: Callable[[str], None]) -> Core:
                     check_golden(bundle, engines[engine])
             except (BundleRefused, ArtifactMissing, EdgeTpuUnavailable, GraphUnusable) as error:
                 raise config.error(device_id, "model", str(device.model), str(error)) from error
+            departure = config.departure(device, bundle.manifest)
+            if departure is not None:
+                on_notice(departure)
             model = ServedModel.build(bundle.manifest, settled.device)
             levels = alert_levels(bundle.manifest, device)
         plans.append(
@@ -229,7 +231,7 @@ def assemble_bundle(
     plan = DevicePlan(
         device=device,
         window=window,
-        time=default_policy(window),
+        time=manifest.time_policy,
         alert=policy,
         model=ServedModel.build(manifest, device),
         engine=manifest.model_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +17,7 @@ from models.codec import parse_rate
 from models.gating import GateSpec, parse_comparison
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Device, Mode, WindowSpec
-from models.time_policy import RecordedDevice, TimeOptions, TimePolicy, between_records, default_policy
+from models.time_policy import RecordedDevice, TimeOptions, TimePolicy, between_records
 
 if TYPE_CHECKING:
     from models.manifest import ModelManifest
@@ -26,6 +26,7 @@ DEFAULT_ALERTS_PER_WEEK = 1.0
 DEFAULT_WINDOW_S = 10.0  # of a device without a model
 NO_MODEL = "none"
 LEARN = "learn"
+MAX_LISTED = 5  # names in one line
 
 # Ways to write what a model also decides on.
 SPELLINGS = {"window": ("window", "window_s"), "hop": ("hop", "hop_s"), "rate_hz": ("rate_hz", "interval_s")}
@@ -64,9 +65,9 @@ class DeviceConfig:
         assert self.hop is not None
         return WindowSpec(n=self.n, hop=self.hop, rate_hz=self.device.rate_hz, mode=self.device.mode)
 
-    def time_policy(self, window: WindowSpec) -> TimePolicy:
-        """How late, how far ahead, how irregular samples may be: as configured, else as suits ``window``."""
-        return self.time.over(between_records(default_policy(window), self.interval_s))
+    def time_policy(self, usual: TimePolicy) -> TimePolicy:
+        """How late, how far ahead, how irregular samples may be: as configured, else as ``usual``."""
+        return self.time.over(between_records(usual, self.interval_s))
 
     def as_recorded(self) -> RecordedDevice:
         """What a recording of the device says of it."""
@@ -176,6 +177,26 @@ def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]],
     )
 
 
+def _other_channels(own: Sequence[str], trained: Sequence[str], model: str) -> str:
+    """What tells a device's channels from those of ``model``, by name."""
+    missing = [channel for channel in trained if channel not in own]
+    odd = []
+    for channel in own:
+        if channel not in trained:
+            hint = nearest(channel, missing).removeprefix("; ")
+            odd.append(show(channel) + (f" ({hint})" if hint else ""))
+    if not missing:
+        return f"has {listed(odd)}, which {model} was not trained on"
+    lacks = f"lacks {listed([show(c) for c in missing])}, which {model} was trained on"
+    return f"{lacks}; has {listed(odd)}, which it was not" if odd else lacks
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of ``names`` in words, and how many more there are."""
+    shown = ", ".join(names[:MAX_LISTED])
+    return shown if len(names) <= MAX_LISTED else f"{shown} and {len(names) - MAX_LISTED} more"
+
+
 def differences(device: DeviceConfig, manifest: ModelManifest) -> Iterator[tuple[str, object, str]]:
     """(key, value, text) of all in which ``device`` is not what the model was trained for."""
     name = f"model {manifest.model_id} version {manifest.version}"
@@ -192,7 +213,7 @@ def differences(device: DeviceConfig, manifest: ModelManifest) -> Iterator[tuple
         yield "features", device.features, f'{name} has the feature set "{manifest.features.set}"'
     channels = {c.name: c for c in own.channels}
     if set(channels) != set(manifest.channel_names):
-        yield "channels", list(channels), f"{name} has {show(list(manifest.channel_names))}"
+        yield "channels", None, _other_channels(list(channels), manifest.channel_names, name)
         return
     for trained in manifest.channels:
         channel = channels[trained.name]

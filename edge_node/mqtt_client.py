@@ -29,6 +29,8 @@ import structlog
 from paho.mqtt import MQTTException
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from edge_node.config_schema import MqttSource, Uplink
 from edge_node.log_limit import LogLimit
@@ -37,6 +39,7 @@ from edge_node.mqtt_access import explain, read_password, tls_context
 CONNECT_TIMEOUT_S = 10.0
 STABLE_S = 5.0  # a connection that lived this long was a good one: the next attempt follows soon
 SAME_ERROR_LOG_S = 300.0
+MAX_PACKET_BYTES = 268_435_460  # MQTT section 2.1.4: no packet is larger
 SESSION_TAKEN_OVER = 0x8E  # MQTT 5 section 3.14.2.1
 
 # What paho raises when the network fails or the other end does not speak MQTT.
@@ -101,7 +104,9 @@ class Link:
 class Connection:
     """Keeps one connection to ``broker`` up. ``label`` names it in the log ("uplink", "source plant").
 
-    ``finished`` completes when the thread ends: normally after :meth:`stop`, with the exception if it failed.
+    ``max_packet_bytes``: what is larger an MQTT 5 broker keeps back; with 3.1.1 nothing but the broker's own limit
+    bounds what it sends, and so what a message can cost in memory. ``finished`` completes when the thread ends:
+    normally after :meth:`stop`, with the exception if it failed.
     """
 
     def __init__(
@@ -111,6 +116,7 @@ class Connection:
         *,
         label: str,
         client_id: str,
+        max_packet_bytes: int,
         will: Will | None = None,
         jitter: Callable[[], float] = random.random,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
@@ -119,6 +125,7 @@ class Connection:
         self._session = session
         self._client_id = client_id
         self._will = will
+        self._max_packet_bytes = min(max_packet_bytes, MAX_PACKET_BYTES)
         self._jitter = jitter
         self._connect_timeout_s = connect_timeout_s
         self._log = log.bind(connection=label)
@@ -214,7 +221,7 @@ class Connection:
         try:
             client = self._client()
             host, port = self._broker.address
-            client.connect(host, port, keepalive=self._broker.keepalive_s, **self._clean_start())
+            client.connect(host, port, keepalive=self._broker.keepalive_s, **self._connect_options())
             deadline = time.monotonic() + self._connect_timeout_s
             poll = select.poll()
             poll.register(self._wake_read, select.POLLIN)
@@ -294,8 +301,12 @@ class Connection:
         client.on_subscribe = self._on_subscribe
         return client
 
-    def _clean_start(self) -> dict[str, Any]:
-        return {"clean_start": True} if self._broker.version == "5" else {}
+    def _connect_options(self) -> dict[str, Any]:
+        if self._broker.version != "5":
+            return {}
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.MaximumPacketSize = self._max_packet_bytes
+        return {"clean_start": True, "properties": properties}
 
     def _on_connect(self, client: paho.Client, _user: Any, _flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:

@@ -34,6 +34,7 @@ from models.topics import GatewayTopics
 WINDOW = 20  # unacknowledged messages; the default of brokers
 MAX_LOST = 5
 PACKET_OVERHEAD = 16  # fixed header, message id and properties of a PUBLISH, at most
+MAX_STATUS_BYTES = 1 << 20  # all that is received are statuses
 FAULT_LOG_S = 60.0
 
 log = structlog.get_logger("linewatch.uplink")
@@ -81,6 +82,7 @@ class Uplink:
             self,
             label="uplink",
             client_id=client_id,
+            max_packet_bytes=MAX_STATUS_BYTES,
             will=Will(topics.status, encode(offline)),
         )
         self.finished = self._connection.finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
@@ -53,6 +54,35 @@ class TimeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         """``policy`` with what is given here in its place."""
         given = {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
         return msgspec.structs.replace(policy, **given)
+
+
+# A manifest may be anybody's: int64 nanoseconds must hold what it says.
+_BoundedSeconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+class TimeTreatment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What of a :class:`TimePolicy` decides which windows there are and what they hold. A model learned from windows
+    that were made with one, and is served others otherwise."""
+
+    jitter_s: _BoundedSeconds
+    hold_s: _BoundedSeconds
+    min_valid: Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+    @classmethod
+    def of(cls, policy: TimePolicy) -> TimeTreatment:
+        return cls(jitter_s=policy.jitter_s, hold_s=policy.hold_s, min_valid=policy.min_valid)
+
+    def over(self, policy: TimePolicy) -> TimePolicy:
+        """``policy`` with this treatment in place of its own."""
+        return msgspec.structs.replace(policy, **msgspec.structs.asdict(self))
+
+    def departures(self, policy: TimePolicy, mode: Mode) -> Iterator[tuple[str, float, float]]:
+        """(name, number of ``policy``, number here) of all in which ``policy`` treats a signal of ``mode`` otherwise."""
+        used = "hold_s" if mode is Mode.IRREGULAR else "jitter_s"
+        for name in (used, "min_valid"):
+            other, own = getattr(policy, name), getattr(self, name)
+            if other != own:
+                yield name, other, own
 
 
 class RecordedDevice(Device, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -22,6 +22,7 @@ from models.signal import Device, DropReason, SampleBlock
 from models.topics import filter_matches
 
 MAX_CACHED_TOPICS = 10_000
+TOPIC_BYTES = 65_536  # the longest topic, and then some
 SAME_FAULT_LOG_S = 60.0
 
 log = structlog.get_logger("linewatch.sources.mqtt")
@@ -98,7 +99,13 @@ class MqttSubscriber:
         """Keeps the connection up and emits blocks until cancelled."""
         self._emit = emit
         client_id = self._config.client_id or f"linewatch-{self.name}-{secrets.token_hex(4)}"
-        connection = Connection(self._config, self, label=f"source {self.name}", client_id=client_id)
+        connection = Connection(
+            self._config,
+            self,
+            label=f"source {self.name}",
+            client_id=client_id,
+            max_packet_bytes=max_packet_bytes(self._config),
+        )
         self._connection = connection
         connection.start()
         try:
@@ -165,6 +172,12 @@ class MqttSubscriber:
         named = f"{topic if topic.isprintable() else ascii(topic)}: " if topic else ""
         more = f" ({n_held} more since it was last logged)" if n_held else ""
         self._log.warning(f"{named}{text}{more}", reason=str(reason))
+
+
+def max_packet_bytes(config: MqttSource) -> int:
+    """Bytes of the largest packet that is taken. Twice what a payload may have: one that is somewhat too large should
+    be seen and counted, one that is far too large should cost no memory."""
+    return 2 * max((s.max_payload_bytes for s in config.subscribe), default=0) + TOPIC_BYTES
 
 
 def _refuse(_block: SampleBlock) -> bool:

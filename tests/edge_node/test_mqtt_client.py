@@ -53,7 +53,14 @@ def config(port: int, **more: Any) -> MqttSource:
 def connection(
     broker_config: MqttSource | Uplink, session: Recorded | None = None, **more: Any
 ) -> Iterator[Connection]:
-    conn = Connection(broker_config, session or Recorded(), label="test", client_id="linewatch-test", **more)
+    conn = Connection(
+        broker_config,
+        session or Recorded(),
+        label="test",
+        client_id="linewatch-test",
+        max_packet_bytes=1 << 20,
+        **more,
+    )
     conn.start()
     try:
         yield conn
@@ -319,7 +326,9 @@ def test_a_session_that_fails_ends_the_thread(
     raised: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", raised.append)
     monkeypatch.setattr(Broken, callback, fails)
-    conn = Connection(config(mosquitto.port), Broken(), label="test", client_id="linewatch-test")
+    conn = Connection(
+        config(mosquitto.port), Broken(), label="test", client_id="linewatch-test", max_packet_bytes=1 << 20
+    )
     conn.start()
     with pytest.raises(error, match="a defect of ours"):
         conn.finished.result(10)
