@@ -138,7 +138,35 @@ class ReplaySource(
     speed: Positive | Literal["max"] = 1.0
 
 
-Source = MqttSource | ReplaySource
+class SerialSource(
+    PayloadSpec, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="serial"
+):
+    """``[[source]]`` with ``type = "serial"``: a board on a serial line.
+
+    The port is called by what it is: ``port`` (a path or a pyserial URL), ``usb_serial``, ``vid_pid``, ``by_path``,
+    several to narrow it down; ``board``: only the board whose Hello has this serial number. ``protocol``: "framed"
+    (docs/protocol.md), where ``channels`` maps channel -> what the board calls it; or "lines", of the format and with the
+    options of :class:`PayloadSpec`.
+    """
+
+    name: Name = "serial"
+    device: Name
+    protocol: Literal["framed", "lines"] = "framed"
+    port: Name | None = None
+    usb_serial: Name | None = None
+    vid_pid: Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{4}:[0-9a-fA-F]{4}$")] | None = None
+    by_path: Name | None = None
+    board: Name | None = None
+    baud: Annotated[int, msgspec.Meta(ge=50, le=20_000_000)] = 115200
+    dtr: bool | None = None
+    rts: bool | None = None
+    reset_on_open: bool = False
+    reconnect_min_s: Positive = 0.2
+    reconnect_max_s: Positive = 10.0
+    max_payload_bytes: Annotated[int, msgspec.Meta(ge=1)] = 1 << 16
+
+
+Source = MqttSource | ReplaySource | SerialSource
 
 
 class DeviceOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -17,6 +17,7 @@ import termios
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -180,7 +181,9 @@ class Line:
         self.path: str | None = None  # where it is now
         self.last_error: str | None = None
         self.n_opens = 0
-        self.finished_with: BaseException | None = None  # a defect of ours: the thread has ended
+        self.finished: Future[None] = (
+            Future()
+        )  # done once the thread has ended; a defect of ours is its exception
         self._name, self._settings, self._listener = name, settings, listener
         self._backoff_s = backoff_s
         self._stopping = threading.Event()
@@ -202,6 +205,14 @@ class Line:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        try:
+            self._keep_up()
+        except BaseException as error:  # a defect: whoever waits for the line is told
+            self.finished.set_exception(error)
+            raise
+        self.finished.set_result(None)
+
+    def _keep_up(self) -> None:
         wait_s = self._backoff_s[0]
         while not self._stopping.is_set():
             began = time.monotonic()
