@@ -61,6 +61,13 @@ class Reading:
     utc_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """The slave is there, and will not say."""
+
+    why: str
+
+
 class Taker(Protocol):
     """What a :class:`Poller` tells, on its thread."""
 
@@ -68,7 +75,7 @@ class Taker(Protocol):
         """One slave's registers of one round."""
 
     def silent(self, slave: int, why: str) -> None:
-        """A slave did not answer, or refused."""
+        """A slave did not answer, or refused a request."""
 
     def connected(self, what: str) -> None:
         """The bus is open."""
@@ -166,19 +173,23 @@ class Poller:
                 continue
             began_utc, began = time.time_ns(), time.monotonic_ns()
             values: dict[int, float] = {}
-            why = None
+            why, answered = None, True
             for request in requests:
                 words = self._read(client, request)
+                if isinstance(words, _Refused):
+                    why = words.why
+                    continue
                 if isinstance(words, str):
-                    why = words
+                    why, answered = words, False
                     break
                 mono_ns = time.monotonic_ns()
                 for i in request.registers:
                     self._take(i, words, request, mono_ns, values)
-            if why is None:
+            if answered:
                 self._patience[slave].answered()
             else:
                 self._patience[slave].failed(time.monotonic_ns())
+            if why is not None:
                 self._taker.silent(slave, why)
             if values:
                 self._taker.read(Reading(values, began_utc + (time.monotonic_ns() - began) // 2))
@@ -195,8 +206,8 @@ class Poller:
         if raw is not None:
             values[i] = raw * register.scale + register.offset
 
-    def _read(self, client: Client, request: Request) -> list[int] | str:
-        """The words, or why there are none."""
+    def _read(self, client: Client, request: Request) -> list[int] | _Refused | str:
+        """The words, or why there are none: the slave refused, or did not answer."""
         read = {
             1: client.read_coils,
             2: client.read_discrete_inputs,
@@ -210,8 +221,8 @@ class Poller:
             return f"{where}: no answer: {error.string}"
         if reply.isError():
             code = reply.exception_code
-            return f"{where}: refused: {_EXCEPTIONS.get(code, f'exception {code}')}"
+            return _Refused(f"{where}: refused: {_EXCEPTIONS.get(code, f'exception {code}')}")
         words: list[int] = [int(w) for w in (reply.bits if request.function in (1, 2) else reply.registers)]
         if len(words) < request.count:
-            return f"{where}: {len(words)} values in place of {request.count}"
+            return _Refused(f"{where}: {len(words)} values in place of {request.count}")
         return words

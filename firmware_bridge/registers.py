@@ -18,7 +18,6 @@ Order = Literal["big", "little"]
 
 MAX_WORDS = 125  # of one request, by the standard
 MAX_BITS = 2000
-MAX_GAP = 8  # words that are read along rather than asking twice
 BACKOFF_MAX_S = 60.0
 
 _CODES: dict[str, str] = {
@@ -70,7 +69,8 @@ class Request:
 
 
 def plan(registers: Sequence[Register]) -> list[Request]:
-    """The fewest reads that cover ``registers``, none with more than MAX_GAP unwanted words between two wanted ones."""
+    """The fewest reads that cover ``registers``. Only neighbours are read together: many slaves refuse a read over an
+    address that they do not have."""
     order = sorted(range(len(registers)), key=lambda i: _place(registers[i]))
     requests: list[Request] = []
     for i in order:
@@ -81,7 +81,7 @@ def plan(registers: Sequence[Register]) -> list[Request]:
         if (
             last is not None
             and (last.slave, last.function) == (register.slave, register.function)
-            and register.address - (last.address + last.count) <= MAX_GAP
+            and register.address <= last.address + last.count
             and max(end, last.address + last.count) - last.address <= most
         ):
             count = max(end, last.address + last.count) - last.address

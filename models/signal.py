@@ -229,6 +229,7 @@ class DropReason(enum.StrEnum):
     CUT_IN = "cut_in"  # the line was joined in the middle of a frame
     UNKNOWN_TYPE = "unknown_type"
     UNKNOWN_VERSION = "unknown_version"
+    NO_ANSWER = "no_answer"  # of a Modbus slave that was asked
     # windows
     GAP = "gap"
     INACTIVE = "inactive"

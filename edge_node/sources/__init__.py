@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from models.signal import Device, DropReason, SampleBlock
 
 if TYPE_CHECKING:
-    from edge_node.config_schema import MqttSource, ReplaySource, SerialSource
+    from edge_node.config_schema import ModbusSource, MqttSource, ReplaySource, SerialSource
 
 Emit = Callable[[SampleBlock], bool]
 """Takes a block, from any thread, without waiting; False when the queue is full and the block was not
@@ -93,4 +93,15 @@ def _serial(config: SerialSource, devices: Mapping[str, Device]) -> Source:
     return SerialBoard(config, devices)
 
 
-SOURCES: Mapping[str, Callable[..., Source]] = {"mqtt": _mqtt, "replay": _replay, "serial": _serial}
+def _modbus(config: ModbusSource, devices: Mapping[str, Device]) -> Source:
+    from edge_node.sources.modbus import ModbusBus
+
+    return ModbusBus(config, devices)
+
+
+SOURCES: Mapping[str, Callable[..., Source]] = {
+    "mqtt": _mqtt,
+    "replay": _replay,
+    "serial": _serial,
+    "modbus": _modbus,
+}
