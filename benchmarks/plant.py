@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from edge_node.config import load_config
 from models.features import FeatureSpec, describe, extract, learn_floors, min_scales
 from models.sensor_checks import learn_baselines
 from models.signal import NS_PER_S, Channel, Device, Mode, SampleBlock, WindowBatch, WindowSpec
+from models.time_policy import TimeTreatment, default_policy
 
 RATE_HZ = Fraction(1000)
 AXES = ("x", "y", "z")
@@ -48,8 +50,9 @@ def vibration(n: int, seed: int, *, fault: float = 0.0) -> NDArray[np.float32]:
     return np.stack(axes, axis=1).astype(np.float32)
 
 
+@cache
 def train(seconds: int = 600) -> Trained:
-    """The model, fitted on healthy vibration."""
+    """The model, fitted on healthy vibration; fitted once for all who ask in one process."""
     signal = vibration(seconds * int(RATE_HZ), SEED)
     starts = np.arange(0, len(signal) - WINDOW.n + 1, WINDOW.hop)
     values = np.stack([signal[s : s + WINDOW.n] for s in starts])
@@ -61,6 +64,7 @@ def train(seconds: int = 600) -> Trained:
     dataset = Dataset(
         device=device,
         window=WINDOW,
+        time=TimeTreatment.of(default_policy(WINDOW)),
         spec=spec,
         infos=describe(spec, device.channels, RATE_HZ, WINDOW.n),
         min_scale=min_scales(spec, len(AXES), WINDOW.n),
@@ -92,15 +96,16 @@ def write_config(
     n_devices: int,
     *,
     port: int | None = None,
+    metrics_port: int = 0,
     format_: str = "packed",
     more: str = "",
     device_more: str = "",
 ) -> Path:
     """A gateway's configuration with ``n_devices`` boards; with ``port``, one that reads from and publishes
     to the broker there."""
-    lines = ["[gateway]", 'name = "bench"', "metrics_port = 0", more, ""]
+    lines = ["[gateway]", 'name = "bench"', f"metrics_port = {metrics_port}", more, ""]
     if port is not None:
-        lines += ["[uplink]", 'host = "127.0.0.1"', f"port = {port}", 'version = "3.1.1"', ""]
+        lines += ["[uplink]", 'host = "127.0.0.1"', f"port = {port}", ""]
         lines += ["[[source]]", 'type = "mqtt"', 'host = "127.0.0.1"', f"port = {port}", ""]
         lines += ["[[source.subscribe]]", 'topic = "plant/{device}"', f'format = "{format_}"', ""]
     lines += [

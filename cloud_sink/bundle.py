@@ -1,23 +1,29 @@
 """Writing a model bundle: a directory with ``manifest.json`` and its .tflite files, whole or not at all.
 
-Everything is written and synced under another name beside the target and renamed into place, so no reader
-ever sees half a bundle, and a failure leaves what was there before. A newer version of the same model
-replaces the older one.
+Strategy: a new bundle is written and synced under another name beside the target and renamed into place. A newer
+version of the same model comes into the directory of the older one: graphs are named after their content, so
+that those of two versions lie side by side, and the one rename that puts the new manifest in the old one's place is
+the change. Invariant: at any instant there is a manifest, and every file that it names is there and as it says; the
+files of the version before stay, for a reader that has just read its manifest. A failure leaves what was there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from models import manifest as manifests
-from models.manifest import ManifestError, ModelManifest
+from models.manifest import ManifestError, ModelManifest, artifact_file
 from models.signal import ArtifactTarget
 
 MANIFEST_NAME = "manifest.json"
+# Graphs that we wrote, also before they were named after their content, and what a kill has left half-written.
+_OURS = re.compile(r"\.?(?:cpu-float32|cpu-int8|edgetpu-int8)(?:-[0-9a-f]{12})?\.tflite(?:\.new)?")
 
 
 class BundleError(Exception):
@@ -56,48 +62,74 @@ def next_version(path: Path, model_id: str) -> int:
 
 
 def write_bundle(path: Path, manifest: ModelManifest, artifacts: Mapping[ArtifactTarget, bytes]) -> None:
-    """Writes ``manifest`` and its ``artifacts`` as the directory ``path``. Raises BundleError."""
-    parent = path.absolute().parent
+    """Writes ``manifest`` and its ``artifacts`` as the directory ``path``. Raises BundleError; ValueError where a
+    file is not named after its content (``models.manifest.artifact_file``)."""
+    files: dict[str, bytes] = {}
+    for artifact in manifest.artifacts:
+        if artifact.file != artifact_file(artifact.target, artifact.sha256):
+            raise ValueError(f"{artifact.file} is not named after its content")
+        files[artifact.file] = artifacts[artifact.target]
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
+        if (path / MANIFEST_NAME).exists():
+            _replace(path, manifest, files)
+        else:
+            _create(path, manifest, files)
     except OSError as error:
         raise _failed(path, error) from error
+
+
+def _create(path: Path, manifest: ModelManifest, files: Mapping[str, bytes]) -> None:
+    parent = path.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
     try:
-        for artifact in manifest.artifacts:
-            _write(fresh / artifact.file, artifacts[artifact.target])
+        for name, data in files.items():
+            _write(fresh / name, data)
         _write(fresh / MANIFEST_NAME, manifests.encode(manifest))
         fresh.chmod(0o755)
         _sync(fresh)
-        _replace(fresh, path)
+        fresh.rename(path)
         _sync(parent)
-    except OSError as error:
-        raise _failed(path, error) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _replace(fresh: Path, path: Path) -> None:
-    # A directory that is not empty cannot be renamed over: the old one steps aside first, and back when that
-    # fails.
-    if not path.exists() or not any(path.iterdir()):
-        fresh.rename(path)
-        return
-    aside = fresh.with_name(fresh.name + ".old")
-    path.rename(aside)
+def _replace(path: Path, manifest: ModelManifest, files: Mapping[str, bytes]) -> None:
+    before = _files_named_in(path)
+    with contextlib.ExitStack() as undo:
+        for name, data in files.items():
+            if not (path / name).exists():
+                undo.callback((path / name).unlink, missing_ok=True)
+            _write(path / name, data)
+        _sync(path)
+        _write(path / MANIFEST_NAME, manifests.encode(manifest))
+        undo.pop_all()
+    _sync(path)
+    for file in path.iterdir():
+        if _OURS.fullmatch(file.name) and file.name not in (*before, *files):
+            file.unlink(missing_ok=True)
+
+
+def _files_named_in(path: Path) -> tuple[str, ...]:
+    """What the manifest in ``path`` names; nothing where it cannot be read."""
     try:
-        fresh.rename(path)
-    except OSError:
-        aside.rename(path)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+        old = manifests.decode((path / MANIFEST_NAME).read_bytes())
+    except ManifestError:
+        return ()
+    return tuple(artifact.file for artifact in old.artifacts)
 
 
 def _write(file: Path, data: bytes) -> None:
-    with file.open("xb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    """``file`` as ``data``, all at once: before, or where this fails, it is what it was."""
+    fresh = file.with_name(f".{file.name}.new")
+    try:
+        with fresh.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(file)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

@@ -106,6 +106,8 @@ def _train(given: argparse.Namespace) -> int:
         labels=_labels(given, options, logs),
         units=dict(given.unit),
         wear=frozenset(given.wear),
+        active_when=given.active_when,
+        settle_s=given.settle_s,
     )
     try:
         training.run(

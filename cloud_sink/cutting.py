@@ -42,6 +42,7 @@ class Request:
     of ``exclude``. ``labels`` mark anomalies and test the finished model. A part that is named is taken at
     its word to be healthy; of a whole recording the anomalies are left out. ``units`` (by channel), ``wear``
     and the options' origins add to, or take the place of, what a recording of ours says of its device.
+    ``active_when`` and ``settle_s`` say when its machine runs ("": always); None: as the recording says.
     """
 
     logs: tuple[Path, ...]
@@ -59,6 +60,8 @@ class Request:
     labels: Labels | None = None
     units: Mapping[str, str] = field(default_factory=dict)
     wear: frozenset[str] = frozenset()  # channels that are wear indicators: never re-centred
+    active_when: str | None = None  # "device.channel > value", or "channel > value" of its own
+    settle_s: float | None = None
 
     @property
     def names_a_part(self) -> bool:
@@ -70,7 +73,7 @@ def shape(request: Request) -> tuple[Device, WindowSpec]:
     """The device and how it is cut into windows: as asked for, else as the recording says, else as it
     looks."""
     info = inspect_log(request.logs[0], request.options, device=request.device)
-    known = _recorded(request)
+    known = recorded_by_id(request)
     device_id = _device_id(request, info, known)
     if not info.n_rows_seen and not info.device_ids:
         raise DatasetError(f"{info.path}: holds no rows")
@@ -96,7 +99,7 @@ def shape(request: Request) -> tuple[Device, WindowSpec]:
     return device, WindowSpec(n=n, hop=hop, rate_hz=rate_hz, mode=mode, n_fast=n_fast)
 
 
-def _recorded(request: Request) -> dict[str, RecordedDevice]:
+def recorded_by_id(request: Request) -> dict[str, RecordedDevice]:
     """What the recordings say of their devices, by id. DatasetError where they contradict each other."""
     found: dict[str, tuple[RecordedDevice, Path]] = {}
     for log in log_files(request.logs):
@@ -107,7 +110,19 @@ def _recorded(request: Request) -> dict[str, RecordedDevice]:
                     f"{device.device_id} is another signal in {log} than in {other} (mode, rate, time, or a channel's "
                     "unit, origin or wear flag): train on recordings of one configuration"
                 )
+            if request.active_when is None and request.device in (None, device.device_id):
+                _check_gates(first, device, log, other)
     return {device_id: device for device_id, (device, _) in found.items()}
+
+
+def _check_gates(first: RecordedDevice, device: RecordedDevice, log: Path, other: Path) -> None:
+    """DatasetError where two recordings disagree on when the machine runs."""
+    if first.gate != device.gate:
+        here, there = ("always" if d.gate is None else f"while {d.gate.text}" for d in (device, first))
+        raise DatasetError(
+            f"{device.device_id} counts as running {here} in {log}, and {there} in {other}: say which holds with "
+            '--active-when ("" for always)'
+        )
 
 
 def _signal(device: RecordedDevice) -> tuple[object, ...]:

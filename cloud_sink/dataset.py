@@ -1,8 +1,9 @@
 """From recordings to a feature matrix, by the very functions that serve on the gateway.
 
 A recording is read twice, in bounded memory: once to learn what a channel does when healthy (baselines,
-amplitude floors) and to keep a few raw windows, once to compute features. A window is *used* when it lies in
-the part asked for and nothing speaks against it; every other one is counted under the reason why not.
+amplitude floors) and to keep a few raw windows, once to compute features; and once before that where its machine
+rests now and then. A window is *used* when it lies in the part asked for and nothing speaks against it; every other
+one is counted under the reason why not.
 """
 
 from __future__ import annotations
@@ -16,14 +17,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_sink.activity import find_running
 from cloud_sink.cutting import DatasetError, Progress, Request, read_blocks, shape, windower_for, windows
 from models.features import FeatureInfo, FeatureSpec, describe, extract, learn_floors, min_scales
+from models.gating import GateSpec, Running
 from models.logs import Tick, Warn
 from models.recording import select_rows
 from models.sensor_checks import ChannelBaseline, SensorChecks, learn_baselines
-from models.signal import NS_PER_S, Device, Mode, SampleBlock, WindowBatch, WindowSpec, samples_to_ns
+from models.signal import (
+    NS_PER_S,
+    Device,
+    DropReason,
+    Mode,
+    SampleBlock,
+    WindowBatch,
+    WindowSpec,
+    samples_to_ns,
+)
+from models.time_policy import TimeTreatment
 
 SLOW_BELOW_HZ, FAST_FROM_HZ = 10, 100  # where vibration, and where slow features are out of place
+INACTIVE, SENSOR_FAULT = DropReason.INACTIVE.value, DropReason.SENSOR_FAULT.value  # never scored either
 MAX_EXAMPLES = 1024  # raw windows kept to learn amplitude floors from
 
 
@@ -33,11 +47,13 @@ class Dataset:
 
     ``features`` float32[w, k] before re-centring; ``used`` bool[w]: to train on; ``anomalous`` bool[w] by the
     labels at the window's end, None without labels; ``examples`` float32[e, n, c] raw, wholly valid used
-    windows; ``set_aside`` counts the windows of the training part that were not used, by reason.
+    windows; ``set_aside`` counts the windows of the training part that were not used, by reason. ``gate`` says when
+    the machine ran; windows in which it did not are none of these.
     """
 
     device: Device
     window: WindowSpec
+    time: TimeTreatment
     spec: FeatureSpec
     infos: tuple[FeatureInfo, ...]
     min_scale: NDArray[np.float64]
@@ -50,6 +66,7 @@ class Dataset:
     anomalous: NDArray[np.bool_] | None
     set_aside: Mapping[str, int]
     sample_drops: Mapping[str, int]
+    gate: GateSpec | None = None
 
     @property
     def step_ns(self) -> int:
@@ -67,7 +84,8 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
     """
     device, window = shape(request)
     _warn_of_features(request, window, warn)
-    part = _Part(request, device, window)
+    running = find_running(request, device, progress)
+    part = _Part(request, device, window, running)
     healthy = _Healthy(part)
     windower = windower_for(device, window)
     selected = select_rows(
@@ -104,6 +122,7 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
     return Dataset(
         device=device,
         window=window,
+        time=TimeTreatment.of(windower.policy),
         spec=spec,
         infos=describe(spec, device.channels, window.rate_hz, window.n),
         min_scale=min_scales(spec, n_channels, window.n),
@@ -116,14 +135,16 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
         anomalous=request.labels.at(columns.end_ns[finite] - 1) if request.labels is not None else None,
         set_aside={reason: n for reason, n in sorted(set_aside.items()) if n},
         sample_drops={reason.value: n for reason, n in windower.sample_drops.items() if n},
+        gate=None if running is None else running.spec,
     )
 
 
 class _Part:
     """The part of a recording to train on: which windows of a batch are used, and why the others are not."""
 
-    def __init__(self, request: Request, device: Device, window: WindowSpec) -> None:
+    def __init__(self, request: Request, device: Device, window: WindowSpec, running: Running | None) -> None:
         self._request = request
+        self._running = running
         self._checks = (device.channels, window)
         self.first_ns: int | None = None
         self.last_ns: int | None = None
@@ -153,8 +174,11 @@ class _Part:
         return SensorChecks(self._checks[0], None, self._checks[1])
 
     def reasons(self, batch: WindowBatch, checks: SensorChecks) -> dict[str, NDArray[np.bool_]]:
-        """Per reason, bool[w] of the windows that must not be trained on."""
-        found: dict[str, NDArray[np.bool_]] = {"sensor_fault": np.any(checks.check(batch) != 0, axis=1)}
+        """Per reason, bool[w] of the windows that must not be trained on; the first that holds is counted."""
+        found: dict[str, NDArray[np.bool_]] = {}
+        if self._running is not None:  # a sensor of a machine at rest may well be flat
+            found[INACTIVE] = ~self._running.active(batch.start_ns, batch.end_ns)
+        found[SENSOR_FAULT] = np.any(checks.check(batch) != 0, axis=1)
         for labels in self._request.exclude:
             excluded = labels.overlap(batch.start_ns, batch.end_ns)
             found["excluded"] = found.get("excluded", np.zeros(batch.n, np.bool_)) | excluded
@@ -225,7 +249,9 @@ def _second_pass(
         good = part.within(batch)
         for bad in reasons.values():
             good = good & ~bad
-        scorable = ~reasons["sensor_fault"]
+        scorable = ~reasons[SENSOR_FAULT]
+        if INACTIVE in reasons:
+            scorable &= ~reasons[INACTIVE]
         if request.labels is None:
             scorable &= good
         if scorable.any():

@@ -31,7 +31,15 @@ from cloud_sink.train import (
 )
 from models.calibration import block_folds, effective_windows, fit_calibration, p_values
 from models.features import schema_id
-from models.manifest import Artifact, Family, ModelManifest, Normalisation, TrainedChannel, TrainingReport
+from models.manifest import (
+    Artifact,
+    Family,
+    ModelManifest,
+    Normalisation,
+    TrainedChannel,
+    TrainingReport,
+    artifact_file,
+)
 from models.recentring import Recentring, RecentringSpec
 from models.scoring import normalise, residuals, scores
 from models.signal import ArtifactTarget
@@ -148,13 +156,14 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
     for target, model_bytes in files.items():
         name = "float32" if target == "cpu-float32" else "int8"
         graph, scale = graphs[name]
+        sha256 = hashlib.sha256(model_bytes).hexdigest()
         artifacts.append(
             Artifact(
                 target=target,
-                file=f"{target}.tflite",
+                file=artifact_file(target, sha256),
                 dtype="float32" if name == "float32" else "int8",
                 batch=1 if target == "edgetpu-int8" else None,
-                sha256=hashlib.sha256(model_bytes).hexdigest(),
+                sha256=sha256,
                 n_bytes=len(model_bytes),
                 residual_scale=tuple(scale.tolist()),
                 calibration=calibration[name],
@@ -195,6 +204,7 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
             for channel, baseline in zip(dataset.device.channels, dataset.baselines, strict=True)
         ),
         window=window,
+        time=dataset.time,
         recentring=recentring,
         normalisation=normalisation,
         output_kind=fitted.output_kind,

@@ -97,6 +97,18 @@ def add(train: argparse.ArgumentParser) -> None:
         help="intervals that were not healthy: CSV with start,end",
     )
     part.add_argument(
+        "--active-when",
+        metavar="CONDITION",
+        help='only while its machine runs: "DEVICE.CHANNEL > VALUE", or "CHANNEL > VALUE" of its own; "" for always; '
+        "default: as recorded",
+    )
+    part.add_argument(
+        "--settle-s",
+        type=_seconds,
+        metavar="S",
+        help="windows count from this long after it starts to run; default: as recorded, else 0",
+    )
+    part.add_argument(
         "--labels",
         type=Path,
         metavar="FILE",
@@ -165,6 +177,16 @@ def _count(least: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return value
 
 
 def _pair(text: str) -> tuple[str, str]:

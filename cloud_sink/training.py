@@ -22,6 +22,7 @@ from cloud_sink.fit import FitOptions, Trained, fit_dataset, n_steps
 from cloud_sink.sample_size import duration
 from models.calibration import AlertLevel, level_for_budget
 from models.episodes import AlertPolicy
+from models.gating import GateSpec
 from models.manifest import Family
 from models.messages import rfc3339
 from models.runtime import Graph, runtime_name
@@ -91,6 +92,7 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
             f"{window.n} samples ({duration(window.window_ns / NS_PER_S)}), hop {window.hop}; "
             f"{len(dataset.infos)} {dataset.spec.set} features",
         ),
+        *([] if dataset.gate is None else [("runs while", _gate(dataset.gate))]),
         ("windows used", str(training.n_windows)),
         ("windows set aside", _counts(training.set_aside)),
         ("values dropped", _counts(dataset.sample_drops)),
@@ -173,6 +175,11 @@ def _advice(level: AlertLevel) -> list[str]:
 
 def _counts(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items()) if n) or "none"
+
+
+def _gate(gate: GateSpec) -> str:
+    settled = f", from {duration(gate.settle_s)} after it starts" if gate.settle_s else ""
+    return f"{gate.text}{settled}"
 
 
 def _recentring(trained: Trained) -> str:

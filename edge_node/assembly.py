@@ -23,9 +23,8 @@ from models.manifest import ModelManifest
 from models.messages import ModelStatus
 from models.runtime import GraphUnusable
 from models.signal import ArtifactTarget, Clock, Device, DropReason, SampleBlock
-from models.windowing import default_policy
 
-# A block that completes more windows than this is taken in pieces: bounds memory, changes nothing else.
+# Blocks of a device that complete more windows than this are scored in pieces: bounds memory, changes nothing else.
 MAX_WINDOWS_AT_ONCE = 1024
 # What is pushed before the next scoring: values (4 bytes each, and a window holds a copy).
 MAX_SAMPLES_AT_ONCE = 1 << 20
@@ -52,17 +51,22 @@ class Core:
     def push(self, *blocks: SampleBlock) -> int:
         """Take ``blocks`` and score what they complete, in as few batches as memory allows; the number scored."""
         n = n_waiting = 0
+        rows: dict[str, int] = {}  # that wait, by device
         for block in blocks:
+            device_id = block.device_id
             # An alert says what clock its windows had: those of another are settled first.
-            if self._clocks.setdefault(block.device_id, block.clock) is not block.clock:
-                self._clocks[block.device_id] = block.clock
-                n, n_waiting = n + self.score(), 0
-            step = self._rows_at_once.get(block.device_id, max(block.n, 1))
+            if self._clocks.setdefault(device_id, block.clock) is not block.clock:
+                self._clocks[device_id] = block.clock
+                n, n_waiting, rows = n + self.score(), 0, {}
+            step = self._rows_at_once.get(device_id, max(block.n, 1))
             for begin in range(0, block.n, step):
                 piece = block.slice(begin, begin + step) if step < block.n else block
-                if n_waiting and n_waiting + piece.n_samples > MAX_SAMPLES_AT_ONCE:
-                    n, n_waiting = n + self.score(), 0
+                n_rows = rows.get(device_id, 0) + piece.n
+                if n_waiting and (n_rows > step or n_waiting + piece.n_samples > MAX_SAMPLES_AT_ONCE):
+                    n, n_waiting, rows = n + self.score(), 0, {}
+                    n_rows = piece.n
                 self.pipeline.push(piece)
+                rows[device_id] = n_rows
                 n_waiting += piece.n_samples
         return n + self.score()
 
@@ -126,6 +130,9 @@ def assemble(config: Config, *, on_notice: Callable[[str], None]) -> Core:
                     check_golden(bundle, engines[engine])
             except (BundleRefused, ArtifactMissing, EdgeTpuUnavailable, GraphUnusable) as error:
                 raise config.error(device_id, "model", str(device.model), str(error)) from error
+            departure = config.departure(device, bundle.manifest)
+            if departure is not None:
+                on_notice(departure)
             model = ServedModel.build(bundle.manifest, settled.device)
             levels = alert_levels(bundle.manifest, device)
         plans.append(
@@ -144,7 +151,14 @@ def assemble(config: Config, *, on_notice: Callable[[str], None]) -> Core:
                 n_reservoir=device.n_reservoir,
             )
         )
-    pipeline = Pipeline(config.gateway.site, config.gateway.name, plans)
+    gateway = config.gateway
+    pipeline = Pipeline(
+        gateway.site,
+        gateway.name,
+        plans,
+        max_batches_out=gateway.max_batches_out,
+        max_waiting=gateway.max_waiting,
+    )
     return Core(pipeline, engines, tuple(plans))
 
 
@@ -217,7 +231,7 @@ def assemble_bundle(
     plan = DevicePlan(
         device=device,
         window=window,
-        time=default_policy(window),
+        time=manifest.time_policy,
         alert=policy,
         model=ServedModel.build(manifest, device),
         engine=manifest.model_id,

@@ -25,7 +25,8 @@ class CheckAlerts:
     """The episodes of every channel's faults and every limit of one device.
 
     Both are what they are at once: the checks themselves know durations and hysteresis. Sensor faults of a
-    machine at rest are frozen (a still machine's sensors may well be flat); limits always hold.
+    machine at rest are frozen (a still machine's sensors may well be flat); limits always hold. What a limit says
+    begins when its channel went beyond, before the limit's own duration and whatever the windows.
     """
 
     def __init__(self, plan: DevicePlan, announcer: Announcer) -> None:
@@ -100,6 +101,7 @@ class CheckAlerts:
     def _settle_limit(self, chunk: Chunk, j: int, limit: LimitSpec, said: Said) -> None:
         assert chunk.violated is not None
         assert chunk.extreme is not None
+        assert chunk.violated_since_ns is not None
         key = f"limit:{limit.name}"
         violated = chunk.violated[:, j]
         known = self._episodes.get(key)
@@ -108,9 +110,9 @@ class CheckAlerts:
         episodes = self._machine(key)
         channel = self._channels[limit.channel]
         for row in range(chunk.n_windows):
-            start, end = int(chunk.start_ns[row]), int(chunk.end_ns[row])
+            since, end = int(chunk.violated_since_ns[row, j]), int(chunk.end_ns[row])
             above = bool(violated[row])
-            change = episodes.step(start, end, above, not above, limit.severity, "")
+            change = episodes.step(since, end, above, not above, limit.severity, "")
             if change is None:
                 continue
             value = float(chunk.extreme[row, j])

@@ -28,7 +28,7 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     ``stage``: waiting for its gate, ready to be scored, out for scoring, or done with it. Per window:
     ``active`` (None: all are), ``faults``, ``fault_since_ns`` and ``reading`` in the channel's unit [w, c]
     (None: no fault), ``suspect`` [w, c]: the channel has stood still for longer than it should (None: none
-    has), ``violated`` and ``extreme`` [w, l] (None: no limit). Per row to score: everything from
+    has), ``violated``, ``extreme`` and ``violated_since_ns`` [w, l] (None: no limit). Per row to score: everything from
     ``values`` on; ``valid`` may be None where all of ``values`` is; ``features`` are ``raw`` re-centred.
     No ``p`` is below ``least_p``.
     """
@@ -47,6 +47,7 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     suspect: NDArray[np.bool_] | None = None
     violated: NDArray[np.bool_] | None = None
     extreme: NDArray[np.float64] | None = None
+    violated_since_ns: NDArray[np.int64] | None = None
     values: NDArray[np.float32] | None = None
     valid: NDArray[np.bool_] | None = None
     raw: NDArray[np.float32] | None = None
@@ -86,6 +87,7 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
             "suspect",
             "violated",
             "extreme",
+            "violated_since_ns",
             "values",
             "valid",
         ):

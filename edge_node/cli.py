@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         "record",
         help="write what the sources deliver to a log",
         description="Writes what the sources deliver to a log that cloud-sink train and edge-node replay read. "
-        "No model is needed; nothing is published.",
+        "No model is needed; nothing is published. It keeps the configuration it began with: SIGHUP is refused.",
     )
     _add_config(record)
     record.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".jsonl or .parquet")
@@ -157,7 +157,11 @@ def _record(given: argparse.Namespace) -> int:
     except DaemonFailed as error:
         print(f"edge-node: {error}", file=sys.stderr)
         return FAILED
-    print(f"wrote {done.n_values} values to {given.output}, dropped {done.dropped}")
+    left_out = f"dropped {done.dropped}" + (f", refused messages: {done.refused}" if done.refusals else "")
+    if not done.n_values:
+        print(f"edge-node: nothing was recorded: {done.why_nothing} ({left_out})", file=sys.stderr)
+        return FAILED
+    print(f"wrote {done.n_values} values to {given.output}, {left_out}")
     return 0
 
 

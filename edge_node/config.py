@@ -18,6 +18,7 @@ import msgspec
 
 from edge_node.config_device_checks import check_device
 from edge_node.config_devices import SPELLINGS, DeviceConfig, differences, resolve_device
+from edge_node.config_models import check_models
 from edge_node.config_schema import DeviceSection, Document, Gateway, Source, Uplink
 from edge_node.config_sources import Channels, check_sources, check_uplink
 from edge_node.config_text import ConfigError as ConfigError
@@ -26,7 +27,7 @@ from edge_node.config_validation import Problem, Refused, convert, find_problems
 from edge_node.toml_positions import KeyPath, Positions
 from models.signal import Device, WindowSpec
 from models.topics import check_level
-from models.windowing import TimePolicy
+from models.windowing import TimePolicy, default_policy
 
 if TYPE_CHECKING:
     from models.manifest import ModelManifest
@@ -72,13 +73,7 @@ class Config:
     def error(self, device_id: str, key: str, value: object, text: str) -> ConfigError:
         """What is wrong with ``key`` of a device, as found out after loading, with file and line. ``value``
         None is not shown."""
-        ids = [d.device.device_id for d in self.devices]
-        path: KeyPath = ("device", ids.index(device_id), *([key] if key else []))
-        names: dict[KeyPath, str] = {("device", i): name for i, name in enumerate(ids)}
-        return ConfigError(
-            report(self.path, [Problem(path, text, value, value is not None)], self.lines, names),
-            partial=True,
-        )
+        return ConfigError(self._placed(device_id, (key,) if key else (), value, text), partial=True)
 
     def settle(self, device: DeviceConfig, manifest: ModelManifest | None) -> Settled:
         """``device`` as it runs with the model of ``manifest``, which decides on windows the config is
@@ -89,7 +84,7 @@ class Config:
         """
         if manifest is None:
             window = device.window_without_model()
-            return Settled(device.device, window, device.time_policy(window))
+            return Settled(device.device, window, device.time_policy(default_policy(window)))
         difference = next(differences(device, manifest), None)
         if difference is not None:
             key, value, text = difference
@@ -100,7 +95,31 @@ class Config:
         channels = {c.name: c for c in device.device.channels}
         ordered = tuple(channels[name] for name in manifest.channel_names)
         own = msgspec.structs.replace(device.device, channels=ordered)
-        return Settled(own, manifest.window, device.time_policy(manifest.window))
+        return Settled(own, manifest.window, device.time_policy(manifest.time_policy))
+
+    def departure(self, device: DeviceConfig, manifest: ModelManifest) -> str | None:
+        """In one line, with its place, what ``device`` is told of event time that training was not; None where it is
+        told nothing else, or nobody knows what training was told."""
+        if manifest.time is msgspec.UNSET:
+            return None
+        policy = device.time_policy(manifest.time_policy)
+        found = list(manifest.time.departures(policy, manifest.window.mode))
+        if not found:
+            return None
+        trained = ", ".join(f"{name} = {own:g}" for name, _, own in found)
+        text = (
+            f"model {manifest.model_id} version {manifest.version} was trained with {trained}: its windows are made in "
+            "another way here, and may score otherwise. Leave that out to follow the model"
+        )
+        key, value, _ = found[0]
+        return self._placed(device.device.device_id, ("time", key), value, text)
+
+    def _placed(self, device_id: str, keys: tuple[str, ...], value: object, text: str) -> str:
+        """``text`` on ``keys`` of a device as a line with its place."""
+        ids = [d.device.device_id for d in self.devices]
+        names: dict[KeyPath, str] = {("device", i): name for i, name in enumerate(ids)}
+        problem = Problem(("device", ids.index(device_id), *keys), text, value, value is not None)
+        return report(self.path, [problem], self.lines, names)
 
     def _has(self, device: DeviceConfig, key: str) -> bool:
         path: KeyPath = ("device", self.devices.index(device), key)
@@ -135,8 +154,11 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
     if not raw.get("device"):
         problems.append(Problem((), "[[device]] is missing: expected at least one"))
     for i, section in sections.items():
-        for problem in check_device(section, known, base, need_models):
+        for problem in check_device(section, known):
             problems.append(replace(problem, path=("device", i, *problem.path)))
+    if need_models:
+        inheriting = [i for i in sections if "model" not in raw["device"][i]]
+        problems += check_models(sections, inheriting, path)
     if problems:
         raise ConfigError(report(path, problems, lines, name_tables(raw)), partial=partial)
     assert gateway is not None

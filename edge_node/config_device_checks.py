@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from edge_node.config_devices import (
-    LEARN,
     NO_MODEL,
     Rest,
     channels_of,
@@ -21,12 +19,7 @@ from models.signal import Mode
 from models.topics import GATEWAY_DEVICE, check_level
 
 
-def check_device(
-    section: DeviceSection,
-    known: Mapping[str, tuple[str, ...]],
-    base: Path,
-    need_models: bool,
-) -> Iterator[Problem]:
+def check_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]]) -> Iterator[Problem]:
     """All that no type can say about ``section``. Paths start at the device; ``known``: device id ->
     channels."""
     if section.id == GATEWAY_DEVICE:
@@ -48,8 +41,6 @@ def check_device(
             parse_condition(section.active_when, known)
         except ValueError as error:
             yield Problem(("active_when",), str(error), section.active_when, True)
-    if need_models:
-        yield from _check_model(section, base)
 
 
 def _check_channels(section: DeviceSection) -> Iterator[Problem]:
@@ -127,24 +118,3 @@ def _check_limits(section: DeviceSection) -> Iterator[Problem]:
         elif limit.above is not None and limit.below is not None and limit.above <= limit.below:
             text = f"nothing could be allowed: expected more than below = {show(limit.below)}"
             yield Problem((*at, "above"), text, limit.above, True)
-
-
-def _check_model(section: DeviceSection, base: Path) -> Iterator[Problem]:
-    name = section.model
-    if name is None or name == NO_MODEL:
-        return
-    if name == LEARN:
-        features = section.features or ("vibration" if (rate_of(section) or 0) >= 100 else "slow")
-        yield Problem(
-            ("model",),
-            "a gateway cannot learn by itself yet; make a model with: "
-            f'"edge-node record -c gateway.toml -o healthy.parquet", then "cloud-sink train healthy.parquet '
-            f'--features {features} -o models/{section.id}"; then set model = "models/{section.id}"',
-            name,
-            True,
-        )
-        return
-    manifest = base / name / "manifest.json"
-    if not manifest.is_file():
-        text = f"there is no model here ({manifest} does not exist); cloud-sink train makes one"
-        yield Problem(("model",), text, name, True)

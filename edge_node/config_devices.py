@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,12 +12,12 @@ import msgspec
 
 from edge_node.config_schema import MAX_WINDOW, Backend, DeviceSection, Precision, Privacy
 from edge_node.config_validation import nearest, show
-from edge_node.gating import Comparison, GateSpec
 from models.alerting import AlertPolicy
 from models.codec import parse_rate
+from models.gating import GateSpec, parse_comparison
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Device, Mode, WindowSpec
-from models.time_policy import RecordedDevice, TimeOptions, TimePolicy, default_policy
+from models.time_policy import RecordedDevice, TimeOptions, TimePolicy, between_records
 
 if TYPE_CHECKING:
     from models.manifest import ModelManifest
@@ -28,14 +26,12 @@ DEFAULT_ALERTS_PER_WEEK = 1.0
 DEFAULT_WINDOW_S = 10.0  # of a device without a model
 NO_MODEL = "none"
 LEARN = "learn"
+MAX_LISTED = 5  # names in one line
 
 # Ways to write what a model also decides on.
 SPELLINGS = {"window": ("window", "window_s"), "hop": ("hop", "hop_s"), "rate_hz": ("rate_hz", "interval_s")}
 
 Rest = tuple[str | int, ...]  # path of a key from its device on
-
-_CONDITION = re.compile(r"^\s*(?P<name>.+?)\s*(?P<comparison>>=|<=|==|!=|>|<)\s*(?P<value>\S+)\s*$")
-_COMPARISONS: dict[str, Comparison] = {c: c for c in (">", ">=", "<", "<=", "==", "!=")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,20 +65,15 @@ class DeviceConfig:
         assert self.hop is not None
         return WindowSpec(n=self.n, hop=self.hop, rate_hz=self.device.rate_hz, mode=self.device.mode)
 
-    def time_policy(self, window: WindowSpec) -> TimePolicy:
-        """How late, how far ahead, how irregular samples may be: as configured, else as suits ``window``."""
-        policy = default_policy(window)
-        if self.interval_s is not None:  # between records of a burst: no window tells how long it is
-            policy = msgspec.structs.replace(
-                policy,
-                stale_after_s=max(policy.stale_after_s, 3 * self.interval_s),
-                reset_after_s=max(policy.reset_after_s, 3 * self.interval_s),
-            )
-        return self.time.over(policy)
+    def time_policy(self, usual: TimePolicy) -> TimePolicy:
+        """How late, how far ahead, how irregular samples may be: as configured, else as ``usual``."""
+        return self.time.over(between_records(usual, self.interval_s))
 
     def as_recorded(self) -> RecordedDevice:
         """What a recording of the device says of it."""
-        return RecordedDevice(**msgspec.structs.asdict(self.device), time=self.time)
+        return RecordedDevice(
+            **msgspec.structs.asdict(self.device), time=self.time, interval_s=self.interval_s, gate=self.gate
+        )
 
 
 def channels_of(section: DeviceSection) -> tuple[Channel, ...]:
@@ -124,27 +115,17 @@ def parse_condition(text: str, known: Mapping[str, tuple[str, ...]]) -> GateSpec
 
     Both names may hold dots: of all ways to split them, the one that names a device is taken.
     """
-    found = _CONDITION.match(text)
-    if found is None:
-        raise ValueError('expected a condition such as "press-4-power.current > 2.0"')
-    try:
-        value = float(found["value"])
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f'"{found["value"]}" is not a finite number')
-    parts = found["name"].split(".")
+    name, comparison, value = parse_comparison(text)
+    parts = name.split(".")
     splits = [(".".join(parts[:i]), ".".join(parts[i:])) for i in range(1, len(parts))]
     if not splits:
-        raise ValueError(f'"{found["name"]}" is no channel: expected device.channel')
+        raise ValueError(f'"{name}" is no channel: expected device.channel')
     device, channel = next((s for s in reversed(splits) if s[0] in known), splits[-1])
     if device not in known:
         raise ValueError(f'there is no device "{device}"{nearest(device, known)}')
     if channel not in known[device]:
         raise ValueError(f'device "{device}" has no channel "{channel}"{nearest(channel, known[device])}')
-    return GateSpec(
-        device_id=device, channel=channel, comparison=_COMPARISONS[found["comparison"]], value=value
-    )
+    return GateSpec(device_id=device, channel=channel, comparison=comparison, value=value)
 
 
 def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]], base: Path) -> DeviceConfig:
@@ -196,6 +177,26 @@ def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]],
     )
 
 
+def _other_channels(own: Sequence[str], trained: Sequence[str], model: str) -> str:
+    """What tells a device's channels from those of ``model``, by name."""
+    missing = [channel for channel in trained if channel not in own]
+    odd = []
+    for channel in own:
+        if channel not in trained:
+            hint = nearest(channel, missing).removeprefix("; ")
+            odd.append(show(channel) + (f" ({hint})" if hint else ""))
+    if not missing:
+        return f"has {listed(odd)}, which {model} was not trained on"
+    lacks = f"lacks {listed([show(c) for c in missing])}, which {model} was trained on"
+    return f"{lacks}; has {listed(odd)}, which it was not" if odd else lacks
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of ``names`` in words, and how many more there are."""
+    shown = ", ".join(names[:MAX_LISTED])
+    return shown if len(names) <= MAX_LISTED else f"{shown} and {len(names) - MAX_LISTED} more"
+
+
 def differences(device: DeviceConfig, manifest: ModelManifest) -> Iterator[tuple[str, object, str]]:
     """(key, value, text) of all in which ``device`` is not what the model was trained for."""
     name = f"model {manifest.model_id} version {manifest.version}"
@@ -212,7 +213,7 @@ def differences(device: DeviceConfig, manifest: ModelManifest) -> Iterator[tuple
         yield "features", device.features, f'{name} has the feature set "{manifest.features.set}"'
     channels = {c.name: c for c in own.channels}
     if set(channels) != set(manifest.channel_names):
-        yield "channels", list(channels), f"{name} has {show(list(manifest.channel_names))}"
+        yield "channels", None, _other_channels(list(channels), manifest.channel_names, name)
         return
     for trained in manifest.channels:
         channel = channels[trained.name]

@@ -11,11 +11,14 @@ from edge_node.config_schema import (
     CHANNEL_LEVEL,
     DEVICE_LEVEL,
     Broker,
+    ModbusSource,
     MqttSubscription,
     ReplaySource,
+    SerialSource,
     Source,
     Uplink,
 )
+from edge_node.config_serial import check_modbus, check_serial
 from edge_node.config_validation import Problem, nearest
 from edge_node.sources.payload_spec import PayloadSpec
 from edge_node.toml_positions import KeyPath
@@ -110,6 +113,12 @@ def check_sources(
         names.add(source.name)
         if isinstance(source, ReplaySource):
             yield from _check_replay(source, at, known)
+            continue
+        if isinstance(source, SerialSource):
+            yield from check_serial(source, at, known)
+            continue
+        if isinstance(source, ModbusSource):
+            yield from check_modbus(source, at, known)
             continue
         yield from check_broker(source, at)
         if not source.subscribe:

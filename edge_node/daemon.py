@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import logging
 import signal
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import structlog
@@ -30,17 +31,23 @@ from edge_node.metrics import Family
 from edge_node.recording import Recording
 from edge_node.running_sources import RunningSources, raise_failure
 from edge_node.settling import PipelineEvent
+from edge_node.terminal import hung_up
 from edge_node.ticks import Ticks
 from edge_node.troubles import troubles
 from edge_node.uplink import Uplink
 from models.logs import Tick
-from models.messages import Alert, Event, GatewayState, Status, rfc3339
+from models.messages import Alert, DeviceStateMessage, Event, GatewayState, Severity, Status, rfc3339
 from models.signal import NS_PER_S, Device, SampleBlock
 from models.time_policy import RecordedDevice
 from models.topics import GatewayTopics
 
 BLOCKS_A_TURN = 256
 _FIXED = ("log_level", "log_format", "metrics_host", "metrics_port", "queue_samples")  # while the daemon runs
+_LEVELS: dict[Severity, int] = {
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "critical": logging.ERROR,
+}  # of an alert that is not over
 
 log = structlog.get_logger("linewatch.daemon")
 
@@ -74,6 +81,7 @@ class Daemon:
         self._alerts = GatewayAlerts(self._config.gateway.site, self._config.gateway.name)
         self._recording = None if record is None else Recording(record, _recorded(self._config))
         self._uplink: Uplink | None = None
+        self._states: dict[str, DeviceStateMessage] = {}  # the last of each device, for the next uplink
         self._latencies = Latencies()
         self._stopping = False
         self._reload = False
@@ -89,8 +97,8 @@ class Daemon:
         self._queue.wake()
 
     async def run(self, *, end_with_sources: bool = False) -> None:
-        """Serves until SIGTERM, SIGINT or :meth:`stop` (or, if asked, until every source has ended); then drains, and
-        says ``stopped``. Raises StartError, and DaemonFailed after saying ``offline``."""
+        """Serves until SIGTERM, SIGINT, the end of its terminal or :meth:`stop` (or, if asked, until every source has
+        ended); then drains, and says ``stopped``. Raises StartError, and DaemonFailed after saying ``offline``."""
         loop = asyncio.get_running_loop()
         gateway = self._config.gateway
         self._loop = loop
@@ -191,7 +199,15 @@ class Daemon:
         message = event.event
         if isinstance(message, Alert):
             message = self._latencies.stamped(message, event, self._now_ns())
-            log.info(message.message, alert=message.alert_id, state=message.state, severity=message.severity)
+            log.log(
+                logging.INFO if message.state == "cleared" else _LEVELS[message.severity],
+                message.message,
+                alert=message.alert_id,
+                state=message.state,
+                severity=message.severity,
+            )
+        elif isinstance(message, DeviceStateMessage):
+            self._states[message.device] = message
         if self._on_event is not None:
             self._on_event(message)
         if self._uplink is not None:
@@ -222,14 +238,14 @@ class Daemon:
         if self._recording is not None:
             self._recording.go_on_with(_recorded(config))
         self._deliver_all()  # what ends was said under the old name, and ends there
-        if self._uplink is not None:
-            for device_id in no_more:
-                self._uplink.forget(device_id)
+        self._forget(no_more)
         if not same_gateway:
             self._close_alerts()
             self._alerts = GatewayAlerts(config.gateway.site, config.gateway.name)
         moves = config.uplink != before.uplink or not same_gateway
         if moves:
+            if _place(config) != _place(before):
+                self._forget(list(self._states), go_on_elsewhere=True)
             await self._stop_uplink()
         self._config = config
         if moves:
@@ -241,6 +257,14 @@ class Daemon:
         if fixed:
             log.warning(f"[gateway] {', '.join(fixed)}: only a restart takes this up")
         log.info("configuration taken up", n_devices=len(config.devices), n_kept=n_kept)
+
+    def _forget(self, device_ids: Iterable[str], *, go_on_elsewhere: bool = False) -> None:
+        """Take back what the uplink has retained of these devices."""
+        for device_id in device_ids:
+            if not go_on_elsewhere:
+                self._states.pop(device_id, None)
+            if self._uplink is not None:
+                self._uplink.forget(device_id)
 
     def _check_parts(self) -> None:
         """A part that failed ends the daemon."""
@@ -255,6 +279,10 @@ class Daemon:
         gateway = self._config.gateway
         topics = GatewayTopics(self._config.uplink.prefix, gateway.site, gateway.name)
         self._uplink = Uplink(self._config.uplink, topics, self._status("offline"))
+        if self._states:  # said over the uplink before this one
+            self._publish_status("online")
+            for state in self._states.values():
+                self._uplink.publish(state)
         self._uplink.start()
 
     async def _stop_uplink(self, final: GatewayState = "stopped") -> None:
@@ -304,7 +332,7 @@ class Daemon:
         return asyncio.run_coroutine_threadsafe(gather(), self._loop).result(timeout=5.0)
 
     def _families(self) -> list[Family]:
-        connected = {f"source {name}": up for name, up in self._sources.connected().items()}
+        connected = {f"source {name}": reach.connected for name, reach in self._sources.reach().items()}
         if self._uplink is not None:
             connected["uplink"] = self._uplink.connected
         return figures.families(
@@ -325,11 +353,19 @@ class Daemon:
         return {plan.device.device_id: plan.device for plan in self._core.plans}
 
     def _ask_reload(self) -> None:
+        if hung_up():
+            self.stop()
+            return
         self._reload = True
         self._queue.wake()
 
     def _notice(self, text: str) -> None:
         log.warning(text)
+
+
+def _place(config: Config) -> tuple[tuple[str, int], str] | None:
+    """Where the uplink's retained messages are: at which broker, below which prefix."""
+    return None if config.uplink is None else (config.uplink.address, config.uplink.prefix)
 
 
 def _recorded(config: Config) -> list[RecordedDevice]:

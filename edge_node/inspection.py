@@ -82,7 +82,7 @@ class Inspection:
             valid=None if batch.whole else batch.valid,
         )
         if self._plan.limits:
-            chunk.violated, chunk.extreme = self._limits.check(batch)
+            chunk.violated, chunk.extreme, chunk.violated_since_ns = self._limits.check(batch)
         if self._never_suspect and self._sensors.plainly_fine(batch):
             return chunk
         codes, since_ns = self._sensors.examine(batch)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from edge_node.chunk import Chunk, Silence
 from edge_node.counters import Counters, added
-from edge_node.gating import Gate
 from edge_node.inspection import Inspection, InspectionState
 from edge_node.plans import DevicePlan
 from edge_node.settling import PipelineEvent, Settler, SettlerState
 from edge_node.silences import fell_silent, row_that_ends, spoke_again
+from models.gating import Gate
 from models.recentring import Recentring, RecentringState
 from models.signal import (
     ArtifactTarget,
@@ -131,8 +131,10 @@ class Lane:
 
     def collect(self) -> None:
         """Turn closed windows into chunks, resolve those whose gate is known, settle what needs no score."""
+        n_new = 0
         for batch in self.windower.take():
             n = batch.n
+            n_new += n
             self._n_taken += n
             self._n_waiting += n
             for chunk in self._inspection.chunks(batch, self.windower.last_arrival_ns, self._clock):
@@ -144,7 +146,7 @@ class Lane:
         if self._gated:
             self._open_gate()
         if self._n_waiting > self._max_waiting:
-            self._shed()
+            self._shed(max(self._max_waiting, n_new))  # what has just come, nobody could have scored yet
         self._settle()
 
     def take_ready(self, limit: int) -> list[Chunk]:
@@ -320,10 +322,10 @@ class Lane:
         if chunk.n:
             self._ready.append(chunk)
 
-    def _shed(self) -> None:
-        """Past the bound of waiting windows, drop the oldest that are not out."""
+    def _shed(self, bound: int) -> None:
+        """Past ``bound`` waiting windows, drop the oldest that are not out."""
         for chunk in self._order:
-            if self._n_waiting <= self._max_waiting:
+            if self._n_waiting <= bound:
                 return
             if isinstance(chunk, Chunk) and chunk.stage in ("gated", "ready"):
                 if chunk.stage == "ready":

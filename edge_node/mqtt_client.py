@@ -29,6 +29,8 @@ import structlog
 from paho.mqtt import MQTTException
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from edge_node.config_schema import MqttSource, Uplink
 from edge_node.log_limit import LogLimit
@@ -37,6 +39,8 @@ from edge_node.mqtt_access import explain, read_password, tls_context
 CONNECT_TIMEOUT_S = 10.0
 STABLE_S = 5.0  # a connection that lived this long was a good one: the next attempt follows soon
 SAME_ERROR_LOG_S = 300.0
+MAX_PACKET_BYTES = 268_435_460  # MQTT section 2.1.4: no packet is larger
+SESSION_TAKEN_OVER = 0x8E  # MQTT 5 section 3.14.2.1
 
 # What paho raises when the network fails or the other end does not speak MQTT.
 _FAILURES = (OSError, ValueError, struct.error, IndexError, KeyError, MQTTException)
@@ -64,8 +68,9 @@ class Session(Protocol):
     def on_acked(self, mid: int, refusal: str | None) -> None:
         """The broker acknowledged publication ``mid``, or refused it with a reason."""
 
-    def on_lost(self, silent: bool) -> None:
-        """The connection is gone; ``silent`` when the broker just stopped answering."""
+    def on_lost(self, blameless: bool) -> None:
+        """The connection is gone; ``blameless`` when nothing that was sent can be why: the broker just stopped
+        answering, or another client took our place."""
 
     def on_turn(self, link: Link) -> None:
         """Once a turn of the network loop, at least every second and after every wake()."""
@@ -99,7 +104,9 @@ class Link:
 class Connection:
     """Keeps one connection to ``broker`` up. ``label`` names it in the log ("uplink", "source plant").
 
-    ``finished`` completes when the thread ends: normally after :meth:`stop`, with the exception if it failed.
+    ``max_packet_bytes``: what is larger an MQTT 5 broker keeps back; with 3.1.1 nothing but the broker's own limit
+    bounds what it sends, and so what a message can cost in memory. ``finished`` completes when the thread ends:
+    normally after :meth:`stop`, with the exception if it failed.
     """
 
     def __init__(
@@ -109,6 +116,7 @@ class Connection:
         *,
         label: str,
         client_id: str,
+        max_packet_bytes: int,
         will: Will | None = None,
         jitter: Callable[[], float] = random.random,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
@@ -117,6 +125,7 @@ class Connection:
         self._session = session
         self._client_id = client_id
         self._will = will
+        self._max_packet_bytes = min(max_packet_bytes, MAX_PACKET_BYTES)
         self._jitter = jitter
         self._connect_timeout_s = connect_timeout_s
         self._log = log.bind(connection=label)
@@ -128,11 +137,12 @@ class Connection:
         self._thread = threading.Thread(target=self._main, name=f"mqtt {label}", daemon=True)
         self._link: Link | None = None
         self._why = ""  # why the present connection ended or was refused, as paho tells it
-        self._silent = False
+        self._blameless = False
         self.finished: Future[None] = Future()
         self.last_error: str | None = None
         self.n_connects = 0
         self.n_failures = 0
+        self.n_taken_over = 0  # connections that the broker gave to another client of our id (MQTT 5 says so)
 
     @property
     def connected(self) -> bool:
@@ -205,13 +215,13 @@ class Connection:
     def _attempt(self) -> float | None:
         """One connection, from TCP to its end; the monotonic time at which it was accepted, or None. Sets
         ``last_error``."""
-        self._why, self._silent = "", False
+        self._why, self._blameless = "", False
         accepted_at: float | None = None
         client: paho.Client | None = None
         try:
             client = self._client()
             host, port = self._broker.address
-            client.connect(host, port, keepalive=self._broker.keepalive_s, **self._clean_start())
+            client.connect(host, port, keepalive=self._broker.keepalive_s, **self._connect_options())
             deadline = time.monotonic() + self._connect_timeout_s
             poll = select.poll()
             poll.register(self._wake_read, select.POLLIN)
@@ -263,7 +273,7 @@ class Connection:
             sock.close()
         if link is not None:
             with _session_code():
-                self._session.on_lost(self._silent)
+                self._session.on_lost(self._blameless)
 
     def _client(self) -> paho.Client:
         broker = self._broker
@@ -291,8 +301,12 @@ class Connection:
         client.on_subscribe = self._on_subscribe
         return client
 
-    def _clean_start(self) -> dict[str, Any]:
-        return {"clean_start": True} if self._broker.version == "5" else {}
+    def _connect_options(self) -> dict[str, Any]:
+        if self._broker.version != "5":
+            return {}
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.MaximumPacketSize = self._max_packet_bytes
+        return {"clean_start": True, "properties": properties}
 
     def _on_connect(self, client: paho.Client, _user: Any, _flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
@@ -314,10 +328,14 @@ class Connection:
         name = reason.getName()
         if self._why or self._stopping.is_set():
             return
-        if flags.is_disconnect_packet_from_server:
+        if flags.is_disconnect_packet_from_server and reason.value == SESSION_TAKEN_OVER:
+            self._blameless = True
+            self.n_taken_over += 1
+            self._why = f"the broker closed the connection: {name}: another client has the client_id {self._client_id!r}"
+        elif flags.is_disconnect_packet_from_server:
             self._why = f"the broker closed the connection: {name}"
         elif name == "Keep alive timeout":
-            self._silent = True
+            self._blameless = True
             self._why = f"the broker did not answer for {self._broker.keepalive_s} s"
 
     def _on_message(self, _client: Any, _user: Any, message: paho.MQTTMessage) -> None:

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from edge_node.announcing import PipelineEvent, SavedEvent, farewells, load_event, save_event
 from edge_node.chunk import Chunk
 from edge_node.counters import Counters
-from edge_node.gating import Gate, GateState
 from edge_node.lane import Lane, LaneState
-from edge_node.plans import DevicePlan, ServedModel
+from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING, DevicePlan, ServedModel
 from edge_node.settling import Trace
 from models import codec, scoring
 from models.calibration import p_values
 from models.features import extract
+from models.gating import Gate, GateState
 from models.signal import ArtifactTarget, DropReason, SampleBlock, samples_to_ns
 
 __all__ = ["Counters", "Pipeline", "PipelineEvent", "ScoreBatch"]
@@ -75,11 +75,12 @@ class Pipeline:
         gateway: str,
         plans: Sequence[DevicePlan],
         *,
-        max_batches_out: int = 16,
-        max_waiting: int = 8192,
+        max_batches_out: int = MAX_BATCHES_OUT,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
         """``max_batches_out`` bounds the batches not yet scored; ``max_waiting`` the windows of one device
-        that wait for that (older ones are then dropped as ``backpressure``)."""
+        that still wait for that, or for their gate, when more come (the oldest are then dropped as
+        ``backpressure``)."""
         self._gates: dict[str, list[tuple[str, Gate]]] = {}
         by_id = {plan.device.device_id: plan for plan in plans}
         self._lanes: dict[str, Lane] = {}

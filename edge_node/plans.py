@@ -9,14 +9,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_node.gating import GateSpec
 from models.alerting import AlertPolicy
 from models.calibration import AlertLevel, Calibration
 from models.features import FeatureInfo, describe
+from models.gating import GateSpec
 from models.limits import LimitSpec
 from models.manifest import ModelManifest
 from models.signal import ArtifactTarget, Device, WindowSpec
 from models.windowing import TimePolicy
+
+# How much a pipeline holds, unless its configuration says otherwise.
+MAX_WAITING = 8192  # windows of one device
+MAX_BATCHES_OUT = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,7 +21,7 @@ class _Nothing:
 
     def on_acked(self, mid: int, refusal: str | None) -> None: ...
 
-    def on_lost(self, silent: bool) -> None: ...
+    def on_lost(self, blameless: bool) -> None: ...
 
     def on_turn(self, link: Link) -> None: ...
 
@@ -46,7 +46,11 @@ def _connect(broker: MqttSource | Uplink, label: str) -> str | None:
     """None once the broker accepted us, else why not."""
     # Not the configured client id: that would throw the running gateway off.
     connection = Connection(
-        broker, _Nothing(), label=label, client_id=f"linewatch-check-{secrets.token_hex(4)}"
+        broker,
+        _Nothing(),
+        label=label,
+        client_id=f"linewatch-check-{secrets.token_hex(4)}",
+        max_packet_bytes=1 << 20,
     )
     connection.start()
     deadline = time.monotonic() + PATIENCE_S

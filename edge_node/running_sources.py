@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from edge_node.config_schema import Source as SourceConfig
-from edge_node.sources import SOURCES, Emit, Source, SourceCounters
+from edge_node.sources import SOURCES, Emit, Reach, Source, SourceCounters
 from models.signal import Device
 
 log = structlog.get_logger("linewatch.daemon")
@@ -75,9 +75,9 @@ class RunningSources:
         }
         return {**self._retired, **counters}
 
-    def connected(self) -> dict[str, bool]:
-        """Whether samples can come in now, by source."""
-        return {name: running.source.connected for name, running in self._running.items()}
+    def reach(self) -> dict[str, Reach]:
+        """Whether samples can come in now, by source, and why not."""
+        return {name: running.source.reach for name, running in self._running.items()}
 
     async def _stop(self, name: str) -> None:
         running = self._running.pop(name)

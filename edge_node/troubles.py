@@ -12,9 +12,7 @@ from edge_node.uplink import Uplink
 from models.signal import DropReason
 
 HOLD_S = 60.0
-STATUSES_UNHEARD = (
-    3  # a clone publishes its status as often as we do: after so many that did not come it is gone
-)
+UNHEARD = 3  # a clone publishes its status, or connects, as often as we do: after so many that did not come it is gone
 
 
 def troubles(
@@ -32,6 +30,13 @@ def troubles(
     full = "samples are dropped, the gateway cannot keep up with its sources"
     found.append(Trouble("queue_full", full, n_full, HOLD_S, "critical"))
     if uplink is not None:
-        clones = f"another computer publishes under this name (boot id {', '.join(uplink.conflicts)}): was an SD card cloned?"
-        found.append(Trouble("clone", clones, uplink.n_foreign, STATUSES_UNHEARD * status_s))
+        who = (
+            f"publishes under this name (boot id {', '.join(uplink.conflicts)})"
+            if uplink.conflicts
+            else "connects with this gateway's client_id"
+        )
+        hold_s = UNHEARD * max(status_s, uplink.reconnect_max_s)
+        found.append(
+            Trouble("clone", f"another computer {who}: was an SD card cloned?", uplink.n_foreign, hold_s)
+        )
     return found

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
+from edge_node.clones import Clones
 from edge_node.config_schema import Uplink as UplinkConfig
 from edge_node.egress import EgressQueue, Outgoing, clearing, outgoing
 from edge_node.log_limit import LogLimit
@@ -32,8 +33,8 @@ from models.topics import GatewayTopics
 
 WINDOW = 20  # unacknowledged messages; the default of brokers
 MAX_LOST = 5
-MAX_CONFLICTS = 8
 PACKET_OVERHEAD = 16  # fixed header, message id and properties of a PUBLISH, at most
+MAX_STATUS_BYTES = 1 << 20  # all that is received are statuses
 FAULT_LOG_S = 60.0
 
 log = structlog.get_logger("linewatch.uplink")
@@ -64,14 +65,15 @@ class Uplink:
             raise ValueError(f"the last will says {offline.state!r}, not 'offline'")
         self._topics = topics
         self._boot_id = offline.boot_id
+        self._reconnect_max_s = config.reconnect_max_s
         self._lock = threading.Lock()
         self._moved = threading.Condition(self._lock)  # the queue or the connection changed
         self._queue = EgressQueue(config.queue_messages, config.queue_bytes)
         self._in_flight: dict[int, Outgoing] = {}
         self._retained: dict[str, Outgoing] = {}
         self._counters = UplinkCounters()
-        self._conflicts: list[str] = []
-        self._n_foreign = 0
+        self._clones = Clones(offline.boot_id)
+        self._n_taken_over = 0
         self._log_limit = LogLimit(FAULT_LOG_S)
         # The boot id keeps clones of one gateway from throwing each other off the broker for ever.
         client_id = config.client_id or f"{topics.site}-{topics.gateway}-{offline.boot_id}"
@@ -80,6 +82,7 @@ class Uplink:
             self,
             label="uplink",
             client_id=client_id,
+            max_packet_bytes=MAX_STATUS_BYTES,
             will=Will(topics.status, encode(offline)),
         )
         self.finished = self._connection.finished
@@ -114,13 +117,18 @@ class Uplink:
         """Boot ids of other computers that say they are this gateway, as long as we have run (a cloned SD
         card)."""
         with self._lock:
-            return tuple(self._conflicts)
+            return self._clones.conflicts
 
     @property
     def n_foreign(self) -> int:
-        """How many of their statuses we have heard."""
+        """How often we have met them: statuses of theirs, and connections of ours that they took over."""
         with self._lock:
-            return self._n_foreign
+            return self._clones.n_heard + self._connection.n_taken_over
+
+    @property
+    def reconnect_max_s(self) -> float:
+        """Seconds from one attempt to connect to the next, at most."""
+        return self._reconnect_max_s
 
     def counters(self) -> UplinkCounters:
         """A copy of the counters."""
@@ -188,19 +196,23 @@ class Uplink:
         return len(left)
 
     def on_connected(self, link: Link) -> None:
+        n_taken_over = self._connection.n_taken_over
         with self._lock:
+            self._clones.connected(
+                ours_before=self._counters.n_delivered["status"] > 0,
+                taken_over=n_taken_over > self._n_taken_over,
+            )
             again = [item for item in self._retained.values() if item.n_lost < MAX_LOST]
             again.sort(key=lambda item: item.topic != self._topics.status)
             for item in again:
                 if not self._queue.holds(item):
                     self._counters.n_republished[item.kind] += 1
             self._settle(*self._queue.put_first(again))
+        self._n_taken_over = n_taken_over
         link.subscribe([(self._topics.status, 1)])
 
     def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
         """Our own status topic: whoever else publishes there says it is this gateway."""
-        if retained:
-            return  # from before we connected: our own last words, usually
         with self._lock:
             last = self._retained.get(topic)
         if last is not None and payload == last.payload:
@@ -208,19 +220,18 @@ class Uplink:
         try:
             status = _status.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self._log_fault("status", f"{topic}: a message that is no status: {error}")
+            if not retained:
+                self._log_fault("status", f"{topic}: a message that is no status: {error}")
             return
-        if status.boot_id != self._boot_id and status.state == "online":
-            with self._lock:
-                self._n_foreign += 1
-                if status.boot_id not in self._conflicts and len(self._conflicts) < MAX_CONFLICTS:
-                    self._conflicts.append(status.boot_id)
+        with self._lock:
+            other = self._clones.hear(status, retained=retained)
+        if other:
             self._log_fault(
                 f"conflict {status.boot_id}",
                 f"another computer publishes as {self._topics.site}/{self._topics.gateway} (boot id "
                 f"{status.boot_id}, ours is {self._boot_id}): was an SD card cloned?",
             )
-        elif status.state == "offline" or status.boot_id != self._boot_id:
+        elif not retained and (status.state == "offline" or status.boot_id != self._boot_id):
             self._republish_status()  # the last will of a connection that is gone, or a clone's farewell
 
     def on_acked(self, mid: int, refusal: str | None) -> None:
@@ -235,11 +246,11 @@ class Uplink:
                 self._drop(item, f"the broker refused it: {refusal}")
             self._moved.notify_all()
 
-    def on_lost(self, silent: bool) -> None:
+    def on_lost(self, blameless: bool) -> None:
         with self._moved:
             back = []
             for item in self._in_flight.values():
-                item.n_lost += not silent
+                item.n_lost += not blameless
                 if item.n_lost >= MAX_LOST:
                     self._drop(item, f"the broker closed the connection {item.n_lost} times when sent it")
                 else:

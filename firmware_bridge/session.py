@@ -40,7 +40,8 @@ SYNC_BURST = 8  # exchanges at once to begin with,
 SYNC_BURST_NS = NS_PER_S // 20
 SYNC_NS = NS_PER_S // 2  # then regularly
 SYNC_TIMEOUT_NS = 5 * NS_PER_S
-RESET_US = 2_000_000  # a clock further from where it should be than this began anew
+RESET_US = 2_000_000  # a clock further from where it should be than this began anew,
+NEW_CONFIG_US = 100_000  # or than this, where the configuration is a new one too
 SYNCED_NS = 5_000_000.0  # error bound from which a block's time counts as disciplined
 
 
@@ -113,6 +114,7 @@ class Session:
     def __init__(self) -> None:
         self.hello: Hello | None = None
         self.counters = SessionCounters()
+        self._last_hello: Hello | None = None  # ``hello`` is None while a newer one is awaited
         self._decoder = FrameDecoder()
         self._clock = DeviceClock()
         self._utc = UtcOffset()
@@ -233,13 +235,14 @@ class Session:
                 pass  # what only a host sends: an echo
 
     def _greet(self, hello: Hello, mono_ns: int, items: list[Item]) -> None:
-        us = self._unwrap(hello.now_us, mono_ns, items)
-        self._clock.hear(us, mono_ns)
-        before = self.hello
+        before = self._last_hello
         new = before is None or before.config_id != hello.config_id or before.channels != hello.channels
+        # Another configuration may be another boot: the clock is then held to account more strictly.
+        us = self._unwrap(hello.now_us, mono_ns, items, NEW_CONFIG_US if new else RESET_US)
+        self._clock.hear(us, mono_ns)
         if new:
             self._next_index = None
-        self.hello = hello
+        self.hello = self._last_hello = hello
         items.append(Greeting(hello, new))
 
     def _answered(self, sync: TimeSync, mono_ns: int, items: list[Item]) -> None:
@@ -252,10 +255,10 @@ class Session:
         self._clock.hear(replied, mono_ns)
         self.counters.n_exchanges += 1
 
-    def _unwrap(self, us: int, mono_ns: int, items: list[Item]) -> int:
+    def _unwrap(self, us: int, mono_ns: int, items: list[Item], most_us: int = RESET_US) -> int:
         """Device time on its line; a clock that is far from where it should be begins a new one."""
         unwrapped, off = self._clock.unwrap(us, mono_ns)
-        if abs(off) <= RESET_US:
+        if abs(off) <= most_us:
             return unwrapped
         self._clock = DeviceClock()
         self._tokens.clear()

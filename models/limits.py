@@ -41,6 +41,7 @@ class LimitState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     end_ns: int | None  # of the newest window
     since_ns: tuple[int | None, ...]  # since when the channel has been beyond
     violated: tuple[bool, ...]
+    violated_since_ns: tuple[int, ...]  # since when it was beyond when that began; 0 where it never did
 
 
 class LimitChecks:
@@ -63,18 +64,21 @@ class LimitChecks:
         self._end_ns: int | None = None
         self._since_ns: list[int | None] = [None] * len(limits)
         self._violated = [False] * len(limits)
+        self._violated_since_ns = [0] * len(limits)
 
-    def check(self, batch: WindowBatch) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """(violated bool[w, l], extreme float64[w, l]).
+    def check(self, batch: WindowBatch) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64]]:
+        """(violated bool[w, l], extreme float64[w, l], since_ns int64[w, l]).
 
         ``violated``: the limit was violated at some sample of the window that the windows before had not
         shown. ``extreme``: of the window's valid samples the one furthest beyond, or nearest to it, in the
-        channel's unit (origin added); NaN where none is valid. A gap in the signal restarts the clock of
-        ``for_s`` but does not end a violation.
+        channel's unit (origin added); NaN where none is valid. ``since_ns``: where violated, since when the
+        channel has been beyond (the ``for_s`` that it takes included), of several times the first; else the
+        window's start. A gap in the signal restarts the clock of ``for_s`` but does not end a violation.
         """
         w = batch.n
         violated = np.zeros((w, len(self._bounds)), dtype=bool)
         extreme = np.full(violated.shape, np.nan)
+        since_ns = np.repeat(batch.start_ns[:, None], len(self._bounds), axis=1)
         columns = {j: self._channel(batch, j) for j in set(self._column)}
         begins, ends = batch.start_ns.tolist(), batch.end_ns.tolist()
         previous = [self._end_ns, *ends[:-1]]
@@ -91,21 +95,30 @@ class LimitChecks:
                     n_seen = 0 if end is None else max(0, round((end - begins[i]) / self._period_ns))
                     fresh = np.flatnonzero(ok[i, n_seen:]) + n_seen
                     times = begins[i] + np.rint(fresh * self._period_ns).astype(np.int64)
-                    violated[i, k] = self._step(k, x[i, fresh], times)
+                    since = self._step(k, x[i, fresh], times)
+                    if since is not None:
+                        violated[i, k], since_ns[i, k] = True, since
         if w:
             self._end_ns = ends[-1]
-        return violated, extreme
+        return violated, extreme, since_ns
 
     def state(self) -> LimitState:
         """Everything that :meth:`restore` needs to go on as if nothing had happened."""
-        return LimitState(end_ns=self._end_ns, since_ns=tuple(self._since_ns), violated=tuple(self._violated))
+        return LimitState(
+            end_ns=self._end_ns,
+            since_ns=tuple(self._since_ns),
+            violated=tuple(self._violated),
+            violated_since_ns=tuple(self._violated_since_ns),
+        )
 
     def restore(self, state: LimitState) -> None:
         """Go on from ``state``. ValueError when it is not of this many limits."""
-        if not len(state.since_ns) == len(state.violated) == len(self._bounds):
+        columns = (state.since_ns, state.violated, state.violated_since_ns)
+        if any(len(column) != len(self._bounds) for column in columns):
             raise ValueError(f"limit state is of {len(state.violated)} limits, expected {len(self._bounds)}")
         self._end_ns, self._since_ns = state.end_ns, list(state.since_ns)
         self._violated = list(state.violated)
+        self._violated_since_ns = list(state.violated_since_ns)
 
     def _channel(
         self, batch: WindowBatch, j: int
@@ -118,10 +131,12 @@ class LimitChecks:
         some = ok.any(axis=1)
         return x, ok, np.where(some, low, np.nan), np.where(some, high, np.nan)
 
-    def _step(self, k: int, x: NDArray[np.float64], times: NDArray[np.int64]) -> bool:
-        """Take in samples never seen before; whether the limit was violated at any of them."""
+    def _step(self, k: int, x: NDArray[np.float64], times: NDArray[np.int64]) -> int | None:
+        """Take in samples never seen before; since when the channel was beyond where the limit was violated at any
+        of them, else None."""
+        carried_since = self._violated_since_ns[k] if self._violated[k] else None
         if x.size == 0:
-            return self._violated[k]
+            return carried_since
         bounds = self._bounds[k]
         value = x + bounds.origin
         beyond, inside = bounds.beyond(value), bounds.inside(value)
@@ -134,9 +149,14 @@ class LimitChecks:
         lasted = beyond & (times + round(self._period_ns) - run_start >= bounds.for_ns)
         changes = np.maximum.accumulate(np.where(lasted | inside, index, -1))
         state = np.where(changes >= 0, lasted[np.maximum(changes, 0)], self._violated[k])
+        first = carried_since if state[0] else None
+        began = np.flatnonzero(state & ~np.append(self._violated[k], state[:-1]))
+        if began.size:
+            self._violated_since_ns[k] = int(run_start[began[-1]])
+            first = int(run_start[began[0]]) if first is None else first
         self._violated[k] = bool(state[-1])
         self._since_ns[k] = int(run_start[-1]) if beyond[-1] else None
-        return bool(state.any())
+        return first
 
 
 class _Bounds:

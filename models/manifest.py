@@ -26,6 +26,7 @@ from models.recentring import RecentringSpec
 from models.scoring import OutputKind
 from models.sensor_checks import ChannelBaseline
 from models.signal import ArtifactTarget, Channel, WindowSpec
+from models.time_policy import TimePolicy, TimeTreatment, default_policy
 
 FORMAT: Literal[1] = 1
 
@@ -106,6 +107,11 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     golden: tuple[GoldenVector, ...]
 
 
+def artifact_file(target: ArtifactTarget, sha256: str) -> str:
+    """What the file of an artifact is called: after its content, so that one which a manifest names never changes."""
+    return f"{target}-{sha256[:12]}.tflite"
+
+
 class TrainingReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the model was fitted on, and what that can vouch for."""
 
@@ -120,7 +126,8 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class ModelManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """See the fields; ``schema_id`` binds features, parameters, channels and re-centring."""
+    """See the fields; ``schema_id`` binds features, parameters, channels and re-centring. ``time``, how training
+    treated event time, is absent from older manifests, and so from the bytes of theirs that are signed."""
 
     format: Literal[1] = FORMAT
     model_id: str
@@ -132,6 +139,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     features: FeatureSpec
     channels: tuple[TrainedChannel, ...]
     window: WindowSpec
+    time: TimeTreatment | msgspec.UnsetType = msgspec.UNSET
     recentring: RecentringSpec | None
     normalisation: Normalisation
     output_kind: OutputKind
@@ -144,6 +152,12 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def artifact(self, target: ArtifactTarget) -> Artifact | None:
         """The artifact for ``target``, or None where the family's was not published."""
         return next((a for a in self.artifacts if a.target == target), None)
+
+    @property
+    def time_policy(self) -> TimePolicy:
+        """How event time is treated where nothing else is said: as in training, else as suits the window."""
+        usual = default_policy(self.window)
+        return usual if self.time is msgspec.UNSET else self.time.over(usual)
 
     @property
     def channel_names(self) -> tuple[str, ...]:

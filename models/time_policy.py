@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 
+from models.gating import GateSpec
 from models.signal import NS_PER_S, Device, Mode, WindowSpec
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -54,11 +56,43 @@ class TimeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return msgspec.structs.replace(policy, **given)
 
 
+# A manifest may be anybody's: int64 nanoseconds must hold what it says.
+_BoundedSeconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+class TimeTreatment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What of a :class:`TimePolicy` decides which windows there are and what they hold. A model learned from windows
+    that were made with one, and is served others otherwise."""
+
+    jitter_s: _BoundedSeconds
+    hold_s: _BoundedSeconds
+    min_valid: Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+    @classmethod
+    def of(cls, policy: TimePolicy) -> TimeTreatment:
+        return cls(jitter_s=policy.jitter_s, hold_s=policy.hold_s, min_valid=policy.min_valid)
+
+    def over(self, policy: TimePolicy) -> TimePolicy:
+        """``policy`` with this treatment in place of its own."""
+        return msgspec.structs.replace(policy, **msgspec.structs.asdict(self))
+
+    def departures(self, policy: TimePolicy, mode: Mode) -> Iterator[tuple[str, float, float]]:
+        """(name, number of ``policy``, number here) of all in which ``policy`` treats a signal of ``mode`` otherwise."""
+        used = "hold_s" if mode is Mode.IRREGULAR else "jitter_s"
+        for name in (used, "min_valid"):
+            other, own = getattr(policy, name), getattr(self, name)
+            if other != own:
+                yield name, other, own
+
+
 class RecordedDevice(Device, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A device as a recording describes it: with what its configuration says of time, on which its windows
-    depend."""
+    depend, and of when its machine runs, on which it depends which of them count. ``interval_s``: from record
+    to record, or from value to value."""
 
     time: TimeOptions = TimeOptions()
+    interval_s: float | None = None
+    gate: GateSpec | None = None
 
 
 def default_policy(spec: WindowSpec) -> TimePolicy:
@@ -71,6 +105,18 @@ def default_policy(spec: WindowSpec) -> TimePolicy:
         jitter_s=max(0.005, 0.5 * period_s) if spec.mode is not Mode.IRREGULAR else 0.0,
         hold_s=5 * period_s if spec.mode is Mode.IRREGULAR else 0.0,
         reset_after_s=max(60.0, 30 * period_s),
+    )
+
+
+def between_records(policy: TimePolicy, interval_s: float | None) -> TimePolicy:
+    """``policy`` of a device whose records (bursts) or values come ``interval_s`` apart: no window tells how long it is
+    silent between them. None: they follow each other."""
+    if interval_s is None:
+        return policy
+    return msgspec.structs.replace(
+        policy,
+        stale_after_s=max(policy.stale_after_s, 3 * interval_s),
+        reset_after_s=max(policy.reset_after_s, 3 * interval_s),
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from models.signal import Device, DropReason, SampleBlock
 
 if TYPE_CHECKING:
-    from edge_node.config_schema import MqttSource, ReplaySource
+    from edge_node.config_schema import ModbusSource, MqttSource, ReplaySource, SerialSource
 
 Emit = Callable[[SampleBlock], bool]
 """Takes a block, from any thread, without waiting; False when the queue is full and the block was not
@@ -46,6 +46,16 @@ class SourceCounters:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Whether a source reaches where its samples come from: now, how often it came to, and in one line why it does
+    not."""
+
+    connected: bool
+    n_connects: int
+    last_error: str | None
+
+
 class Source(Protocol):
     """One configured source."""
 
@@ -58,12 +68,8 @@ class Source(Protocol):
         """What came in so far; safe to read from any thread."""
 
     @property
-    def connected(self) -> bool:
-        """Whether samples can come in now."""
-
-    @property
-    def last_error(self) -> str | None:
-        """Why not, in one line."""
+    def reach(self) -> Reach:
+        """Whether samples can come in; safe to read from any thread."""
 
     async def run(self, emit: Emit) -> None:
         """Reads until it is cancelled or, where a source has an end, until that; bad input never raises."""
@@ -81,4 +87,21 @@ def _replay(config: ReplaySource, devices: Mapping[str, Device]) -> Source:
     return LogReplay(config, devices)
 
 
-SOURCES: Mapping[str, Callable[..., Source]] = {"mqtt": _mqtt, "replay": _replay}
+def _serial(config: SerialSource, devices: Mapping[str, Device]) -> Source:
+    from edge_node.sources.serial import SerialBoard
+
+    return SerialBoard(config, devices)
+
+
+def _modbus(config: ModbusSource, devices: Mapping[str, Device]) -> Source:
+    from edge_node.sources.modbus import ModbusBus
+
+    return ModbusBus(config, devices)
+
+
+SOURCES: Mapping[str, Callable[..., Source]] = {
+    "mqtt": _mqtt,
+    "replay": _replay,
+    "serial": _serial,
+    "modbus": _modbus,
+}

@@ -79,7 +79,7 @@ class Layout:
             self.identity,
         )
 
-    def to_si(self, raw: NDArray[np.floating]) -> NDArray[np.float32]:
+    def to_si(self, raw: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.float32]:
         """``raw`` [n, c] as float32[n, c] in SI units: raw * scale + offset - origin in float64; NaN, a
         missing value, where that is not finite in float32. The only place where a gateway scales values."""
         with np.errstate(over="ignore", invalid="ignore"):

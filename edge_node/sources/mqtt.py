@@ -16,12 +16,13 @@ import structlog
 from edge_node.config_schema import MqttSource, MqttSubscription
 from edge_node.log_limit import LogLimit
 from edge_node.mqtt_client import Connection, Link
-from edge_node.sources import Emit, SourceCounters
+from edge_node.sources import Emit, Reach, SourceCounters
 from edge_node.sources.payloads import Decoder, Refusal
 from models.signal import Device, DropReason, SampleBlock
 from models.topics import filter_matches
 
 MAX_CACHED_TOPICS = 10_000
+TOPIC_BYTES = 65_536  # the longest topic, and then some
 SAME_FAULT_LOG_S = 60.0
 
 log = structlog.get_logger("linewatch.sources.mqtt")
@@ -88,18 +89,23 @@ class MqttSubscriber:
         return self._counters.copy()
 
     @property
-    def connected(self) -> bool:
-        return self._connection is not None and self._connection.connected
-
-    @property
-    def last_error(self) -> str | None:
-        return None if self._connection is None else self._connection.last_error
+    def reach(self) -> Reach:
+        connection = self._connection
+        if connection is None:
+            return Reach(False, 0, None)
+        return Reach(connection.connected, connection.n_connects, connection.last_error)
 
     async def run(self, emit: Emit) -> None:
         """Keeps the connection up and emits blocks until cancelled."""
         self._emit = emit
         client_id = self._config.client_id or f"linewatch-{self.name}-{secrets.token_hex(4)}"
-        connection = Connection(self._config, self, label=f"source {self.name}", client_id=client_id)
+        connection = Connection(
+            self._config,
+            self,
+            label=f"source {self.name}",
+            client_id=client_id,
+            max_packet_bytes=max_packet_bytes(self._config),
+        )
         self._connection = connection
         connection.start()
         try:
@@ -142,7 +148,7 @@ class MqttSubscriber:
     def on_acked(self, mid: int, refusal: str | None) -> None:
         """A source publishes nothing."""
 
-    def on_lost(self, silent: bool) -> None:
+    def on_lost(self, blameless: bool) -> None:
         """The connection comes back by itself, and on_connected subscribes again."""
 
     def on_turn(self, link: Link) -> None:
@@ -166,6 +172,12 @@ class MqttSubscriber:
         named = f"{topic if topic.isprintable() else ascii(topic)}: " if topic else ""
         more = f" ({n_held} more since it was last logged)" if n_held else ""
         self._log.warning(f"{named}{text}{more}", reason=str(reason))
+
+
+def max_packet_bytes(config: MqttSource) -> int:
+    """Bytes of the largest packet that is taken. Twice what a payload may have: one that is somewhat too large should
+    be seen and counted, one that is far too large should cost no memory."""
+    return 2 * max((s.max_payload_bytes for s in config.subscribe), default=0) + TOPIC_BYTES
 
 
 def _refuse(_block: SampleBlock) -> bool:

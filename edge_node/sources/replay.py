@@ -19,7 +19,7 @@ import numpy as np
 import structlog
 
 from edge_node.config_schema import ReplaySource
-from edge_node.sources import Emit, SourceCounters
+from edge_node.sources import Emit, Reach, SourceCounters
 from models.logs import LogError, LogOptions
 from models.recording import is_block_log, log_files, read_log
 from models.signal import NS_PER_S, Device, Mode, SampleBlock
@@ -49,6 +49,7 @@ class LogReplay:
         self._log = log.bind(source=config.name)
         self._counters = SourceCounters()
         self._connected = False
+        self._n_begun = 0
         self._last_error: str | None = None
 
     @property
@@ -60,18 +61,15 @@ class LogReplay:
         return self._counters
 
     @property
-    def connected(self) -> bool:
-        """Whether the log is not yet at its end."""
-        return self._connected
-
-    @property
-    def last_error(self) -> str | None:
-        return self._last_error
+    def reach(self) -> Reach:
+        """Connected: begun, and not yet at the log's end."""
+        return Reach(self._connected, self._n_begun, self._last_error)
 
     async def run(self, emit: Emit) -> None:
         """Emits the log once; a log that turns out to be unreadable ends it with an error that is kept and
         logged."""
         self._connected = True
+        self._n_begun += 1
         try:
             await self._play(emit)
         except LogError as error:

@@ -15,6 +15,7 @@ from typing import Self
 
 HOST = "127.0.0.1"
 CHOICE = "LINEWATCH_DEMO_BROKER"
+NO_MOSQUITTO = "mosquitto is not installed (Debian: apt-get install mosquitto)"
 TAIL_LINES = 15
 
 
@@ -41,6 +42,10 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def running(self) -> bool:
@@ -108,8 +113,8 @@ class Broker(Child):
             raise DemoError(f'{CHOICE} is {choice!r}: it may be "mosquitto" or "embedded"')
         mosquitto = None if choice == "embedded" else mosquitto_path()
         if choice == "mosquitto" and mosquitto is None:
-            raise DemoError("mosquitto is not installed (Debian: apt-get install mosquitto)")
-        self.port = _free_port()
+            raise DemoError(NO_MOSQUITTO)
+        self.port = free_port()
         if mosquitto is not None:
             self.kind, self.mqtt_version = "mosquitto", "5"
             config = folder / "mosquitto.conf"
@@ -137,7 +142,8 @@ class Broker(Child):
             time.sleep(0.02)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nothing listens on now."""
     with socket.socket() as sock:
         sock.bind((HOST, 0))
         port: int = sock.getsockname()[1]

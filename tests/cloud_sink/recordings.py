@@ -14,6 +14,7 @@ from cloud_sink.dataset import Dataset
 from models.features import FeatureSpec, describe, extract, learn_floors, min_scales
 from models.sensor_checks import learn_baselines
 from models.signal import NS_PER_S, Channel, Device, Mode, WindowBatch, WindowSpec
+from models.time_policy import TimeTreatment, default_policy
 
 START_NS = 1_700_000_000 * NS_PER_S
 CHANNELS = ("pressure", "flow", "current")
@@ -63,6 +64,7 @@ def dataset(
     return Dataset(
         device=device,
         window=window,
+        time=TimeTreatment.of(default_policy(window)),
         spec=spec,
         infos=describe(spec, channels, window.rate_hz, n),
         min_scale=min_scales(spec, len(channels), n),

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloud_sink import bundle as bundles
 from cloud_sink.bundle import BundleError, next_version, write_bundle
 from cloud_sink.cli import REFUSED, USAGE, main
 from edge_node.model_store import load_bundle
@@ -52,7 +51,8 @@ def test_a_recording_becomes_a_bundle_that_a_gateway_takes(
 ) -> None:
     out = tmp_path / "models" / "press-4"
     assert train(log, out=out) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["cpu-float32.tflite", "cpu-int8.tflite", "manifest.json"]
+    names = [re.sub(r"-[0-9a-f]{12}\.", ".", p.name) for p in out.iterdir()]
+    assert sorted(names) == ["cpu-float32.tflite", "cpu-int8.tflite", "manifest.json"]
     assert sorted(p.name for p in out.parent.iterdir()) == ["press-4"]
     manifest = manifest_of(out)
     assert (manifest.model_id, manifest.version, manifest.family) == ("press-4", 1, "mahalanobis")
@@ -411,36 +411,45 @@ def test_an_unwritable_directory_is_named_before_anything_is_read(
         next_version(tmp_path / "a" / "b", "press")
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace", "rename"])
+@pytest.mark.parametrize("of", ["manifest.json", "cpu-int8"])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failure_while_writing_leaves_what_was_there(
-    log: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, step: str
+    log: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, step: str, of: str
 ) -> None:
     assert train(log, "--rows", 500, out=tmp_path / "m") == 0
     capsys.readouterr()
     before = {p.name: p.read_bytes() for p in (tmp_path / "m").iterdir()}
+    fsync, replace = os.fsync, Path.replace
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def synced(descriptor: int) -> None:
+        if step == "fsync" and f"/.{of}" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
 
-    if step == "fsync":
-        monkeypatch.setattr(os, "fsync", full)
-    elif step == "replace":
-        monkeypatch.setattr(bundles, "_replace", full)
-    else:
-        rename = Path.rename
+    def replaced(self: Path, target: Path) -> Path:
+        if step == "replace" and target.name.startswith(of):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(self, target)
 
-        def second(self: Path, target: Path) -> Path:
-            # The old bundle has stepped aside; the new one cannot take its place.
-            if target == tmp_path / "m" and not self.name.endswith(".old"):
-                full()
-            return rename(self, target)
-
-        monkeypatch.setattr(Path, "rename", second)
-    assert train(log, "--rows", 500, out=tmp_path / "m") == REFUSED
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    assert train(log, "--rows", 600, out=tmp_path / "m") == REFUSED
     monkeypatch.undo()
     assert "No space left on device" in one_line(capsys)
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
     assert {p.name: p.read_bytes() for p in (tmp_path / "m").iterdir()} == before
+
+
+def test_a_failure_while_writing_a_first_version_leaves_nothing(
+    log: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    assert train(log, "--rows", 500, out=tmp_path / "m") == REFUSED
+    assert "No space left on device" in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupted_training_writes_nothing(

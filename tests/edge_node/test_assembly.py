@@ -7,11 +7,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
+from numpy.typing import NDArray
 
-from edge_node.assembly import assemble
+from edge_node.assembly import MAX_WINDOWS_AT_ONCE, assemble
 from edge_node.config import load_config
-from models.signal import SampleBlock
-from tests.edge_node.daemons import BUNDLE
+from edge_node.inference import Engine, Scored
+from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING
+from models.signal import NS_PER_S, DropReason, SampleBlock
+from tests.edge_node.daemons import BUNDLE, channels, golden_window
 
 
 def test_two_bundles_of_one_name_do_not_share_an_engine_and_one_bundle_does(tmp_path: Path) -> None:
@@ -49,3 +53,60 @@ def test_an_empty_block_of_an_unknown_device_is_taken(tmp_path: Path) -> None:
     empty = np.zeros((0, 1), np.float32)
     block = SampleBlock.irregular("b", ("x",), empty, time_ns=np.zeros(0, np.int64), arrival_ns=0)
     assert core.push(block) == 0
+
+
+def _config(folder: Path, gateway: str = "") -> Path:
+    """One device that the fixture's model watches."""
+    manifest = json.loads((BUNDLE / "manifest.json").read_text())
+    channels = ", ".join(
+        "{ " + ", ".join(f"{k} = {json.dumps(c[k])}" for k in ("name", "unit", "origin")) + " }"
+        for c in manifest["channels"]
+    )
+    path = folder / "gateway.toml"
+    path.write_text(
+        f'[gateway]\nname = "g"\n{gateway}\n'
+        f'[[device]]\nid = "a"\ninterval_s = 1\nchannels = [{channels}]\nmodel = "{BUNDLE}"\n'
+    )
+    return path
+
+
+def _rows(n: int, at_s: int = 0) -> SampleBlock:
+    """``n`` seconds of the fixture's signal."""
+    names = tuple(channels())
+    means = golden_window().mean(axis=0)
+    noise = np.random.default_rng(at_s).normal(size=(n, len(names)))
+    times = (1_700_000_000 + at_s + np.arange(n, dtype=np.int64)) * NS_PER_S
+    values = (means * (1 + 0.01 * noise)).astype(np.float32)
+    return SampleBlock.irregular("a", names, values, time_ns=times, arrival_ns=int(times[-1]))
+
+
+def test_how_much_may_wait_is_as_configured(tmp_path: Path) -> None:
+    path = _config(tmp_path, "max_waiting = 12\nmax_batches_out = 1")
+    pipeline = assemble(load_config(path), on_notice=lambda text: None).pipeline
+    pipeline.push(_rows(60))
+    (out,) = pipeline.take_batches()
+    for i in range(1, 20):
+        pipeline.push(_rows(60, 60 * i))
+        assert pipeline.take_batches() == []
+        assert pipeline.counters().n_windows_pending <= 12 + out.n
+    assert pipeline.counters().window_drops[DropReason.BACKPRESSURE] > 50
+
+
+def test_by_default_as_much_waits_as_without_a_configuration(tmp_path: Path) -> None:
+    gateway = load_config(_config(tmp_path)).gateway
+    assert (gateway.max_waiting, gateway.max_batches_out) == (MAX_WAITING, MAX_BATCHES_OUT)
+
+
+def test_a_backlog_is_scored_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = assemble(load_config(_config(tmp_path)), on_notice=lambda text: None)
+    (engine,) = core.engines.values()
+    n_held: list[int] = []
+
+    def watched(inputs: NDArray[np.float32]) -> Scored:
+        n_held.append(core.pipeline.counters().n_windows_pending)
+        return Engine.run(engine, inputs)
+
+    monkeypatch.setattr(engine, "run", watched)
+    n = core.push(*[_rows(1000, 1000 * i) for i in range(100)])
+    assert n == core.pipeline.counters().n_windows_closed == sum(n_held) > 5 * MAX_WINDOWS_AT_ONCE
+    assert max(n_held) <= MAX_WINDOWS_AT_ONCE

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_node.plans import ServedModel
+from models.alerting import duration
 from models.limits import LimitSpec
 from models.signal import Channel, DropReason
 from tests.edge_node.plant import (
@@ -106,15 +107,30 @@ def test_a_limit_needs_no_model() -> None:
     plant = play(values, model=None, limits=(HOT,))
     raised, *updates, cleared = plant.alerts()
     assert (raised.kind, raised.state, raised.severity) == ("limit", "raised", "critical")
-    assert raised.message == "press-4: Pressure 4.5 bar above the limit of 4 bar for 20 s"
-    assert (T0_S + 230) * S <= raised.end_ns <= (T0_S + 240) * S
+    assert raised.message == "press-4: Pressure 4.5 bar above the limit of 4 bar for 30 s"
+    assert (raised.start_ns, raised.end_ns) == ((T0_S + 200) * S, (T0_S + 230) * S)
     assert [u.state for u in updates] == []
-    assert cleared.message == "press-4: Pressure back within its limit of 4 bar after 95 s"
+    assert cleared.message == "press-4: Pressure back within its limit of 4 bar after 105 s"
     assert raised.contributions[0].expected_high == 4.0
     assert raised.contributions[0].expected_low is None
     assert plant.states() == ["normal", "anomalous", "normal"]
     assert not plant.summaries()
     assert plant.pipeline.counters().window_drops == {DropReason.NO_MODEL: 117}
+
+
+@pytest.mark.parametrize(("for_s", "at_s"), [(0, 205), (12, 215), (60, 265)])
+def test_an_alert_says_since_when_the_limit_was_exceeded_however_long_a_window_is(
+    for_s: float, at_s: int
+) -> None:
+    limit = msgspec.structs.replace(HOT, for_s=for_s)
+    values = healthy(1200)
+    values[203:1000, 0] = 4.5
+    raised, updated, *_, cleared = play(values, model=None, limits=(limit,), spec=window(10, 5)).alerts()
+    assert raised.message.endswith(f"for {at_s - 203} s")
+    assert {alert.start_ns for alert in (raised, updated, cleared)} == {(T0_S + 203) * S}
+    assert raised.end_ns == (T0_S + at_s) * S
+    assert updated.message.endswith(f"for {duration(updated.end_ns - (T0_S + 203) * S)}")
+    assert cleared.message.endswith(f"after {duration(cleared.end_ns - (T0_S + 203) * S)}")
 
 
 def test_limits_are_told_apart() -> None:

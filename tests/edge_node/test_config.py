@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,15 +12,24 @@ import pytest
 from edge_node.config import Config, ConfigError, load_config
 from edge_node.config_schema import MqttSource
 from edge_node.config_sources import read_password
-from edge_node.gating import GateSpec
 from models.features import FeatureSpec
+from models.gating import GateSpec
 from models.manifest import ModelManifest, Normalisation, TrainedChannel, TrainingReport
 from models.sensor_checks import ChannelBaseline
 from models.signal import Channel, Mode, WindowSpec
-from models.time_policy import TimeOptions, TimePolicy
+from models.time_policy import TimeOptions, TimePolicy, default_policy
 
 GATEWAY = '[gateway]\nname = "g1"\n'
 PRESS = '[[device]]\nid = "press-4"\nrate_hz = 1000\nchannels = ["x", "y"]\n'
+SKAB_CHANNELS = (
+    "Accelerometer1RMS",
+    "Accelerometer2RMS",
+    "Current",
+    "Pressure",
+    "Temperature",
+    "Voltage",
+    "Volume Flow RateRMS",
+)
 METER = '[[device]]\nid = "meter"\ninterval_s = 1\nchannels = ["current"]\n'
 
 
@@ -114,6 +124,10 @@ alert.m_raise = 5
     assert fast.gate == GateSpec(
         device_id="m.x", channel="current", comparison=">=", value=-20.0, settle_s=5.0
     )
+    assert fast.gate.text == "m.x.current >= -20"
+    # What training needs to leave out the windows in which the machine rests
+    assert (fast.as_recorded().gate, fast.as_recorded().interval_s) == (fast.gate, None)
+    assert (slow.as_recorded().gate, slow.as_recorded().interval_s) == (None, 10.0)
 
 
 def test_the_gateways_cap_scales_the_budgets_of_devices_with_models(tmp_path: Path) -> None:
@@ -140,7 +154,7 @@ def test_a_burst_is_stale_after_three_intervals(tmp_path: Path) -> None:
     (bearing,) = load(tmp_path, text).devices
     window = bearing.window_without_model()
     assert window == WindowSpec(n=100, hop=50, rate_hz=Fraction(1000), mode=Mode.BURST)
-    policy = bearing.time_policy(window)
+    policy = bearing.time_policy(default_policy(window))
     assert (policy.stale_after_s, policy.lateness_s) == (1800.0, 7.0)
 
 
@@ -284,7 +298,8 @@ def test_a_device_that_differs_from_its_model_is_named_by_line(
         (
             '"y"',
             '"z"',
-            '6: [[device]] "press-4": channels = ["x", "z"]: model press version 3 has ["y", "x"]',
+            '6: [[device]] "press-4": channels: lacks "y", which model press version 3 was trained on; has "z", '
+            "which it was not",
         ),
         (
             '"y"',
@@ -314,6 +329,35 @@ def test_the_signal_must_be_the_models(tmp_path: Path, old: str, new: str, expec
     with pytest.raises(ConfigError) as caught:
         config.settle(config.devices[0], manifest())
     assert str(caught.value) == f"{path}:{expected}"
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (
+            ["Accelerometer1RMS", "Accelerometer2RMS", "Current", "Pressure", "Temperature", "Volt", "Flow"],
+            'lacks "Voltage", "Volume Flow RateRMS", which model press version 3 was trained on; has "Volt" (did you '
+            'mean "Voltage"?), "Flow", which it was not',
+        ),
+        (
+            [f"c{i}" for i in range(9)],
+            'lacks "Accelerometer1RMS", "Accelerometer2RMS", "Current", "Pressure", "Temperature" and 2 more, which '
+            'model press version 3 was trained on; has "c0", "c1", "c2", "c3", "c4" and 4 more, which it was not',
+        ),
+        ([*SKAB_CHANNELS[:-1]], 'lacks "Volume Flow RateRMS", which model press version 3 was trained on'),
+        ([*SKAB_CHANNELS, "Label"], 'has "Label", which model press version 3 was not trained on'),
+    ],
+)
+def test_channels_that_differ_are_named(tmp_path: Path, own: list[str], expected: str) -> None:
+    path = tmp_path / "gateway.toml"
+    with_model(tmp_path)
+    path.write_text(path.read_text().replace('["x", "y"]', json.dumps(own)))
+    config = load_config(path)
+    template = manifest().channels[0]
+    trained = tuple(msgspec.structs.replace(template, name=name) for name in SKAB_CHANNELS)
+    with pytest.raises(ConfigError) as caught:
+        config.settle(config.devices[0], manifest(channels=trained))
+    assert str(caught.value) == f'{path}:6: [[device]] "press-4": channels: {expected}'
 
 
 # -- subscriptions

@@ -94,18 +94,6 @@ def subscription(text: str) -> str:
         ("window_s = 1e9", "window_s = 1000000000.0: is 1e+12 samples at 1000 Hz: expected at most 16777216"),
         ("alert.n_raise = 5", "alert.n_raise = 5: expected at most m_raise = 3"),
         ("window = 10\nhop = 11", "hop = 11: expected at most the window, 10 samples"),
-        (
-            'model = "models/press"',
-            'model = "models/press": there is no model here (models/press/manifest.json does not exist); '
-            "cloud-sink train makes one",
-        ),
-        (
-            'model = "learn"',
-            'model = "learn": a gateway cannot learn by itself yet; make a model with: "edge-node record '
-            '-c gateway.toml -o healthy.parquet", then "cloud-sink train healthy.parquet '
-            "--features vibration "
-            '-o models/press-4"; then set model = "models/press-4"',
-        ),
     ],
 )
 def test_device(tmp_path: Path, extra: str, expected: str) -> None:

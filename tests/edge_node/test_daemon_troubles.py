@@ -53,6 +53,25 @@ def test_two_gateways_of_one_name_report_each_other(tmp_path: Path) -> None:
         wait_for(lambda: len(system(seen, "SD card", "cleared")) == 2, "the end of both alerts")
 
 
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_two_gateways_of_one_client_id_report_each_other(tmp_path: Path, version: Any) -> None:
+    """They are never connected at once: either hears nothing of the other but what it left retained."""
+    uplink = 'client_id = "hall-3"\nreconnect_min_s = 0.2\nreconnect_max_s = 1'
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        path = config(tmp_path, mosquitto.port, version=version, uplink=uplink)
+        with running(path):
+            wait_for(lambda: status(seen) == "online", "status online")
+            with running(path):
+                wait_for(
+                    lambda: len({s["boot_id"] for s in statuses(seen) if s["conflicts"]}) == 2,
+                    "a conflict in the status of both",
+                )
+                boots = {s["boot_id"] for s in statuses(seen)}
+                assert len(boots) == 2
+                assert all({s["boot_id"], *s["conflicts"]} == boots for s in statuses(seen) if s["conflicts"])
+                wait_for(lambda: len(system(seen, "SD card", "raised")) >= 2, "an alert of each")
+
+
 def test_a_fallback_and_lost_samples_are_alerts_until_they_are_over(tmp_path: Path) -> None:
     with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
         port = free_port()
@@ -127,16 +146,64 @@ def test_a_device_that_is_renamed_leaves_no_state_behind(tmp_path: Path) -> None
             path.write_text(path.read_text().replace('id = "pump-1"', 'id = "pump-2"'))
             daemon.send_signal(signal.SIGHUP)
             wait_for(lambda: seen.on(topic)[-1] == b"", "the end of its state")
-            cleared = [
-                a for a in alerts(seen) if a["state"] == "cleared" and "no longer watched" in a["message"]
-            ]
-            assert cleared
+            cleared = wait_for(
+                lambda: [
+                    a for a in alerts(seen) if a["state"] == "cleared" and "no longer watched" in a["message"]
+                ],
+                "the end of its alerts",
+            )
             assert {a["delivery"]["latency_ms"] for a in cleared} == {None}
             assert metrics(port)['linewatch_alert_latency_seconds_sum{kind="machine"}'] < 1e6
             assert set(retained(mosquitto.port, "linewatch")) == {"linewatch/s1/g1/status"}
             daemon.send_signal(signal.SIGTERM)
             assert daemon.wait(15) == 0
         assert seen.on(topic)[-1] == b""
+
+
+def has_state(port: int, topic: str) -> bool:
+    return b'"anomalous"' in retained(port, topic.split("/")[0]).get(topic, b"")
+
+
+def test_device_states_go_where_the_uplink_goes(tmp_path: Path) -> None:
+    """Another prefix, another broker, none, and back: the states are at the present place, and nowhere else."""
+    (tmp_path / "other").mkdir()
+    with (
+        broker(tmp_path) as mosquitto,
+        broker(tmp_path / "other") as other,
+        Subscriber(mosquitto.port, "linewatch/#") as seen,
+    ):
+        metrics_port = free_port()
+        path = config(tmp_path, mosquitto.port, metrics_port)
+        first, end = path.read_text(), "s1/g1/device/pump-1/state"
+
+        def take_up(text: str) -> None:
+            path.write_text(text)
+            daemon.send_signal(signal.SIGHUP)
+
+        with running(path) as daemon:
+            wait_for(lambda: connected(metrics_port), "the source")
+            feed(seen, rows())
+            wait_for(lambda: any(b'"anomalous"' in p for p in seen.on(f"linewatch/{end}")), "a state")
+            take_up(first.replace("[uplink]", "[uplink]\nqueue_messages = 9_999"))
+            wait_for(lambda: [s["state"] for s in statuses(seen)].count("online") >= 2, "the same place")
+            wait_for(lambda: has_state(mosquitto.port, f"linewatch/{end}"), "its state")
+            assert b"" not in seen.on(f"linewatch/{end}")
+            take_up(first.replace("[uplink]", '[uplink]\nprefix = "other"'))
+            wait_for(lambda: has_state(mosquitto.port, f"other/{end}"), "the state below another prefix")
+            assert set(retained(mosquitto.port, "linewatch")) == {"linewatch/s1/g1/status"}
+            uplink, source = first.split("[[source]]")
+            elsewhere = uplink.replace(f"port = {mosquitto.port}", f"port = {other.port}")
+            take_up(f"{elsewhere}[[source]]{source}")
+            wait_for(lambda: has_state(other.port, f"linewatch/{end}"), "the state at another broker")
+            assert set(retained(mosquitto.port, "other")) == {"other/s1/g1/status"}
+            take_up(f"{uplink.split('[uplink]')[0]}[[source]]{source}")
+            wait_for(
+                lambda: set(retained(other.port, "linewatch")) == {"linewatch/s1/g1/status"}, "no uplink"
+            )
+            take_up(first)
+            wait_for(lambda: has_state(mosquitto.port, f"linewatch/{end}"), "the state, back again")
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(15) == 0
 
 
 def test_a_gateway_that_is_renamed_ends_under_its_old_name_what_it_said(tmp_path: Path) -> None:

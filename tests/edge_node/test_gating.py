@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_node.gating import Comparison, Gate, GateSpec, GateState
 from edge_node.plans import DevicePlan
 from models import codec
+from models.gating import Comparison, Gate, GateSpec, GateState
 from models.limits import LimitSpec
 from models.signal import Channel, DropReason, SampleBlock
 from tests.edge_node.plant import T0_S, TIME, Plant, S, block, device, healthy, pieces, plan, story

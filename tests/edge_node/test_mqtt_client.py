@@ -37,8 +37,8 @@ class Recorded:
     def on_acked(self, mid: int, refusal: str | None) -> None:
         self.acked.append((mid, refusal))
 
-    def on_lost(self, silent: bool) -> None:
-        self.lost.append(silent)
+    def on_lost(self, blameless: bool) -> None:
+        self.lost.append(blameless)
 
     def on_turn(self, link: Link) -> None:
         self.threads.add(threading.current_thread().name)
@@ -53,7 +53,14 @@ def config(port: int, **more: Any) -> MqttSource:
 def connection(
     broker_config: MqttSource | Uplink, session: Recorded | None = None, **more: Any
 ) -> Iterator[Connection]:
-    conn = Connection(broker_config, session or Recorded(), label="test", client_id="linewatch-test", **more)
+    conn = Connection(
+        broker_config,
+        session or Recorded(),
+        label="test",
+        client_id="linewatch-test",
+        max_packet_bytes=1 << 20,
+        **more,
+    )
     conn.start()
     try:
         yield conn
@@ -279,6 +286,23 @@ def test_a_refused_subscription_is_an_error() -> None:
     assert text.endswith("the broker refused the subscription to 'in/#': Unspecified error")
 
 
+def test_a_session_that_another_client_took_over_is_named() -> None:
+    # mosquitto 2.0.11 just closes the connection, so a server of our own says why
+    connack, disconnect = b"\x20\x03\x00\x00\x00", b"\xe0\x02\x8e\x00"
+    session = Recorded()
+    with (
+        server(connack + disconnect) as port,
+        capture_logs() as logs,
+        connection(config(port, version="5"), session) as conn,
+    ):
+        wait_for(lambda: conn.n_failures >= 2, "a second attempt")
+        assert conn.n_taken_over >= 2
+        assert session.lost[0] is True
+    text = next(e["event"] for e in logs if e["log_level"] == "warning")
+    why = "the broker closed the connection: Session taken over: another client has the client_id 'linewatch-test'"
+    assert f": {why}; trying again in " in text
+
+
 @pytest.mark.parametrize("error", [TypeError, ValueError, KeyError, OSError])
 @pytest.mark.parametrize("callback", ["on_connected", "on_message", "on_acked", "on_turn", "on_lost"])
 def test_a_session_that_fails_ends_the_thread(
@@ -302,7 +326,9 @@ def test_a_session_that_fails_ends_the_thread(
     raised: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", raised.append)
     monkeypatch.setattr(Broken, callback, fails)
-    conn = Connection(config(mosquitto.port), Broken(), label="test", client_id="linewatch-test")
+    conn = Connection(
+        config(mosquitto.port), Broken(), label="test", client_id="linewatch-test", max_packet_bytes=1 << 20
+    )
     conn.start()
     with pytest.raises(error, match="a defect of ours"):
         conn.finished.result(10)

@@ -14,8 +14,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from edge_node.config_schema import MqttSource, MqttSubscription
-from edge_node.sources import SOURCES, Source
-from edge_node.sources.mqtt import MqttSubscriber
+from edge_node.sources import SOURCES, Reach, Source
+from edge_node.sources.mqtt import MqttSubscriber, max_packet_bytes
 from edge_node.sources.payloads import encode_packed
 from models.signal import Channel, Device, DropReason, Mode, SampleBlock
 from tests.brokers import HOST, Broker, Subscriber, broker, wait_for
@@ -70,7 +70,7 @@ def running(source: Source, emit: Callable[[SampleBlock], bool], *, connected: b
     task = asyncio.run_coroutine_threadsafe(running, loop)
     try:
         if connected:
-            wait_for(lambda: source.connected or task.done(), "the source's connection")
+            wait_for(lambda: source.reach.connected or task.done(), "the source's connection")
         yield
         assert not task.done() or task.result() is None
     finally:
@@ -96,7 +96,7 @@ def mosquitto(tmp_path: Path) -> Iterator[Broker]:
 
 def test_the_map_builds_the_source() -> None:
     source = SOURCES["mqtt"](config(1883, ACCEL, name="plant"), DEVICES)
-    assert (source.name, source.connected, source.last_error) == ("plant", False, None)
+    assert (source.name, source.reach) == ("plant", Reach(False, 0, None))
 
 
 @pytest.mark.parametrize("version", ["3.1.1", "5"])
@@ -118,7 +118,7 @@ def test_messages_become_blocks(mosquitto: Broker, version: Any) -> None:
     assert (temp.device_id, temp.channels, temp.values.tolist()) == ("oven", ("temp",), [[21.5]])
     assert hum.channels == ("hum",)
     assert raw.values.tolist() == [[0, 1, 1], [3, 4, 2.5]]
-    assert not source.connected
+    assert not source.reach.connected
     counters = source.counters
     assert (counters.n_messages, counters.n_blocks, counters.n_samples) == (4, 4, 14)
     assert not counters.message_drops
@@ -148,7 +148,7 @@ def test_bad_messages_are_counted_named_and_harmless(mosquitto: Broker) -> None:
             sensor.publish(topic, payload)
         sensor.publish("plant/oven/a/T1", "7")
         wait_for(lambda: got.blocks, "the good message behind the bad ones", 60)
-        assert source.connected
+        assert source.reach.connected
     assert len(got.blocks) == 1
     assert source.counters.n_messages == len(bad) + 1
     reasons = [reason for _, _, reason, _ in bad]
@@ -158,6 +158,24 @@ def test_bad_messages_are_counted_named_and_harmless(mosquitto: Broker) -> None:
     assert len(warned) == len(expected)
     for line, (topic, text) in zip(warned, expected, strict=True):
         assert line.startswith(f"{topic}: {text}")
+
+
+def test_over_mqtt_5_the_broker_keeps_back_what_is_far_too_large(mosquitto: Broker) -> None:
+    """What a message can cost in memory is bounded; somewhat too large a message is still seen, counted and named."""
+    some = MqttSubscription(topic="acc/{device}", time_key="t", max_payload_bytes=100_000)
+    settings = config(mosquitto.port, some, TEMPS, version="5")
+    largest = max_packet_bytes(settings)
+    assert largest == 2 * TEMPS.max_payload_bytes + 65_536
+    source = MqttSubscriber(settings, DEVICES)
+    got = Collected()
+    with running(source, got), Subscriber(mosquitto.port) as sensor:
+        sensor.publish("acc/press-4", bytes(largest))
+        sensor.publish("acc/press-4", bytes(2 * TEMPS.max_payload_bytes))
+        sensor.publish("plant/oven/a/T1", "7")
+        wait_for(lambda: got.blocks, "the good message behind the large ones", 60)
+    assert source.counters.n_messages == 2
+    assert source.counters.n_bytes == 2 * TEMPS.max_payload_bytes + 1
+    assert source.counters.message_drops == {DropReason.OVERSIZE: 1}
 
 
 def test_a_topic_that_nobody_asked_for() -> None:
@@ -201,11 +219,11 @@ def test_a_broker_that_dies_and_comes_back(mosquitto: Broker, version: Any) -> N
             sensor.publish("plant/oven/a/T1", "1")
             wait_for(lambda: len(got.blocks) == 1, "the first message")
         mosquitto.kill()
-        wait_for(lambda: not source.connected, "losing the connection")
-        wait_for(lambda: "connection refused" in (source.last_error or ""), "a failed attempt")
+        wait_for(lambda: not source.reach.connected, "losing the connection")
+        wait_for(lambda: "connection refused" in (source.reach.last_error or ""), "a failed attempt")
         mosquitto.start()
-        wait_for(lambda: source.connected, "the reconnect")
-        assert source.last_error is None
+        wait_for(lambda: source.reach.connected, "the reconnect")
+        assert source.reach.last_error is None
         with Subscriber(mosquitto.port) as sensor:
 
             def heard() -> bool:

@@ -179,6 +179,12 @@ def test_the_newest_windows_survive_backpressure() -> None:
     assert closed == 117
 
 
+def test_windows_that_nobody_could_have_scored_yet_are_not_dropped() -> None:
+    one = Plant(plan(), max_waiting=40).play([block(healthy(600))])
+    counters = one.pipeline.counters()
+    assert counters.n_windows_scored == counters.n_windows_closed == 117
+
+
 def test_windows_of_devices_that_share_a_model_are_scored_together() -> None:
     many = Plant(*[plan(device(f"d{i}")) for i in range(12)])
     for i in range(12):

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_node.gating import GateSpec
 from edge_node.plans import DevicePlan
+from models.gating import GateSpec
 from models.limits import LimitSpec
 from models.recentring import RecentringSpec
 from models.signal import Channel, DropReason, Mode, SampleBlock

@@ -18,7 +18,7 @@ from edge_node import running_sources
 from edge_node.config import load_config
 from edge_node.config_schema import MqttSource
 from edge_node.recording_daemon import record
-from edge_node.sources import Emit, SourceCounters
+from edge_node.sources import Emit, Reach, SourceCounters
 from models.recording import read_log
 from models.signal import Device, SampleBlock
 from tests.brokers import Broker, Subscriber, broker, free_port, wait_for
@@ -78,8 +78,7 @@ class LastGasp:
     def __init__(self, config: MqttSource, devices: Mapping[str, Device]) -> None:
         self.name = config.name
         self.counters = SourceCounters()
-        self.connected = True
-        self.last_error = None
+        self.reach = Reach(True, 1, None)
         (self._device,) = devices.values()
 
     async def run(self, emit: Emit) -> None:
@@ -119,6 +118,64 @@ def test_values_for_which_there_was_no_room_are_said(tmp_path: Path) -> None:
         assert recorder.returncode == 0, complaints
         assert said == f"wrote {n} values to {log}, dropped {3 * n} queue_full\n"
         assert f'"dropped": "{3 * n} queue_full"' in complaints
+
+
+def test_what_was_refused_is_said_and_counted(tmp_path: Path) -> None:
+    with broker(tmp_path, "log_type all") as mosquitto, Subscriber(mosquitto.port) as sensors:
+        path = config(tmp_path, mosquitto.port)
+        log = tmp_path / "log.jsonl"
+        with recording(path, log, mosquitto) as recorder:
+            for payload in (b"{", b"nonsense"):
+                sensors.publish("plant/pump-1", payload)
+            sensors.publish("plant/pump-9", rows()[0])
+            sensors.publish("plant/pump-1", rows()[0])
+            wait_for(lambda: n_written(log) == len(channels()), "the row")
+            recorder.send_signal(signal.SIGTERM)
+            said, complaints = recorder.communicate(timeout=20)
+        assert recorder.returncode == 0, complaints
+        refused = "2 malformed, 1 unknown_device"
+        assert said == f"wrote {len(channels())} values to {log}, dropped none, refused messages: {refused}\n"
+        assert f'"refused": "{refused}"' in complaints
+
+
+def test_a_recording_of_refused_messages_alone_is_a_failure(tmp_path: Path) -> None:
+    with broker(tmp_path, "log_type all") as mosquitto, Subscriber(mosquitto.port) as sensors:
+        path = config(tmp_path, mosquitto.port)
+        log = tmp_path / "log.jsonl"
+        with recording(path, log, mosquitto) as recorder:
+            sensors.publish("plant/pump-1", b"nonsense")
+            wait_for(lambda: "Received PUBACK from linewatch-mqtt" in mosquitto.log(), "the message's end")
+            recorder.send_signal(signal.SIGTERM)
+            said, complaints = recorder.communicate(timeout=20)
+        assert recorder.returncode == 1
+        assert said == ""
+        why = "all that source mqtt received was refused or dropped"
+        assert complaints.splitlines()[-1] == (
+            f"edge-node: nothing was recorded: {why} (dropped none, refused messages: 1 malformed)"
+        )
+        assert not log.exists()
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_an_empty_recording_is_a_failure_that_leaves_no_file(tmp_path: Path, suffix: str) -> None:
+    log = tmp_path / f"log.{suffix}"
+    with broker(tmp_path, "log_type all") as mosquitto:
+        path = config(tmp_path, mosquitto.port)
+        with recording(path, log, mosquitto) as recorder:
+            recorder.send_signal(signal.SIGTERM)
+            said, complaints = recorder.communicate(timeout=20)
+        why = "source mqtt was connected, but received nothing"
+        assert complaints.splitlines()[-1] == f"edge-node: nothing was recorded: {why} (dropped none)"
+        assert (recorder.returncode, said) == (1, "")
+    done = subprocess.run(
+        edge_node("record", "-c", path, "-o", log, "--for", "1"), capture_output=True, text=True, timeout=30
+    )
+    assert done.stderr.splitlines()[-1] == (
+        "edge-node: nothing was recorded: source mqtt never connected: connection refused: no broker listens "
+        "there (dropped none)"
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith("log.")]
 
 
 def test_sighup_does_not_end_a_recording(tmp_path: Path) -> None:

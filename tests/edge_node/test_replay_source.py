@@ -108,7 +108,7 @@ def test_a_full_queue_is_waited_for(slow: Path, speed: float) -> None:
     assert np.concatenate([b.values for b in taken.blocks]).ravel().tolist() == list(range(60))
     assert source.counters.n_samples == 60
     assert not source.counters.sample_drops
-    assert source.last_error is None
+    assert source.reach.last_error is None
 
 
 def test_our_own_recording_comes_as_it_came(tmp_path: Path) -> None:
@@ -166,15 +166,15 @@ def test_a_log_that_cannot_be_read_ends_the_source_with_its_reason(tmp_path: Pat
     path = tmp_path / "log.csv"
     path.write_text("t,x\n" + "".join(f"{T0 + i},{i}\n" for i in range(200)) + f"{T0 + 200},broken\n")
     source, _ = play(ReplaySource(paths=(path,), speed="max"))
-    assert source.last_error is not None
-    assert "line 202, column 'x': 'broken' is not a number" in source.last_error
-    assert not source.connected
+    assert source.reach.last_error is not None
+    assert "line 202, column 'x': 'broken' is not a number" in source.reach.last_error
+    assert not source.reach.connected
 
 
 def test_it_is_one_of_the_sources(slow: Path) -> None:
     source = SOURCES["replay"](ReplaySource(paths=(slow,), name="old"), {})
     assert source.name == "old"
-    assert not source.connected
+    assert not source.reach.connected
 
 
 def test_cancelling_stops_it(slow: Path) -> None:
@@ -185,7 +185,7 @@ def test_cancelling_stops_it(slow: Path) -> None:
         task = asyncio.create_task(source.run(taken))
         while not taken.blocks:
             await asyncio.sleep(0.001)
-        assert source.connected
+        assert source.reach.connected
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -208,7 +208,7 @@ def test_a_log_of_several_devices_has_the_origins_on_which_they_agree(
     values = np.concatenate([b.values for b in taken.blocks]).ravel() if taken.blocks else np.zeros(0)
     if expected is None:
         assert not taken.blocks
-        assert source.last_error is not None
-        assert "'p'" in source.last_error
+        assert source.reach.last_error is not None
+        assert "'p'" in source.reach.last_error
     else:
         assert values.tolist() == [float(v) for v in expected.split()]

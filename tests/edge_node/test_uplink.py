@@ -200,6 +200,43 @@ def test_a_clone_is_reported_and_not_fought(mosquitto: Broker) -> None:
         assert "another computer publishes as plant/gw-1" in warned[0]
 
 
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+def test_clones_that_throw_each_other_off_are_reported(mosquitto: Broker, version: Any) -> None:
+    """With one client_id they are never connected at once: each finds only what the other left retained."""
+    settings = config(mosquitto.port, version=version, client_id="hall-3")
+    with capture_logs() as logs, uplink(settings) as up:
+        up.publish(status())
+        delivered(up)
+        assert up.n_foreign == 0
+        with uplink(settings, status("offline", boot_id="boot-of-clone")) as clone:
+            clone.publish(status(boot_id="boot-of-clone"))
+            wait_for(lambda: up.conflicts and clone.conflicts, "the conflict, seen from both")
+            assert (up.conflicts, clone.conflicts) == (("boot-of-clone",), ("boot-of-ours",))
+            assert up.n_foreign
+            for i in range(200):
+                up.publish(alert(i))
+            wait_for(lambda: up.counters().n_delivered["alert"] == 200, "alerts, in spite of it all", 60)
+        assert not up.counters().drops
+    text = "\n".join(e["event"] for e in logs)
+    assert "another computer publishes as plant/gw-1 (boot id boot-of-clone, ours is boot-of-ours)" in text
+
+
+def test_what_the_gateway_itself_left_retained_is_no_conflict(mosquitto: Broker) -> None:
+    with uplink(config(mosquitto.port, client_id="hall-3")) as up:
+        up.publish(status(boot_id="boot-of-ours"))
+        delivered(up)
+    restarted = status("offline", boot_id="boot-after")
+    with uplink(config(mosquitto.port, client_id="hall-3"), restarted) as up:
+        up.publish(status(boot_id="boot-after"))
+        delivered(up)
+        mosquitto.kill()
+        mosquitto.start()
+        wait_for(lambda: up.n_connects == 2, "the reconnect")
+        delivered(up)
+        assert up.conflicts == ()
+        assert up.n_foreign == 0
+
+
 @pytest.mark.parametrize("payload", [b"", b"nonsense", b"\xff", b'{"type": "status"}', b'{"type": "alert"}'])
 def test_nonsense_on_our_status_topic_is_harmless(mosquitto: Broker, payload: bytes) -> None:
     with capture_logs() as logs, Subscriber(mosquitto.port) as other, uplink(config(mosquitto.port)) as up:

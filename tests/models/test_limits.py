@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from models import codec
 from models.limits import LimitChecks, LimitSpec, LimitState
-from models.signal import Channel, Mode, WindowSpec
+from models.signal import NS_PER_S, Channel, Mode, WindowSpec
 from tests.models.windows import cut, join, spec, split
 
 T = Channel(name="t", unit="degC")
@@ -26,7 +26,7 @@ def limit(**fields: object) -> LimitSpec:
 
 def marks(samples: str, judged: LimitSpec, window: WindowSpec = W1) -> str:
     checks = LimitChecks([judged], [T], window)
-    violated, _ = checks.check(cut([float(ch) for ch in samples], window))
+    violated, *_ = checks.check(cut([float(ch) for ch in samples], window))
     return "".join("!" if v else "." for v in violated[:, 0])
 
 
@@ -62,7 +62,7 @@ def test_the_extreme_is_the_sample_furthest_beyond_in_the_unit() -> None:
         limit(name="both", above=106.0, below=102.0),
     ]
     checks = LimitChecks(limits, [channel], W4)
-    violated, extreme = checks.check(cut([5, 7, 3, 5, 5, 7, 0, 5, 5, 5, 5, 5], W4))
+    violated, extreme, _ = checks.check(cut([5, 7, 3, 5, 5, 7, 0, 5, 5, 5, 5, 5], W4))
     assert extreme.tolist() == [[107, 103, 107], [107, 100, 100], [105, 105, 105]]
     assert violated.tolist() == [[True, True, True], [True, True, True], [False, False, False]]
 
@@ -78,14 +78,14 @@ class TestInvalidSamples:
         values = np.array([3.0, 6, 99, 6, 6, 99, 3, 3])
         valid = values != 99
         checks = LimitChecks([limit(above=5, for_s=4)], [T], W4)
-        violated, extreme = checks.check(cut(values, W4, valid=valid))
+        violated, extreme, _ = checks.check(cut(values, W4, valid=valid))
         assert violated[:, 0].tolist() == [False, True]
         assert extreme[:, 0].tolist() == [6, 6]
 
     def test_a_window_of_nothing_leaves_all_as_it_was(self) -> None:
         nothing = cut([9.0] * 4, W4, valid=np.zeros(4, dtype=bool))
         checks = LimitChecks([limit(above=5)], [T], W4)
-        violated, extreme = checks.check(nothing)
+        violated, extreme, _ = checks.check(nothing)
         assert not violated.any()
         assert math.isnan(extreme[0, 0])
         checks.check(cut([6.0] * 4, W4, start=4))
@@ -109,14 +109,37 @@ def test_limits_on_many_channels_are_judged_each_alone() -> None:
     channels = [Channel(name="a"), Channel(name="t"), Channel(name="b")]
     values = np.stack([np.full(8, 9.0), np.r_[np.zeros(4), np.full(4, 7.0)], np.full(8, -9.0)], axis=1)
     limits = [limit(above=5), limit(name="a", channel="a", above=10), limit(name="b", channel="b", below=-8)]
-    violated, extreme = LimitChecks(limits, channels, W4).check(cut(values, W4))
+    violated, extreme, _ = LimitChecks(limits, channels, W4).check(cut(values, W4))
     assert violated.tolist() == [[False, False, True], [True, False, True]]
     assert extreme.tolist() == [[0, 9, -9], [7, 9, -9]]
 
 
 def test_no_limits_are_no_columns() -> None:
-    violated, extreme = LimitChecks([], [T], W4).check(cut([1.0] * 8, W4))
-    assert violated.shape == extreme.shape == (2, 0)
+    violated, extreme, since = LimitChecks([], [T], W4).check(cut([1.0] * 8, W4))
+    assert violated.shape == extreme.shape == since.shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("samples", "fields", "expected"),
+    [
+        ("3333366633333333", {"above": 5}, [None, 5, None, None]),  # within the window
+        ("3333333333366666", {"above": 5, "for_s": 3}, [None, None, None, 11]),  # its duration included
+        ("3366666666666633", {"above": 5, "for_s": 6}, [None, 2, 2, 2]),  # before the window
+        ("3666636666663333", {"above": 5, "for_s": 4}, [None, 1, 6, None]),  # each time it is beyond
+        ("6335336633333333", {"above": 5}, [0, 6, None, None]),
+        ("6446446344444444", {"above": 5, "hysteresis": 2}, [0, 0, None, None]),  # until it is back
+        ("6464446444444444", {"above": 5, "hysteresis": 1}, [0, 6, None, None]),
+    ],
+)
+def test_a_violation_has_lasted_since_the_channel_went_beyond(
+    samples: str, fields: dict[str, object], expected: list[int | None]
+) -> None:
+    batch = cut([float(ch) for ch in samples], W4)
+    violated, _, since = LimitChecks([limit(**fields)], [T], W4).check(batch)
+    starts = batch.start_ns.tolist()
+    wanted = [starts[i] if t is None else starts[0] + t * NS_PER_S for i, t in enumerate(expected)]
+    assert violated[:, 0].tolist() == [t is not None for t in expected]
+    assert since[:, 0].tolist() == wanted
 
 
 @settings(max_examples=300, deadline=None)
@@ -140,7 +163,7 @@ def test_how_windows_are_split_over_calls_and_restarts_does_not_show(data: st.Da
     ]
 
     whole = LimitChecks(limits, [T], window)
-    violated, extreme = whole.check(batch)
+    violated, extreme, since = whole.check(batch)
     checks = LimitChecks(limits, [T], window)
     got = []
     for piece in split(batch, data.draw(st.lists(st.integers(0, batch.n)))):
@@ -150,6 +173,7 @@ def test_how_windows_are_split_over_calls_and_restarts_does_not_show(data: st.Da
         checks = restored
     assert np.concatenate([g[0] for g in got]).tobytes() == violated.tobytes()
     assert np.concatenate([g[1] for g in got]).tobytes() == extreme.tobytes()
+    assert np.concatenate([g[2] for g in got]).tobytes() == since.tobytes()
     assert checks.state() == whole.state()
 
 
@@ -167,9 +191,9 @@ def test_violations_are_those_of_the_stream(
     """Against the definition, sample by sample, where windows overlap or touch."""
     window = spec(n, min(hop, n))
     batch = cut([float(s) for s in samples], window)
-    violated, extreme = LimitChecks([limit(above=5, for_s=for_s, hysteresis=hysteresis)], [T], window).check(
-        batch
-    )
+    violated, extreme, _ = LimitChecks(
+        [limit(above=5, for_s=for_s, hysteresis=hysteresis)], [T], window
+    ).check(batch)
     state, run, states = False, 0, []
     for sample in samples:
         run = run + 1 if sample > 5 else 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from models.gating import GateSpec
 from models.logs import LogError
 from models.recording import RecordingWriter, inspect_log, read_log, recorded_devices
 from models.signal import Channel, Mode
@@ -21,6 +22,8 @@ DEVICES = (
         mode=Mode.IRREGULAR,
         rate_hz=Fraction(1, 300),
         time=TimeOptions(hold_s=900.5, min_valid=0.5),
+        interval_s=300.0,
+        gate=GateSpec(device_id="d1", channel="power", comparison=">=", value=-0.1, settle_s=30.0),
         channels=(
             Channel(name="x", unit="°C", origin=101_325.1, wear=True, valid_range=(-40.0, 1e-9)),
             Channel(name="y", scale=0.1, offset=-1, full_scale=2.0, stuck_s=3.5),

@@ -4,23 +4,31 @@ A gate watches one channel of one device and answers, for a window of another de
 over the whole of it and had been running for the settling time before. Invariant: an answer depends on event
 times only, and once given does not change: a window is waited for until the gate's channel was seen at its
 end, and where that will not be, because the channel fell silent, what is not known counts as not running.
-Pure.
+Training, which has the whole recording, asks a :class:`GateHistory` the same. Pure.
 """
 
 from __future__ import annotations
 
+import math
 import operator
+import re
 from collections.abc import Callable
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from models.signal import NS_PER_S, SampleBlock
-from models.windowing import TimePolicy
+
+if TYPE_CHECKING:  # a device as recorded has a time policy and a gate
+    from models.time_policy import TimePolicy
 
 Comparison = Literal[">", ">=", "<", "<=", "==", "!="]
+
+_CONDITION = re.compile(r"^\s*(?P<name>.+?)\s*(?P<comparison>>=|<=|==|!=|>|<)\s*(?P<value>\S+)\s*$")
+_COMPARISONS: dict[str, Comparison] = {c: c for c in (">", ">=", "<", "<=", "==", "!=")}
 
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
@@ -43,6 +51,25 @@ class GateSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     comparison: Comparison
     value: float
     settle_s: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """The condition as it is written in a configuration."""
+        return f"{self.device_id}.{self.channel} {self.comparison} {self.value:.10g}"
+
+
+def parse_comparison(text: str) -> tuple[str, Comparison, float]:
+    """(name, comparison, value) of "name > value"; ValueError says what is wrong with it."""
+    found = _CONDITION.match(text)
+    if found is None:
+        raise ValueError('expected a condition such as "press-4-power.current > 2.0"')
+    try:
+        value = float(found["value"])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f'"{found["value"]}" is not a finite number')
+    return found["name"], _COMPARISONS[found["comparison"]], value
 
 
 class GateState(msgspec.Struct, kw_only=True):
@@ -94,18 +121,11 @@ class Gate:
         series = self._series(block)
         if series is None:
             return
-        times, values = series
         state = self.state
         state.silent = False
-        before = -_FOR_EVER_NS if state.known_until_ns is None else state.known_until_ns
-        newest = np.maximum.accumulate(times)
-        newer = np.ones(times.size, np.bool_)
-        newer[1:] = times[1:] > newest[:-1]
-        newer &= times > before
-        if not newer.any():
+        times, active = self._news(*series)
+        if not times.size:
             return
-        values, times = values[newer], times[newer]
-        active: NDArray[np.bool_] = self._compare(values, self._value)
         changed = np.flatnonzero(np.diff(active, prepend=not active[0]))
         for i in changed.tolist():
             if not state.active or state.active[-1] != bool(active[i]):
@@ -155,3 +175,75 @@ class Gate:
         if not usable.any():
             return None
         return times[usable], values[usable]
+
+    def _news(
+        self, times: NDArray[np.int64], values: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """(times, whether the condition holds) of the samples that are newer than all before them."""
+        known = self.state.known_until_ns
+        newest = np.maximum.accumulate(times)
+        newer = np.ones(times.size, np.bool_)
+        newer[1:] = times[1:] > newest[:-1]
+        newer &= times > (-_FOR_EVER_NS if known is None else known)
+        active: NDArray[np.bool_] = self._compare(values[newer], self._value)
+        return times[newer], active
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Running:
+    """When a machine ran, as its gate ``spec`` says: ``intervals`` int64[m, 2] of event time [start, end),
+    ascending and disjoint."""
+
+    spec: GateSpec
+    intervals: NDArray[np.int64]
+
+    def active(self, start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Per window, bool[w], in any order: whether the machine ran over [start_ns - settling time, end_ns)."""
+        if not len(self.intervals):
+            return np.zeros(start_ns.size, np.bool_)
+        settled_ns = start_ns - round(self.spec.settle_s * NS_PER_S)
+        i = np.searchsorted(self.intervals[:, 0], settled_ns, side="right") - 1
+        result: NDArray[np.bool_] = (i >= 0) & (self.intervals[np.maximum(i, 0), 1] >= end_ns)
+        return result
+
+
+class GateHistory:
+    """A gate over a whole recording: nothing is forgotten and nothing is waited for, since its end is known.
+
+    Its :meth:`running` answers as a :class:`Gate` does that saw the same samples. The channel is silent where
+    it says nothing for longer than ``policy.stale_after_s``; what is not known counts as not running.
+    """
+
+    def __init__(self, spec: GateSpec, origin: float, policy: TimePolicy, period_ns: int) -> None:
+        self._gate = Gate(spec, origin, policy, period_ns)
+        self._period_ns = period_ns
+        self._silent_ns = round(policy.stale_after_s * NS_PER_S)
+        self._ran = False
+        self._changes: list[NDArray[np.int64]] = []  # it starts to run, stops, starts, ...
+
+    def push(self, block: SampleBlock) -> None:
+        """Take note of ``block``; samples that are not newer than those before them change nothing."""
+        series = self._gate._series(block)
+        if series is None:
+            return
+        times, active = self._gate._news(*series)
+        if not times.size:
+            return
+        known_ns = self._gate.state.known_until_ns
+        before = np.concatenate([times[:1] if known_ns is None else [known_ns], times[:-1]])
+        silent = np.flatnonzero(times - before > self._silent_ns)
+        self._gate.state.known_until_ns = int(times[-1])
+        times = np.insert(times, silent, np.minimum(before + self._period_ns, times)[silent])
+        active = np.insert(active, silent, False)
+        self._changes.append(times[np.diff(active, prepend=self._ran)])
+        self._ran = bool(active[-1])
+
+    def running(self) -> Running:
+        """When the machine ran, as far as the recording goes. The newest sample stands for the time to the
+        next one."""
+        changes = np.concatenate([np.zeros(0, np.int64), *self._changes])
+        if self._ran:
+            known_ns = self._gate.state.known_until_ns
+            assert known_ns is not None
+            changes = np.append(changes, known_ns + self._period_ns)
+        return Running(self._gate.spec, changes.reshape(-1, 2))
