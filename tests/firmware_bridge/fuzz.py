@@ -270,14 +270,15 @@ class _Fed:
             self._report.items[type(item).__name__] += 1
             if isinstance(item, Rows):
                 self._check(item)
-            elif isinstance(item, protocol.Refusal):
-                self._report.refused[item.cause] += 1
         if session._held_bytes > MAX_HELD_BYTES or len(session._held) > MAX_HELD_BYTES // 24:
             raise Lost(f"the Session holds {session._held_bytes} bytes in {len(session._held)} frames")
         if len(session._tokens) > 200:
             raise Lost(f"the Session waits for {len(session._tokens)} answers")
         if rng.random() < 0.002:
             session.disconnected()
+        self._report.refused = Counter(
+            {str(cause): session.counters.damage[cause] for cause in protocol.Cause}
+        )
 
     def _check(self, rows: Rows) -> None:
         n, c = rows.counts.shape

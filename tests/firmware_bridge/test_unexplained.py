@@ -85,7 +85,9 @@ def test_samples_that_no_hello_explains_are_bounded_and_counted() -> None:
 
 def test_rows_of_an_irregular_board_come_one_a_frame() -> None:
     session = Session()
-    items = _receive(session, _hello(1, rate_hz=None), _samples(1, 0, 1), _samples(1, 1, 3), _samples(1, 4, 1))
+    items = _receive(
+        session, _hello(1, rate_hz=None), _samples(1, 0, 1), _samples(1, 1, 3), _samples(1, 4, 1)
+    )
     rows = [i for i in items if isinstance(i, Rows)]
     assert _values(items) == [0, 4]
     assert all(r.time_ns is not None and len(r.time_ns) == len(r.counts) for r in rows)
