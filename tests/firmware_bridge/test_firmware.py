@@ -80,6 +80,24 @@ def test_calls_nothing_but_functions_of_memory_and_strings(everything: Path, tmp
     assert called <= {"memcpy", "memset", "strlen", "strcmp"}
 
 
+def test_the_first_stream_of_the_readme_compiles(tmp_path: Path) -> None:
+    readme = (FIRMWARE / "README.md").read_text(encoding="utf-8")
+    include, _, code = readme.split("```c\n", 1)[1].split("\n```", 1)[0].partition("\n")
+    around = """
+        extern uint16_t random_number(void);
+        extern bool uart_write(void *user, const uint8_t *bytes, size_t n);
+        extern uint32_t micros_now(void *user);
+        extern bool sample_ready(void);
+        extern const int16_t *sample(void);
+        extern uint8_t received[];
+        extern size_t n_received;
+        void firmware(void);
+    """
+    source = tmp_path / "first.c"
+    source.write_text(f"{include}\n{around}\nvoid firmware(void) {{\n{code}\n}}\n", encoding="utf-8")
+    build(source, tmp_path / "first.o", *C99, "-Os", "-c")
+
+
 @pytest.mark.parametrize("sanitized", [False, True], ids=["plain", "sanitized"])
 def test_golden_frames(tmp_path: Path, sanitized: bool) -> None:
     flags = SANITIZED if sanitized else ("-Os",)
