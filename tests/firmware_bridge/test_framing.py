@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from firmware_bridge import framing
 from firmware_bridge.framing import MAX_BODY, Damage, FrameDecoder
 from tests.firmware_bridge import spec
 
+# On a busy machine nothing is quick.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 MAX_STUFFED = 4117
 
 # Few values, zeros and ends of blocks among them, make the rare cases common; runs cross the blocks of COBS.
@@ -40,6 +42,7 @@ def decoded(chunks: list[bytes]) -> tuple[list[bytes], Counter[Damage]]:
     return bodies, decoder.damage
 
 
+@settings(UNHURRIED)
 @given(_bodies)
 @example(bytes(MAX_BODY))
 @example(b"\1" * MAX_BODY)
@@ -57,7 +60,7 @@ def test_a_body_that_no_frame_can_hold_is_refused(n: int) -> None:
         framing.encode(bytes(n))
 
 
-@settings(max_examples=300)
+@settings(UNHURRIED, max_examples=300)
 @given(_streams, _cuts)
 @example(b"\x55" * (MAX_STUFFED + 1) + b"\0", [MAX_STUFFED + 1])
 @example(b"\0" + b"\x55" * (MAX_STUFFED + 1) + b"\0", [MAX_STUFFED + 2])
@@ -66,7 +69,7 @@ def test_any_bytes_in_any_chunking_give_the_same(stream: bytes, cuts: list[int])
     assert decoded(chunked(stream, cuts)) == decoded([stream])
 
 
-@settings(max_examples=300)
+@settings(UNHURRIED, max_examples=300)
 @given(_streams)
 def test_what_is_found_is_what_the_specification_finds(stream: bytes) -> None:
     bodies, damage = decoded([b"\0", stream])
@@ -76,7 +79,7 @@ def test_what_is_found_is_what_the_specification_finds(stream: bytes) -> None:
     assert Damage.CUT_IN not in damage
 
 
-@settings(max_examples=200)
+@settings(UNHURRIED, max_examples=200)
 @given(st.lists(_bodies, max_size=8), _cuts)
 def test_frames_survive_any_chunking(bodies: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(map(framing.encode, bodies))
@@ -102,7 +105,7 @@ def edited(frame: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:
     return bytes(out)
 
 
-@settings(max_examples=500)
+@settings(UNHURRIED, max_examples=500)
 @given(st.lists(_bodies, min_size=1, max_size=6), st.integers(0, 5), _edits, _cuts)
 @example([b"a", b"b", b"c"], 1, [("drop", 0, b"x")], [])  # the delimiter before
 @example([b"a", b"b", b"c"], 1, [("drop", 7, b"x")], [])  # the delimiter behind
@@ -120,6 +123,7 @@ def test_whatever_befalls_one_frame_every_other_is_found(
     assert found in (others, bodies)
 
 
+@settings(UNHURRIED)
 @given(_streams, st.lists(_bodies, min_size=1, max_size=4), _streams)
 def test_frames_between_anything_are_found(before: bytes, bodies: list[bytes], after: bytes) -> None:
     found, _ = decoded([before, b"".join(map(framing.encode, bodies)), after])
@@ -127,7 +131,7 @@ def test_frames_between_anything_are_found(before: bytes, bodies: list[bytes], a
     assert any(found[i : i + n] == bodies for i in range(len(found) - n + 1))
 
 
-@settings(max_examples=50)
+@settings(UNHURRIED, max_examples=50)
 @given(st.lists(st.integers(1, 20_000), min_size=1, max_size=20), st.integers(0, 255))
 def test_memory_is_bounded_by_one_frame(sizes: list[int], byte: int) -> None:
     decoder = FrameDecoder()

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from firmware_bridge import protocol
@@ -30,6 +30,8 @@ from firmware_bridge.protocol import (
 )
 from tests.firmware_bridge.test_vectors import same
 
+# On a busy machine nothing is quick.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 _u16, _u32 = st.integers(0, U16 - 1), st.integers(0, U32 - 1)
 _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 _rates = st.none() | st.builds(Fraction, st.integers(1, U32 - 1), st.integers(1, U32 - 1))
@@ -68,7 +70,7 @@ def refusal(body: bytes) -> Refusal:
     return found
 
 
-@settings(max_examples=300)
+@settings(UNHURRIED, max_examples=300)
 @given(_messages, _u16)
 def test_every_message_goes_there_and_back(message: Message, seq: int) -> None:
     body = protocol.encode(message, seq)
@@ -76,7 +78,7 @@ def test_every_message_goes_there_and_back(message: Message, seq: int) -> None:
     assert protocol.seq_of(body) == seq
 
 
-@settings(max_examples=200)
+@settings(UNHURRIED, max_examples=200)
 @given(_messages)
 def test_cut_at_any_length_it_is_refused(message: Message) -> None:
     body = protocol.encode(message, 0)
@@ -84,6 +86,7 @@ def test_cut_at_any_length_it_is_refused(message: Message) -> None:
         assert refusal(body[:n]).cause is Cause.MALFORMED
 
 
+@settings(UNHURRIED)
 @given(_messages, st.binary(min_size=1, max_size=50), st.integers(0, 15))
 def test_what_a_newer_minor_version_appends_is_ignored(message: Message, more: bytes, minor: int) -> None:
     body = bytearray(protocol.encode(message, 1) + more)
@@ -91,6 +94,7 @@ def test_what_a_newer_minor_version_appends_is_ignored(message: Message, more: b
     assert same(protocol.parse(bytes(body)), message)
 
 
+@settings(UNHURRIED)
 @given(_messages, st.integers(0, 15).filter(lambda major: major != protocol.MAJOR), st.integers(0, 15))
 def test_another_major_version_is_refused_and_the_text_says_what_to_do(
     message: Message, major: int, minor: int
@@ -103,6 +107,7 @@ def test_another_major_version_is_refused_and_the_text_says_what_to_do(
     assert "up to date" in found.text
 
 
+@settings(UNHURRIED)
 @given(st.integers(0, 255).filter(lambda type_: type_ not in set(protocol.Type)), st.binary(max_size=50))
 def test_unknown_types_are_refused_by_number(type_: int, rest: bytes) -> None:
     found = refusal(protocol.HEADER.pack(protocol.VERSION, type_, 0) + rest)
@@ -110,7 +115,7 @@ def test_unknown_types_are_refused_by_number(type_: int, rest: bytes) -> None:
     assert f"type {type_}" in found.text
 
 
-@settings(max_examples=500)
+@settings(UNHURRIED, max_examples=500)
 @given(st.binary(max_size=80), st.sampled_from([0, *protocol.Type]))
 def test_any_body_is_a_message_or_a_refusal(rest: bytes, type_: int) -> None:
     protocol.parse(rest)
@@ -118,7 +123,7 @@ def test_any_body_is_a_message_or_a_refusal(rest: bytes, type_: int) -> None:
     assert isinstance(found, Message | Refusal)
 
 
-@settings(max_examples=500)
+@settings(UNHURRIED, max_examples=500)
 @given(_messages, st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), min_size=1, max_size=6))
 def test_a_changed_body_is_a_message_or_a_refusal(message: Message, changes: list[tuple[int, int]]) -> None:
     body = bytearray(protocol.encode(message, 0))

@@ -22,7 +22,8 @@
 #include "linewatch.h"
 
 #define N_CHANNELS 3u
-#define MAX_BEHIND_US 1000000 /* rows that are further behind are skipped, as a board would miss them */
+#define MAX_BEHIND_US 10000000 /* rows that are further behind are skipped, as a board would miss them */
+#define PATIENCE_MS 5000        /* for whoever reads the line */
 
 static const double TURN = 6.283185307179586;
 static const double SIGNAL_HZ = 5.0;
@@ -51,7 +52,7 @@ static bool write_all(void *user, const uint8_t *bytes, size_t n) {
     const machine *m = (const machine *)user;
     while (n > 0) {
         struct pollfd ready = {m->out, POLLOUT, 0};
-        if (poll(&ready, 1, 200) != 1) {
+        if (poll(&ready, 1, PATIENCE_MS) != 1) {
             return false;
         }
         const ssize_t taken = write(m->out, bytes, n);
