@@ -54,11 +54,13 @@ class Bus:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The values of one round that were read: place of the register -> value. ``utc_ns``: half-way between question
-    and answer."""
+    """What a slave answered in one round: place of the register -> value. ``utc_ns``: half-way between question and
+    answer. ``whole``: nothing that was asked is missing."""
 
+    slave: int
     values: dict[int, float]
     utc_ns: int
+    whole: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +193,9 @@ class Poller:
                 self._patience[slave].failed(time.monotonic_ns())
             if why is not None:
                 self._taker.silent(slave, why)
-            if values:
-                self._taker.read(Reading(values, began_utc + (time.monotonic_ns() - began) // 2))
+            utc_ns = began_utc + (time.monotonic_ns() - began) // 2
+            if values or why is None:
+                self._taker.read(Reading(slave, values, utc_ns, why is None))
 
     def _take(
         self, i: int, words: list[int], request: Request, mono_ns: int, values: dict[int, float]

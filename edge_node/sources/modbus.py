@@ -80,9 +80,8 @@ class ModbusBus:
     def read(self, reading: Reading) -> None:
         arrival_ns = time.time_ns()
         registers = self._config.register
-        slave = registers[next(iter(reading.values))].slave
-        if self._silent.pop(slave, None) is not None:
-            self._log.info(f"slave {slave} answers again")
+        if reading.whole and self._silent.pop(reading.slave, None) is not None:
+            self._log.info(f"slave {reading.slave} answers all again")
         self._counters.n_messages += 1
         by_device: dict[str, list[int]] = {}
         for i in reading.values:
@@ -104,9 +103,8 @@ class ModbusBus:
 
     def silent(self, slave: int, why: str) -> None:
         self._counters.message_drops[DropReason.NO_ANSWER] += 1
-        first = slave not in self._silent
         self._silent[slave] = why
-        if first or self._log_limit.due(slave, time.monotonic()) is not None:
+        if self._log_limit.due(why, time.monotonic()) is not None:
             self._log.warning(why)
 
     def connected(self, what: str) -> None:
