@@ -226,11 +226,21 @@ class DropReason(enum.StrEnum):
     UNKNOWN_CHANNEL = "unknown_channel"
     WRONG_RATE = "wrong_rate"
     QUEUE_FULL = "queue_full"
+    LOST = "lost"  # on the line: numbered by the board, never received
+    UNEXPLAINED = "unexplained"  # the board did not say what they are
     DOWN = "down"
     # payloads, before they become samples
     MALFORMED = "malformed"
     OVERSIZE = "oversize"
     UNKNOWN_TOPIC = "unknown_topic"
+    # frames of a serial line, before they become samples
+    BAD_CRC = "bad_crc"
+    BAD_COBS = "bad_cobs"
+    SHORT = "short"
+    CUT_IN = "cut_in"  # the line was joined in the middle of a frame
+    UNKNOWN_TYPE = "unknown_type"
+    UNKNOWN_VERSION = "unknown_version"
+    NO_ANSWER = "no_answer"  # of a Modbus slave that was asked
     # windows
     GAP = "gap"
     INACTIVE = "inactive"

@@ -68,10 +68,22 @@ class Layout:
         chosen = [by_name[name] for name in keys]
         scale = np.array([c.scale for c in chosen], dtype=np.float64)
         shift = np.array([c.offset - c.origin for c in chosen], dtype=np.float64)
+        return cls.scaled(device, tuple(keys), tuple(keys.values()), scale, shift)
+
+    @classmethod
+    def scaled(
+        cls,
+        device: Device,
+        channels: tuple[str, ...],
+        keys: tuple[str, ...],
+        scale: NDArray[np.float64],
+        shift: NDArray[np.float64],
+    ) -> Layout:
+        """``scale``, ``shift`` float64[c]: a value in SI units is raw * scale + shift."""
         identity = bool(np.all(scale == 1.0) and np.all(shift == 0.0))
         with np.errstate(all="ignore"):
             harmless = float(np.min((_LARGE - np.abs(shift)) / np.abs(scale), initial=_LARGE))
-        return cls(device, tuple(keys), tuple(keys.values()), scale, shift, identity, harmless)
+        return cls(device, channels, keys, scale, shift, identity, harmless)
 
     def subset(self, present: tuple[int, ...]) -> Layout:
         """The layout of only the channels at positions ``present``."""
@@ -86,7 +98,7 @@ class Layout:
             self.harmless,
         )
 
-    def to_si(self, raw: NDArray[np.floating]) -> NDArray[np.float32]:
+    def to_si(self, raw: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.float32]:
         """``raw`` [n, c] as float32[n, c] in SI units: raw * scale + offset - origin in float64; NaN, a
         missing value, where that is not finite in float32. The only place where a gateway scales values."""
         length = math.hypot(*raw.ravel("K").tolist()) if raw.size <= _FEW else math.inf
