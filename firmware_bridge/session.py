@@ -48,7 +48,8 @@ SYNCED_NS = 5_000_000.0  # error bound from which a block's time counts as disci
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Consecutive rows of one configuration: ``counts`` [n, c] as sent. ``start_ns``: UTC of the first; with an
-    irregular board ``time_ns`` int64[n] is each row's. ``error_ns``: how far that may be off; None: not known."""
+    irregular board ``time_ns`` int64[n] is each row's. ``error_ns``: how far that may be off; None: not known.
+    ``index``: number of the first row, modulo 2^32; ``device_us``: what the board's clock, unwrapped, read then."""
 
     hello: Hello
     counts: Counts
@@ -57,6 +58,14 @@ class Rows:
     arrival_ns: int
     clock: Clock
     error_ns: float | None
+    index: int
+    device_us: int
+
+    def to_si(self) -> NDArray[np.float64]:
+        """The values float64[n, c] in the units that the Hello names."""
+        channels = self.hello.channels
+        scale = np.array([channel.scale for channel in channels])
+        return self.counts * scale + np.array([channel.offset for channel in channels])
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +113,8 @@ class SessionCounters:
     n_unexplained_rows: int = 0  # no Hello came for them in time
     n_resets: int = 0
     n_clock_steps: int = 0  # of the host
-    n_exchanges: int = 0
+    n_asked: int = 0  # for the time,
+    n_exchanges: int = 0  # and answered
     damage: Counter[str] = field(default_factory=Counter)  # framing.Damage and protocol.Cause
 
 
@@ -187,6 +197,7 @@ class Session:
             self._tokens = {t: at for t, at in self._tokens.items() if mono_ns - at < SYNC_TIMEOUT_NS}
             self._token = (self._token + 1) % U16
             self._tokens[self._token] = mono_ns
+            self.counters.n_asked += 1
             frames.append(self._frame(TimeSync(self._token)))
         return frames
 
@@ -348,7 +359,8 @@ class Session:
             clock = Clock.ARRIVAL
         else:
             clock = Clock.SYNCED if error_ns <= SYNCED_NS else Clock.DEVICE
-        items.append(Rows(hello, run.counts, start_ns, time_ns, utc_ns, clock, error_ns))
+        rows = Rows(hello, run.counts, start_ns, time_ns, utc_ns, clock, error_ns, run.index, first)
+        items.append(rows)
 
     def _took_damage(self) -> None:
         for damage, n in self._decoder.damage.items():

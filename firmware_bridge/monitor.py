@@ -1,0 +1,118 @@
+"""``firmware-bridge monitor``: a line, live: redrawn in place on a terminal, else a line a second."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+import sys
+import time
+from collections import deque
+from typing import TextIO
+
+from firmware_bridge.figures import Figures, board_text, rate_text, summary
+from firmware_bridge.following import Came, Follower, Gone, News, Opened, follow
+from firmware_bridge.session import Greeting, Logged, Refusal, Reset, Rows
+from firmware_bridge.stopping import Stopping
+from firmware_bridge.view import one_line, screenful
+
+PLAIN_EVERY_S = 1.0
+REDRAW_EVERY_S = 0.25
+KEPT_LINES = 4  # of what was said, below the figures
+FIGURES_ROWS = 24  # where the terminal does not say how high it is
+
+
+def monitor(
+    follower: Follower,
+    baud: int,
+    stopping: Stopping,
+    *,
+    plain: bool = False,
+    for_s: float | None = None,
+    wait: bool = False,
+    out: TextIO | None = None,
+) -> int:
+    """Shows the line until it is stopped; returns the exit code. PortUnavailable as :func:`follow`."""
+    out = out or sys.stdout
+    terminal = not plain and out.isatty() and os.environ.get("TERM") != "dumb"
+    screen = _Screen(out) if terminal else None
+    began_s = time.monotonic()
+    figures = Figures(began_s)
+    said: deque[str] = deque(maxlen=KEPT_LINES)
+    every_s = PLAIN_EVERY_S if screen is None else REDRAW_EVERY_S
+    due_s = began_s + every_s
+    trouble: str | None = None
+    try:
+        for news in follow(follower, stopping, for_s=for_s, wait=wait):
+            for new in news:
+                if isinstance(new, Came) and isinstance(new.item, Rows):
+                    figures.take(new.item)
+                    continue
+                before = trouble
+                trouble = new.why if isinstance(new, Gone) else None if isinstance(new, Opened) else trouble
+                text = None if isinstance(new, Gone) and before == trouble else told(new)
+                if text is not None:
+                    said.append(f"{_now()} {text}")
+                    if screen is None:
+                        print(said[-1], file=out, flush=True)
+            now_s = time.monotonic()
+            if now_s < due_s:
+                continue
+            due_s = max(due_s + every_s, now_s)
+            standing = follower.standing()
+            reading = figures.read(standing.counters, now_s)
+            if screen is not None:
+                size = shutil.get_terminal_size((80, FIGURES_ROWS))
+                limits = {"columns": size.columns, "rows": size.lines - 1}
+                screen.draw(screenful(standing, reading, baud, trouble, tuple(said), **limits))
+            elif trouble is None:
+                print(f"{_now()} {one_line(standing, reading, baud)}", file=out, flush=True)
+    finally:
+        if screen is not None:
+            screen.settle()
+    if not stopping.hung_up:
+        print(summary(follower.standing(), time.monotonic() - began_s), file=out, flush=True)
+    return 0
+
+
+def told(new: News) -> str | None:
+    """What there is to say of it, in one line; None: nothing."""
+    match new:
+        case Opened():
+            return f"{new.path}: open"
+        case Gone():
+            return new.why
+        case Came(item=Greeting(hello=hello, new=True)):
+            channels = ", ".join(f"{c.name} {c.unit}".rstrip() for c in hello.channels)
+            return f"board {board_text(hello)}: {channels} at {rate_text(hello.rate_hz)}"
+        case Came(item=Reset()):
+            return "the board's clock began anew"
+        case Came(item=Logged(event=event)):
+            code = f" {event.code}" if event.code else ""
+            return f"the board says ({event.severity.name.lower()}{code}): {event.text}"
+        case Came(item=Refusal(text=text)):
+            return text
+        case _:
+            return None
+
+
+def _now() -> str:
+    return f"{dt.datetime.now(dt.UTC):%H:%M:%S}"
+
+
+class _Screen:
+    """Lines that are drawn over those of before."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._n = 0
+        print("\x1b[?25l", end="", file=out)  # no cursor
+
+    def draw(self, lines: list[str]) -> None:
+        back = f"\x1b[{self._n}F" if self._n else ""
+        print(back + "\x1b[J" + "\n".join(lines), file=self._out, flush=True)
+        self._n = len(lines)
+
+    def settle(self) -> None:
+        """What is drawn stays."""
+        print("\x1b[?25h", end="", file=self._out, flush=True)
