@@ -120,8 +120,13 @@ def clock_text(standing: Standing) -> str:
         return f"times are of arrival: none of {counters.n_asked} TimeSync answered"
     text = f"±{standing.error_ns / 1e6:.2f} ms"
     if standing.skew_ppm is not None:
-        text += f", skew {standing.skew_ppm:+.1f} ppm"
+        text += f", {skew_text(standing.skew_ppm)}"
     return f"{text}, {counters.n_exchanges} of {counters.n_asked} TimeSync answered"
+
+
+def skew_text(skew_ppm: float) -> str:
+    """A board whose microseconds are too long is slow."""
+    return f"{abs(skew_ppm):.1f} ppm {'slow' if skew_ppm > 0 else 'fast'}"
 
 
 def silence_text(standing: Standing) -> str:

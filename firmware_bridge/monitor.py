@@ -12,7 +12,8 @@ from typing import TextIO
 
 from firmware_bridge.figures import Figures, board_text, rate_text, summary
 from firmware_bridge.following import Came, Follower, Gone, News, Opened, follow
-from firmware_bridge.session import Greeting, Logged, Refusal, Reset, Rows
+from firmware_bridge.protocol import Refusal
+from firmware_bridge.session import Greeting, Logged, Reset, Rows
 from firmware_bridge.stopping import Stopping
 from firmware_bridge.view import one_line, screenful
 

@@ -65,7 +65,8 @@ class Rows:
         """The values float64[n, c] in the units that the Hello names."""
         channels = self.hello.channels
         scale = np.array([channel.scale for channel in channels])
-        return self.counts * scale + np.array([channel.offset for channel in channels])
+        values: NDArray[np.float64] = self.counts * scale + np.array([c.offset for c in channels])
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +332,12 @@ class Session:
             self.counters.damage[Cause.MALFORMED] += 1
             items.append(Refusal(Cause.MALFORMED, text))
             return
-        first = self._unwrap(int(run.first_us[0]), mono_ns, items)
+        # What is sent when a frame is full was begun long before: its newest row tells how its clock goes.
+        age_us = (int(run.first_us[-1]) - int(run.first_us[0])) % U32
+        if hello.rate_hz is not None:
+            age_us += int((n // len(run.first_us) - 1) * 1_000_000 / hello.rate_hz)
+        newest = self._unwrap((int(run.first_us[0]) + age_us) % U32, mono_ns, items)
+        first = newest - age_us
         if self._next_index is not None:
             missing = (run.index - self._next_index) % U32
             if 0 < missing < U32 // 2:
@@ -341,8 +347,7 @@ class Session:
                 self.counters.n_repeated_rows += min(n, U32 - missing)
         self._next_index = (run.index + n) % U32
         self.counters.n_rows += n
-        last_frame = first + (int(run.first_us[-1]) - int(run.first_us[0])) % U32
-        self._clock.hear(last_frame, mono_ns)
+        self._clock.hear(newest, mono_ns)
         time_ns = None
         if hello.rate_hz is None:
             us = first + (run.first_us - run.first_us[0]) % U32

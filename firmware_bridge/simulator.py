@@ -27,6 +27,8 @@ from firmware_bridge.board import Board, Signal
 from firmware_bridge.protocol import BoardChannel, Counts, EventSeverity
 
 TICK_S = 0.01
+FRAME_S = 0.05  # about what goes into one frame,
+MAX_ROWS = 200  # but no more than this
 MAX_PENDING = 1 << 16  # bytes that wait for room on the pty; a board has no more either
 UNREAD_S = 2.0  # what nobody has read of for so long is discarded: a driver keeps nothing for a port that nobody has open
 
@@ -90,7 +92,7 @@ class Simulator:
         channels: tuple[BoardChannel, ...] = VIBRATION,
         signal: Signal | None = None,
         serial: str = "SIM-0001",
-        rows: int = 64,
+        rows: int | None = None,
         faults: Faults = Faults(),
         seed: int = 1,
         first_us: int = 0,
@@ -98,7 +100,8 @@ class Simulator:
         self.counters = SimulatorCounters()
         self._link, self._rate_hz, self._channels = link, rate_hz, channels
         self._signal = signal or vibration(rate_hz, seed)
-        self._serial, self._rows, self._faults = serial, rows, faults
+        self._serial, self._faults = serial, faults
+        self._rows = rows or min(max(1, round(rate_hz * Fraction(FRAME_S))), MAX_ROWS)
         self._random = random.Random(seed)
         self._first_us = first_us
         self._config_id = self._random.randrange(1, 0xFFFF)
