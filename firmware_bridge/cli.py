@@ -1,4 +1,4 @@
-"""``firmware-bridge``: list, monitor, simulate.
+"""``firmware-bridge``: list, monitor, record, forward, simulate.
 
 Exit codes: 0 done, 1 refused or failed (one line says why), 2 wrong usage.
 """
@@ -21,12 +21,17 @@ import msgspec
 from tabulate import tabulate
 
 from firmware_bridge import ports
+from firmware_bridge.batch_json import SUBSCRIPTION
 from firmware_bridge.following import Follower
+from firmware_bridge.forward import BOARD, NotForwardable, check_topic, forward
 from firmware_bridge.monitor import monitor
+from firmware_bridge.outlet import BrokerUnavailable, BrokerUrl, Outlet, broker_url, read_password
 from firmware_bridge.protocol import BoardChannel
+from firmware_bridge.recorder import NotRecordable, record
 from firmware_bridge.simulator import VIBRATION, Faults, Simulator, vibration
 from firmware_bridge.stopping import Stopping
 from firmware_bridge.transport import LineSettings, PortName, PortUnavailable
+from models.logs import LogError
 from models.messages import rfc3339
 from models.signal import NS_PER_S
 
@@ -67,6 +72,57 @@ def parser() -> argparse.ArgumentParser:
     watch.add_argument("--plain", action="store_true", help="a line a second, also on a terminal")
     watch.set_defaults(act=_monitor)
 
+    recording = commands.add_parser(
+        "record",
+        help="write what a board sends to a log",
+        description="Writes a board's rows, in the units that it states, to a log that cloud-sink train and edge-node "
+        "replay read.",
+    )
+    _add_port(recording)
+    recording.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help=".jsonl or .parquet"
+    )
+    recording.add_argument(
+        "--device", type=_name, help="what it is called there; default: the board's serial number"
+    )
+    recording.add_argument(
+        "--interval-s", type=_seconds, metavar="S", help="from row to row, of an irregular board"
+    )
+    recording.set_defaults(act=_record)
+
+    forwarding = commands.add_parser(
+        "forward",
+        help="publish what a board sends to a broker",
+        description="Publishes a board's rows as JSON batches, which the mqtt source reads with "
+        f"{SUBSCRIPTION}. What waits for the broker is bounded; the oldest is dropped, counted.",
+    )
+    _add_port(forwarding)
+    forwarding.add_argument(
+        "--mqtt",
+        type=_broker,
+        required=True,
+        metavar="URL",
+        help="mqtt://user@host:port/prefix; mqtts:// with TLS",
+    )
+    forwarding.add_argument(
+        "--topic",
+        type=_topic,
+        default=BOARD,
+        help=f"below the prefix; {BOARD} is the board's serial number, the default",
+    )
+    forwarding.add_argument("--qos", type=int, choices=(0, 1), default=0, help="default: %(default)s")
+    forwarding.add_argument(
+        "--queue-mb",
+        type=_seconds,
+        default=64.0,
+        metavar="MB",
+        help="what may wait for the broker; default: 64",
+    )
+    password = forwarding.add_mutually_exclusive_group()
+    password.add_argument("--password-file", type=Path, metavar="FILE", help="its first line is the password")
+    password.add_argument("--password-env", metavar="NAME", help="of the environment variable that holds it")
+    forwarding.set_defaults(act=_forward)
+
     simulate = commands.add_parser(
         "simulate",
         help="a pty that behaves like a board",
@@ -106,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     try:
         code: int = given.act(given)
-    except (PortUnavailable, Refused) as error:
+    except (PortUnavailable, BrokerUnavailable, LogError, NotForwardable, NotRecordable, Refused) as error:
         print(f"firmware-bridge: {error}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:  # the reader of our output has seen enough
@@ -132,6 +188,30 @@ def _list(given: argparse.Namespace) -> int:
 def _monitor(given: argparse.Namespace) -> int:
     with Stopping() as stopping, _follower(given) as follower:
         return monitor(follower, given.baud, stopping, plain=given.plain, for_s=given.for_s, wait=given.wait)
+
+
+def _record(given: argparse.Namespace) -> int:
+    with Stopping() as stopping, _follower(given) as follower:
+        return record(
+            follower,
+            given.output,
+            stopping,
+            device_id=given.device,
+            interval_s=given.interval_s,
+            for_s=given.for_s,
+            wait=given.wait,
+        )
+
+
+def _forward(given: argparse.Namespace) -> int:
+    url: BrokerUrl = given.mqtt
+    topic = f"{url.prefix}/{given.topic}" if url.prefix else given.topic
+    password = read_password(given.password_file, given.password_env)
+    outlet = Outlet(url, password, qos=given.qos, queue_bytes=round(given.queue_mb * 1e6))
+    with Stopping() as stopping, outlet:
+        outlet.connect(wait=given.wait)
+        with _follower(given) as follower:
+            return forward(follower, outlet, topic, str(url), stopping, for_s=given.for_s, wait=given.wait)
 
 
 def _simulate(given: argparse.Namespace) -> int:
@@ -227,6 +307,26 @@ def _rate(text: str) -> Fraction:
             f"{text!r} is not a rate: a number or fraction above 0, at most 1000000"
         )
     return value
+
+
+def _broker(text: str) -> BrokerUrl:
+    try:
+        return broker_url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _topic(text: str) -> str:
+    try:
+        return check_topic(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _name(text: str) -> str:
+    if not text or any(c in text for c in "/+#\0"):
+        raise argparse.ArgumentTypeError(f"{text!r} can be no device: a name without / + #")
+    return text
 
 
 def _baud(text: str) -> int:

@@ -10,11 +10,11 @@ import time
 from collections import deque
 from typing import TextIO
 
-from firmware_bridge.figures import Figures, board_text, rate_text, summary
-from firmware_bridge.following import Came, Follower, Gone, News, Opened, follow
-from firmware_bridge.protocol import Refusal
-from firmware_bridge.session import Greeting, Logged, Reset, Rows
+from firmware_bridge.figures import Figures, summary
+from firmware_bridge.following import Came, Follower, follow
+from firmware_bridge.session import Rows
 from firmware_bridge.stopping import Stopping
+from firmware_bridge.telling import Teller
 from firmware_bridge.view import one_line, screenful
 
 PLAIN_EVERY_S = 1.0
@@ -42,17 +42,14 @@ def monitor(
     said: deque[str] = deque(maxlen=KEPT_LINES)
     every_s = PLAIN_EVERY_S if screen is None else REDRAW_EVERY_S
     due_s = began_s + every_s
-    trouble: str | None = None
+    teller = Teller()
     try:
         for news in follow(follower, stopping, for_s=for_s, wait=wait):
             for new in news:
                 if isinstance(new, Came) and isinstance(new.item, Rows):
                     figures.take(new.item)
                     continue
-                before = trouble
-                trouble = new.why if isinstance(new, Gone) else None if isinstance(new, Opened) else trouble
-                text = None if isinstance(new, Gone) and before == trouble else told(new)
-                if text is not None:
+                if (text := teller.tell(new, time.monotonic())) is not None:
                     said.append(f"{_now()} {text}")
                     if screen is None:
                         print(said[-1], file=out, flush=True)
@@ -65,8 +62,8 @@ def monitor(
             if screen is not None:
                 size = shutil.get_terminal_size((80, FIGURES_ROWS))
                 limits = {"columns": size.columns, "rows": size.lines - 1}
-                screen.draw(screenful(standing, reading, baud, trouble, tuple(said), **limits))
-            elif trouble is None:
+                screen.draw(screenful(standing, reading, baud, teller.trouble, tuple(said), **limits))
+            elif teller.trouble is None:
                 print(f"{_now()} {one_line(standing, reading, baud)}", file=out, flush=True)
     finally:
         if screen is not None:
@@ -74,27 +71,6 @@ def monitor(
     if not stopping.hung_up:
         print(summary(follower.standing(), time.monotonic() - began_s), file=out, flush=True)
     return 0
-
-
-def told(new: News) -> str | None:
-    """What there is to say of it, in one line; None: nothing."""
-    match new:
-        case Opened():
-            return f"{new.path}: open"
-        case Gone():
-            return new.why
-        case Came(item=Greeting(hello=hello, new=True)):
-            channels = ", ".join(f"{c.name} {c.unit}".rstrip() for c in hello.channels)
-            return f"board {board_text(hello)}: {channels} at {rate_text(hello.rate_hz)}"
-        case Came(item=Reset()):
-            return "the board's clock began anew"
-        case Came(item=Logged(event=event)):
-            code = f" {event.code}" if event.code else ""
-            return f"the board says ({event.severity.name.lower()}{code}): {event.text}"
-        case Came(item=Refusal(text=text)):
-            return text
-        case _:
-            return None
 
 
 def _now() -> str:
