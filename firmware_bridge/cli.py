@@ -1,4 +1,4 @@
-"""``firmware-bridge``: list, monitor, record, forward, simulate.
+"""``firmware-bridge``: list, monitor, record, forward, verify, simulate.
 
 Exit codes: 0 done, 1 refused or failed (one line says why), 2 wrong usage.
 """
@@ -31,11 +31,13 @@ from firmware_bridge.recorder import NotRecordable, record
 from firmware_bridge.simulator import VIBRATION, Faults, Simulator, vibration
 from firmware_bridge.stopping import Stopping
 from firmware_bridge.transport import LineSettings, PortName, PortUnavailable
+from firmware_bridge.verify import verify
 from models.logs import LogError
 from models.messages import rfc3339
 from models.signal import NS_PER_S
 
 FAILED, USAGE = 1, 2
+VERIFY_S = 20.0
 
 
 class Refused(Exception):
@@ -122,6 +124,14 @@ def parser() -> argparse.ArgumentParser:
     password.add_argument("--password-file", type=Path, metavar="FILE", help="its first line is the password")
     password.add_argument("--password-env", metavar="NAME", help="of the environment variable that holds it")
     forwarding.set_defaults(act=_forward)
+
+    verifying = commands.add_parser(
+        "verify",
+        help="judge a board",
+        description="Watches a board, attaches to it late, and says PASS or FAIL with reasons. Exit code 0 or 1.",
+    )
+    _add_port(verifying)
+    verifying.set_defaults(act=_verify)
 
     simulate = commands.add_parser(
         "simulate",
@@ -212,6 +222,12 @@ def _forward(given: argparse.Namespace) -> int:
         outlet.connect(wait=given.wait)
         with _follower(given) as follower:
             return forward(follower, outlet, topic, str(url), stopping, for_s=given.for_s, wait=given.wait)
+
+
+def _verify(given: argparse.Namespace) -> int:
+    name, settings = _line(given)
+    with Stopping() as stopping:
+        return verify(name, settings, stopping, for_s=given.for_s or VERIFY_S, wait=given.wait)
 
 
 def _simulate(given: argparse.Namespace) -> int:

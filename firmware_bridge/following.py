@@ -81,7 +81,8 @@ class Follower:
         self._news: deque[News] = deque()
         self._n_values = 0
         self._n_dropped_rows = 0
-        self._to_send: list[bytes] = []
+        self._to_send: list[tuple[int, bytes]] = []
+        self._sent_ns: dict[int, int] = {}
 
     def __enter__(self) -> Self:
         self._line.start()
@@ -124,8 +125,13 @@ class Follower:
         """Sends a command as soon as the line can; the id that its Ack will carry."""
         with self._changed:
             number, frame = self.session.command(op)
-            self._to_send.append(frame)
+            self._to_send.append((number, frame))
         return number
+
+    def sent_ns(self, number: int) -> int | None:
+        """When the command was sent; None: not yet."""
+        with self._changed:
+            return self._sent_ns.get(number)
 
     def opened(self, path: str) -> None:
         self._put([Opened(path, time.monotonic_ns())])
@@ -140,8 +146,9 @@ class Follower:
 
     def idle(self, mono_ns: int) -> Sequence[bytes]:
         with self._changed:
-            frames, self._to_send = self._to_send, []
-            return [*frames, *self.session.due(mono_ns)]
+            commands, self._to_send = self._to_send, []
+            self._sent_ns.update((number, mono_ns) for number, _ in commands)
+            return [*(frame for _, frame in commands), *self.session.due(mono_ns)]
 
     def received(self, data: bytes, mono_ns: int, utc_ns: int) -> None:
         with self._changed:
