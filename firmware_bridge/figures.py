@@ -9,8 +9,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from firmware_bridge.following import Standing
 from firmware_bridge.framing import Damage
+from firmware_bridge.news import Standing
 from firmware_bridge.protocol import Hello
 from firmware_bridge.session import Rows, SessionCounters
 

@@ -10,55 +10,18 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from firmware_bridge.protocol import Hello, Op
-from firmware_bridge.session import Item, Rows, Session, SessionCounters
+from firmware_bridge.news import Came, Gone, News, Opened, Standing
+from firmware_bridge.protocol import Op
+from firmware_bridge.session import Rows, Session
 from firmware_bridge.stopping import Stopping
 from firmware_bridge.transport import BACKOFF_S, Line, LineSettings, PortName, PortUnavailable
 
 MAX_WAITING = 4_000_000  # values,
 MAX_NEWS = 100_000  # and pieces of news, that nobody has taken
 TURN_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    path: str
-    mono_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """The port is not there, or no longer."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Came:
-    """What one read completed."""
-
-    item: Item
-    mono_ns: int
-
-
-News = Opened | Gone | Came
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a line stands: counters since the beginning."""
-
-    counters: SessionCounters
-    hello: Hello | None
-    error_ns: float | None
-    skew_ppm: float | None
-    path: str | None
-    n_opens: int
-    n_dropped_rows: int  # nobody took them in time
 
 
 class Follower:

@@ -7,7 +7,8 @@ import time
 
 from firmware_bridge.batch_json import RATE_KEY, SUBSCRIPTION, TIME_KEY, batch
 from firmware_bridge.figures import plural, silence_text, size_text, summary
-from firmware_bridge.following import Came, Follower, follow
+from firmware_bridge.following import Follower, follow
+from firmware_bridge.news import Came
 from firmware_bridge.outlet import Outlet
 from firmware_bridge.protocol import Hello
 from firmware_bridge.session import Greeting, Rows

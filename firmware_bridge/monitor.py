@@ -11,7 +11,8 @@ from collections import deque
 from typing import TextIO
 
 from firmware_bridge.figures import Figures, summary
-from firmware_bridge.following import Came, Follower, follow
+from firmware_bridge.following import Follower, follow
+from firmware_bridge.news import Came
 from firmware_bridge.session import Rows
 from firmware_bridge.stopping import Stopping
 from firmware_bridge.telling import Teller

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from firmware_bridge.figures import board_text, loss_text, plural, rate_text, silence_text
-from firmware_bridge.following import Came, Follower, follow
+from firmware_bridge.following import Follower, follow
+from firmware_bridge.news import Came
 from firmware_bridge.protocol import Hello
 from firmware_bridge.session import Greeting, Rows
 from firmware_bridge.stopping import Stopping

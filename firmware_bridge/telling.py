@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from firmware_bridge.figures import board_text, rate_text, silence_text
-from firmware_bridge.following import Came, Gone, News, Opened, Standing
+from firmware_bridge.news import Came, Gone, News, Opened, Standing
 from firmware_bridge.protocol import Hello, Refusal
 from firmware_bridge.session import Greeting, Logged, Reset
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from firmware_bridge.device_clock import MAX_SKEW
 from firmware_bridge.figures import clock_text, load, loss_text, n_damaged, plural, rate_text, silence_text
-from firmware_bridge.following import Standing
+from firmware_bridge.news import Standing
 from firmware_bridge.protocol import U32, Cause, Hello
 from firmware_bridge.session import SYNCED_NS, Rows
 

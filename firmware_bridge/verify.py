@@ -7,7 +7,8 @@ import time
 from tabulate import tabulate
 
 from firmware_bridge.figures import board_text
-from firmware_bridge.following import Came, Follower, Gone, News, Opened, follow
+from firmware_bridge.following import Follower, follow
+from firmware_bridge.news import Came, Gone, News, Opened
 from firmware_bridge.protocol import Ack, Op
 from firmware_bridge.session import Greeting, Lost, Rows, Session
 from firmware_bridge.stopping import Stopping

@@ -18,7 +18,7 @@ from firmware_bridge.figures import (
     size_text,
     times,
 )
-from firmware_bridge.following import Standing
+from firmware_bridge.news import Standing
 
 
 def screenful(
