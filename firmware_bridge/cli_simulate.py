@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from firmware_bridge import cli_values
 from firmware_bridge.protocol import BoardChannel
@@ -22,7 +23,7 @@ class Refused(Exception):
     """What was asked cannot be done; one line that says why."""
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(commands: Any) -> None:
     """Adds the command to ``firmware-bridge``."""
     simulate = commands.add_parser(
         "simulate",
