@@ -246,7 +246,7 @@ class Session:
 
     def _greet(self, hello: Hello, mono_ns: int, items: list[Item]) -> None:
         before = self._last_hello
-        new = before is None or before.config_id != hello.config_id or before.channels != hello.channels
+        new = before is None or _kind(before) != _kind(hello)
         # Another configuration may be another boot: the clock is then held to account more strictly.
         us = self._unwrap(hello.now_us, mono_ns, items, NEW_CONFIG_US if new else RESET_US)
         self._clock.hear(us, mono_ns)
@@ -385,3 +385,8 @@ class Session:
 def _config_of(body: bytes) -> int:
     """config_id of a Samples body; -1 where it is too short for one."""
     return body[4] | body[5] << 8 if len(body) >= DATA_AT else -1
+
+
+def _kind(hello: Hello) -> tuple[object, ...]:
+    """What is another one after a boot, or of another board: two may well have begun to count their boots alike."""
+    return hello.config_id, hello.serial, hello.channels, hello.rate_hz

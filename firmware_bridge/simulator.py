@@ -104,7 +104,7 @@ class Simulator:
         self._rows = rows or min(max(1, round(rate_hz * Fraction(FRAME_S))), MAX_ROWS)
         self._random = random.Random(seed)
         self._first_us = first_us
-        self._config_id = self._random.randrange(1, 0xFFFF)
+        self._config_id = random.SystemRandom().randrange(1, 0xFFFF)  # of no two boots alike
         self._stopping = False
         self._master = -1
         self._slave = -1

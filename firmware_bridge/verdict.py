@@ -148,7 +148,7 @@ def _rate(seen: Seen, standing: Standing, hello: Hello) -> Check:
     if by_board is None:
         n = standing.counters.n_rows
         return Check("rate", False, f"{plural(n, 'row')} came, too few to measure; {stated}: is it stopped?")
-    skew_ppm = standing.skew_ppm if standing.error_ns is not None else None
+    skew_ppm = None if standing.error_ns is None or _pegged(standing) else standing.skew_ppm
     measured = by_board / (1 + (skew_ppm or 0.0) * 1e-6)
     ppm = (measured / float(hello.rate_hz) - 1) * 1e6
     whose = "" if skew_ppm is not None else " by its own clock"
@@ -181,9 +181,14 @@ def _clock(standing: Standing) -> Check:
         return Check("clock", False, f"{text}: fewer than {MIN_ANSWERED:.0%}")
     if standing.error_ns > SYNCED_NS:
         return Check("clock", False, f"{text}: more than {SYNCED_NS / 1e6:g} ms")
-    if standing.skew_ppm is not None and abs(standing.skew_ppm) >= 0.99 * MAX_PPM:
+    if _pegged(standing):
         return Check("clock", False, f"{text}: no crystal is so far off; are these microseconds?")
     return Check("clock", True, text)
+
+
+def _pegged(standing: Standing) -> bool:
+    """Whether the clock is further off than is followed: how far is then not known."""
+    return standing.skew_ppm is not None and abs(standing.skew_ppm) >= 0.99 * MAX_PPM
 
 
 def _reset(seen: Seen, standing: Standing) -> Check:
