@@ -48,7 +48,8 @@ SYNCED_NS = 5_000_000.0  # error bound from which a block's time counts as disci
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Consecutive rows of one configuration: ``counts`` [n, c] as sent. ``start_ns``: UTC of the first; with an
-    irregular board ``time_ns`` int64[n] is each row's. ``error_ns``: how far that may be off; None: not known."""
+    irregular board ``time_ns`` int64[n] is each row's. ``error_ns``: how far that may be off; None: not known.
+    ``index``: number of the first row, modulo 2^32; ``device_us``: what the board's clock, unwrapped, read then."""
 
     hello: Hello
     counts: Counts
@@ -57,6 +58,15 @@ class Rows:
     arrival_ns: int
     clock: Clock
     error_ns: float | None
+    index: int
+    device_us: int
+
+    def to_si(self) -> NDArray[np.float64]:
+        """The values float64[n, c] in the units that the Hello names."""
+        channels = self.hello.channels
+        scale = np.array([channel.scale for channel in channels])
+        values: NDArray[np.float64] = self.counts * scale + np.array([c.offset for c in channels])
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +114,8 @@ class SessionCounters:
     n_unexplained_rows: int = 0  # no Hello came for them in time
     n_resets: int = 0
     n_clock_steps: int = 0  # of the host
-    n_exchanges: int = 0
+    n_asked: int = 0  # for the time,
+    n_exchanges: int = 0  # and answered
     damage: Counter[str] = field(default_factory=Counter)  # framing.Damage and protocol.Cause
 
 
@@ -187,6 +198,7 @@ class Session:
             self._tokens = {t: at for t, at in self._tokens.items() if mono_ns - at < SYNC_TIMEOUT_NS}
             self._token = (self._token + 1) % U16
             self._tokens[self._token] = mono_ns
+            self.counters.n_asked += 1
             frames.append(self._frame(TimeSync(self._token)))
         return frames
 
@@ -234,7 +246,7 @@ class Session:
 
     def _greet(self, hello: Hello, mono_ns: int, items: list[Item]) -> None:
         before = self._last_hello
-        new = before is None or before.config_id != hello.config_id or before.channels != hello.channels
+        new = before is None or _kind(before) != _kind(hello)
         # Another configuration may be another boot: the clock is then held to account more strictly.
         us = self._unwrap(hello.now_us, mono_ns, items, NEW_CONFIG_US if new else RESET_US)
         self._clock.hear(us, mono_ns)
@@ -329,7 +341,12 @@ class Session:
             self.counters.damage[Cause.MALFORMED] += 1
             items.append(Refusal(Cause.MALFORMED, text))
             return
-        first = self._unwrap(int(run.first_us[0]), mono_ns, items)
+        # What is sent when a frame is full was begun long before: its newest row tells how its clock goes.
+        age_us = (int(run.first_us[-1]) - int(run.first_us[0])) % U32
+        if hello.rate_hz is not None:
+            age_us += int((n // len(run.first_us) - 1) * 1_000_000 / hello.rate_hz)
+        newest = self._unwrap((int(run.first_us[0]) + age_us) % U32, mono_ns, items)
+        first = newest - age_us
         if self._next_index is not None:
             missing = (run.index - self._next_index) % U32
             if 0 < missing < U32 // 2:
@@ -339,8 +356,7 @@ class Session:
                 self.counters.n_repeated_rows += min(n, U32 - missing)
         self._next_index = (run.index + n) % U32
         self.counters.n_rows += n
-        last_frame = first + (int(run.first_us[-1]) - int(run.first_us[0])) % U32
-        self._clock.hear(last_frame, mono_ns)
+        self._clock.hear(newest, mono_ns)
         time_ns = None
         if hello.rate_hz is None:
             us = first + (run.first_us - run.first_us[0]) % U32
@@ -357,7 +373,8 @@ class Session:
             clock = Clock.ARRIVAL
         else:
             clock = Clock.SYNCED if error_ns <= SYNCED_NS else Clock.DEVICE
-        items.append(Rows(hello, run.counts, start_ns, time_ns, utc_ns, clock, error_ns))
+        rows = Rows(hello, run.counts, start_ns, time_ns, utc_ns, clock, error_ns, run.index, first)
+        items.append(rows)
 
     def _took_damage(self) -> None:
         for damage, n in self._decoder.damage.items():
@@ -368,3 +385,8 @@ class Session:
 def _config_of(body: bytes) -> int:
     """config_id of a Samples body; -1 where it is too short for one."""
     return body[4] | body[5] << 8 if len(body) >= DATA_AT else -1
+
+
+def _kind(hello: Hello) -> tuple[object, ...]:
+    """What is another one after a boot, or of another board: two may well have begun to count their boots alike."""
+    return hello.config_id, hello.serial, hello.channels, hello.rate_hz

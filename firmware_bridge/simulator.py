@@ -7,9 +7,12 @@ cable. Faults come from a seeded generator, so that a run can be repeated.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import select
+import struct
+import termios
 import time
 import tty
 from collections.abc import Callable
@@ -24,7 +27,10 @@ from firmware_bridge.board import Board, Signal
 from firmware_bridge.protocol import BoardChannel, Counts, EventSeverity
 
 TICK_S = 0.01
-MAX_PENDING = 1 << 16  # bytes that nobody reads; a board has no more room either
+FRAME_S = 0.05  # about what goes into one frame,
+MAX_ROWS = 200  # but no more than this
+MAX_PENDING = 1 << 16  # bytes that wait for room on the pty; a board has no more either
+UNREAD_S = 2.0  # what nobody has read of for so long is discarded: a driver keeps nothing for a port that nobody has open
 
 VIBRATION = tuple(BoardChannel(axis, "m/s2", 0.01) for axis in "xyz")
 
@@ -57,7 +63,7 @@ class Faults:
 
     noise_per_s: float = 0.0  # a byte of a write is changed
     drop_per_s: float = 0.0  # a frame is lost on the way
-    disconnect_per_min: float = 0.0  # the cable is pulled for ``away_s``
+    disconnect_per_min: float = 0.0  # the cable is pulled for ``away_s``; the board goes on
     away_s: float = 1.0
     reboot_per_min: float = 0.0
     drift_ppm: float = 0.0
@@ -71,7 +77,7 @@ class SimulatorCounters:
     n_dropped: int = 0
     n_disconnects: int = 0
     n_reboots: int = 0
-    n_overrun_bytes: int = 0  # nobody read them
+    n_unread_bytes: int = 0  # discarded
 
 
 class Simulator:
@@ -86,7 +92,7 @@ class Simulator:
         channels: tuple[BoardChannel, ...] = VIBRATION,
         signal: Signal | None = None,
         serial: str = "SIM-0001",
-        rows: int = 64,
+        rows: int | None = None,
         faults: Faults = Faults(),
         seed: int = 1,
         first_us: int = 0,
@@ -94,14 +100,21 @@ class Simulator:
         self.counters = SimulatorCounters()
         self._link, self._rate_hz, self._channels = link, rate_hz, channels
         self._signal = signal or vibration(rate_hz, seed)
-        self._serial, self._rows, self._faults = serial, rows, faults
+        self._serial, self._faults = serial, faults
+        self._rows = rows or min(max(1, round(rate_hz * Fraction(FRAME_S))), MAX_ROWS)
         self._random = random.Random(seed)
         self._first_us = first_us
-        self._config_id = self._random.randrange(1, 0xFFFF)
+        self._config_id = random.SystemRandom().randrange(1, 0xFFFF)  # of no two boots alike
         self._stopping = False
         self._master = -1
         self._slave = -1
         self._pending = b""
+        self._n_unread = 0  # bytes on the pty,
+        self._read_s = 0.0  # and when they last became fewer, or there were none
+        self._booted_ns = self._boot_us = 0
+        self._turned_s = 0.0
+        self._turn_s = 0.0  # how long the last turn took
+        self._n_noise = 0  # bytes of what is sent next that are to be changed
 
     def stop(self) -> None:
         """End :meth:`run`, from any thread."""
@@ -112,29 +125,31 @@ class Simulator:
         began = time.monotonic()
         self._plug_in()
         board = self._boot(self._first_us)
-        began_ns, offset_us = time.monotonic_ns(), self._first_us
+        self._booted_ns, self._boot_us = time.monotonic_ns(), self._first_us
         try:
             while not self._stopping and (for_s is None or time.monotonic() - began < for_s):
-                at_us = offset_us + self._board_us(time.monotonic_ns() - began_ns)
-                out = self._exchange(board, at_us)
-                self._send(out)
+                self._turn()
+                self._send(self._exchange(board))
                 if board.rebooted or self._happens(self._faults.reboot_per_min / 60):
                     self.counters.n_reboots += 1
                     self.counters.n_rows += board.index
                     board = self._boot(0)
-                    began_ns, offset_us = time.monotonic_ns(), 0
+                    self._booted_ns, self._boot_us = time.monotonic_ns(), 0
                     self._send(board.event("started anew", 0, code=1, severity=EventSeverity.WARNING))
                 elif self._happens(self._faults.disconnect_per_min / 60):
                     self._pull_out()
                     time.sleep(self._faults.away_s)
+                    board.run(self._now_us())  # into a line that ends nowhere
                     self._plug_in()
         finally:
             self.counters.n_rows += board.index
             self._pull_out()
             self.counters.n_disconnects -= 1
 
-    def _board_us(self, elapsed_ns: int) -> int:
-        return int(elapsed_ns * (1 + self._faults.drift_ppm * 1e-6) / 1000)
+    def _now_us(self) -> int:
+        """The board's clock."""
+        elapsed_ns = time.monotonic_ns() - self._booted_ns
+        return self._boot_us + int(elapsed_ns * (1 + self._faults.drift_ppm * 1e-6) / 1000)
 
     def _boot(self, at_us: int) -> Board:
         self._config_id = self._config_id % 0xFFFF + 1
@@ -148,20 +163,43 @@ class Simulator:
             at_us=at_us,
         )
 
-    def _exchange(self, board: Board, at_us: int) -> bytes:
-        out = board.run(at_us)
+    def _exchange(self, board: Board) -> bytes:
+        out = board.run(self._now_us())
         if self._happens(self._faults.drop_per_s):
             self.counters.n_dropped += 1
             board.skip(1)
         readable, _, _ = select.select([self._master], [], [], TICK_S)
         if readable:
             with contextlib.suppress(OSError):  # nobody has opened the other end
-                out += board.receive(os.read(self._master, 4096), at_us)
-        if self._happens(self._faults.noise_per_s) and out:
-            self.counters.n_noise += 1
-            at = self._random.randrange(len(out))
-            out = out[:at] + bytes((out[at] ^ self._random.randrange(1, 256),)) + out[at + 1 :]
-        return out
+                out += board.receive(os.read(self._master, 4096), self._now_us())
+        self._n_noise += self._happens(self._faults.noise_per_s)
+        return self._noisy(out) if out else out
+
+    def _noisy(self, out: bytes) -> bytes:
+        changed = bytearray(out)
+        for at in self._random.choices(range(len(out)), k=self._n_noise):
+            changed[at] ^= self._random.randrange(1, 256)
+        self.counters.n_noise += self._n_noise
+        self._n_noise = 0
+        return bytes(changed)
+
+    def _turn(self) -> None:
+        now_s = time.monotonic()
+        self._turn_s, self._turned_s = now_s - self._turned_s, now_s
+        n_unread = _n_waiting(self._slave)
+        if n_unread < self._n_unread or not n_unread:
+            self._read_s = now_s
+        self._n_unread = n_unread
+        if now_s - self._read_s < UNREAD_S:
+            return
+        while n_unread := _n_waiting(self._slave):
+            self.counters.n_unread_bytes += n_unread
+            termios.tcflush(self._slave, termios.TCIFLUSH)
+        self._discard_pending()
+
+    def _discard_pending(self) -> None:
+        self.counters.n_unread_bytes += len(self._pending)
+        self._pending = b""
 
     def _send(self, out: bytes) -> None:
         self._pending += out
@@ -172,17 +210,18 @@ class Simulator:
         self.counters.n_bytes += n
         self._pending = self._pending[n:]
         if len(self._pending) > MAX_PENDING:
-            self.counters.n_overrun_bytes += len(self._pending)
-            self._pending = b""
+            self._discard_pending()
 
     def _happens(self, per_s: float) -> bool:
-        return per_s > 0 and self._random.random() < per_s * TICK_S
+        return per_s > 0 and self._random.random() < per_s * self._turn_s
 
     def _plug_in(self) -> None:
         self._master, self._slave = os.openpty()
         tty.setraw(self._master)
         tty.setraw(self._slave)
         os.set_blocking(self._master, False)
+        self._n_unread = 0
+        self._turned_s = self._read_s = time.monotonic()
         fresh = self._link.with_name(self._link.name + ".new")
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(os.ttyname(self._slave))
@@ -195,3 +234,9 @@ class Simulator:
         for fd in (self._master, self._slave):
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+def _n_waiting(fd: int) -> int:
+    """How many bytes a read of ``fd`` could take."""
+    n: int = struct.unpack("i", fcntl.ioctl(fd, termios.TIOCINQ, bytes(4)))[0]
+    return n

@@ -136,6 +136,8 @@ def _why(path: str, error: Exception, settings: LineSettings) -> str:
         )
     if number in (errno.EBUSY, errno.EAGAIN, errno.EWOULDBLOCK) or "exclusively lock" in text:
         return f"{path}: another program has it open; `fuser {path}` says which"
+    if isinstance(error, termios.error) or "Could not configure port" in text:
+        return f"{path}: this is no serial port; `firmware-bridge list` shows those that are there"
     if isinstance(error, ValueError) or "baud" in text.lower():
         return f"{path}: {settings.baud} baud is not possible here: {text}"
     return f"{path}: {os.strerror(number) if number else text}"
