@@ -83,7 +83,7 @@ class FrameDecoder:
         if piece and not self._oversize:
             before = self.damage.copy()
             self._take([piece], bodies)
-            if self.damage != before:
+            if self.damage != before and len(piece) <= _MAX_STUFFED:
                 self.damage = before + Counter({Damage.CUT_IN: 1})
         self._first = self._oversize = False
 
@@ -110,4 +110,6 @@ def _damage_of(piece: bytes) -> Damage:
         raw = cobs.decode(piece)
     except cobs.DecodeError:
         return Damage.BAD_COBS
+    if len(raw) > _MAX_RAW:
+        return Damage.OVERSIZE
     return Damage.SHORT if len(raw) <= CRC_BYTES else Damage.BAD_CRC

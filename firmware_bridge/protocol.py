@@ -170,7 +170,7 @@ def encode(message: Message, seq: int) -> bytes:
     """The body of ``message`` as frame number ``seq``. ValueError for what does not fit the layout."""
     try:
         type_, payload = _encode(message)
-    except struct.error as error:
+    except (struct.error, OverflowError) as error:
         raise ValueError(f"{type(message).__name__}: {error}") from None
     body = HEADER.pack(VERSION, type_, seq % U16) + payload
     if len(body) > MAX_BODY:

@@ -218,9 +218,7 @@ class Session:
                 self._refused_version |= message.cause is Cause.UNKNOWN_VERSION
             case Hello():
                 self._greet(message, mono_ns, items)
-                held = list(self._held)
-                self._held.clear()
-                self._held_bytes = 0
+                held = self._explained(message.config_id)
                 if held:
                     self._samples(Bodies(held), 0, len(held), held, mono_ns, offset, utc_ns, items)
             case TimeSync(reply=True):
@@ -298,7 +296,7 @@ class Session:
                 self._run(run, self.hello, mono_ns, offset, utc_ns, items)
         known = None if self.hello is None else self.hello.config_id
         for body in bodies:
-            if len(body) >= DATA_AT and body[4] | body[5] << 8 != known:
+            if _config_of(body) != known and not isinstance(protocol.parse(body), Refusal):
                 self._held.append(body)
                 self._held_bytes += len(body)
         while self._held_bytes > MAX_HELD_BYTES:
@@ -308,6 +306,13 @@ class Session:
         if known is not None:
             self.hello = None  # ask for the new one
 
+    def _explained(self, config_id: int) -> list[bytes]:
+        """What waited for the Hello of ``config_id``. What waited for another one came before this: it will not come."""
+        explained = [body for body in self._held if _config_of(body) == config_id]
+        self._held = deque(body for body in self._held if _config_of(body) != config_id)
+        self._drop_held()
+        return explained
+
     def _drop_held(self) -> None:
         self.counters.n_unexplained_rows += sum(body[8] | body[9] << 8 for body in self._held)
         self._held.clear()
@@ -315,8 +320,12 @@ class Session:
 
     def _run(self, run: Run, hello: Hello, mono_ns: int, offset: int, utc_ns: int, items: list[Item]) -> None:
         n, c = run.counts.shape
+        text = None
         if c != len(hello.channels):
             text = f"SAMPLES of {c} channels, the Hello names {len(hello.channels)}"
+        elif hello.rate_hz is None and n > len(run.first_us):
+            text = f"SAMPLES of {n // len(run.first_us)} rows a frame, the Hello names no rate: each row needs its own time"
+        if text is not None:
             self.counters.damage[Cause.MALFORMED] += 1
             items.append(Refusal(Cause.MALFORMED, text))
             return
@@ -354,3 +363,8 @@ class Session:
         for damage, n in self._decoder.damage.items():
             self.counters.damage[damage] += n
         self._decoder.damage.clear()
+
+
+def _config_of(body: bytes) -> int:
+    """config_id of a Samples body; -1 where it is too short for one."""
+    return body[4] | body[5] << 8 if len(body) >= DATA_AT else -1
