@@ -53,7 +53,7 @@ class Fit:
         return self.at_ns + round((us - self.at_us) * 1000.0 * (1.0 + self.skew))
 
     def error_ns(self, us: float, served_ns: float) -> float:
-        """How far ``served_ns`` for ``us``, not before ``at_us``, may be from the truth."""
+        """How far ``served_ns`` for ``us`` may be from the truth."""
         past_ns = (us - self.at_us) * 1000.0
         lines = self.at_ns - served_ns + past_ns + self.corners[:, 0] + self.corners[:, 1] * past_ns
         return float(np.abs(lines).max()) + WANDER * past_ns**2 / 2

@@ -64,20 +64,23 @@ class DeviceClock:
 
     def expected_us(self, mono_ns: int) -> int | None:
         """About what the board's unwrapped clock reads now; None before anything was heard."""
+        fit = self.fit
+        if fit is not None:
+            return fit.at_us + round((mono_ns - fit.at_ns) / 1000 / (1 + fit.skew))
         if self._last is None:
             return None
-        us, at_ns = self._last
-        skew = 0.0 if self.fit is None else self.fit.skew
-        return us + round((mono_ns - at_ns) / 1000 / (1 + skew))
+        return self._last[0] + (mono_ns - self._last[1]) // 1000
 
     def doubt_us(self, mono_ns: int) -> int:
         """How far :meth:`expected_us` may be off by the board's skew alone, after the silence until now."""
-        if self._last is None:
-            return 0
-        skew = MAX_SKEW
-        if self.fit is not None and len(self.fit.corners):
-            skew = min(skew, _HOLDOVER_SKEW + float(np.ptp(self.fit.corners[:, 1])))
-        return round((mono_ns - self._last[1]) / 1000 * skew)
+        fit, since_ns, skew = self.fit, mono_ns, MAX_SKEW
+        if fit is not None:
+            since_ns = fit.at_ns
+            if len(fit.corners):
+                skew = min(skew, _HOLDOVER_SKEW + float(np.ptp(fit.corners[:, 1])))
+        elif self._last is not None:
+            since_ns = self._last[1]
+        return round(abs(mono_ns - since_ns) / 1000 * skew)
 
     def unwrap(self, us: int, mono_ns: int) -> tuple[int, int]:
         """(``us``, modulo 2^32 as the board sent it, on a line that does not wrap; how far that is from what was
@@ -113,9 +116,12 @@ class DeviceClock:
     @property
     def error_ns(self) -> float | None:
         """How far :meth:`at` may be off now; None before the first exchange."""
-        if self.fit is None or self._last is None or not self._exchanges:
+        return None if self._last is None else self.error_at(self._last[0])
+
+    def error_at(self, us: float) -> float | None:
+        """How far :meth:`at` may be off at ``us``, of some time near now; None before the first exchange."""
+        if self.fit is None or not self._exchanges:
             return None
-        us = max(self._last[0], self.fit.at_us)
         return self.fit.error_ns(us, self._leg_at(us).at(us))
 
     @property
