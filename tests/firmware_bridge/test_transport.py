@@ -221,7 +221,7 @@ def test_a_descriptor_that_is_somebody_elses_by_now_stays_open(
 def test_a_port_is_ours_alone(cable: Cable) -> None:
     port = open_port(str(cable.link), LineSettings())
     try:
-        with pytest.raises(PortUnavailable, match="another program has it open; `fuser .*board` says which"):
+        with pytest.raises(PortUnavailable, match=r"another program has it open; `fuser .*board` says which"):
             open_port(str(cable.link), LineSettings())
     finally:
         port.close()
