@@ -440,7 +440,7 @@ def test_an_irregular_boards_rows_have_a_time_each() -> None:
 # Loss, repetition, damage
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.booleans(), min_size=1, max_size=60),
     st.integers(1, 40),
@@ -517,7 +517,7 @@ def test_a_board_that_counts_anew_by_itself_is_not_taken_for_repeating() -> None
     assert rows_of(items) == [*range(1000), *range(200)]
 
 
-@settings(max_examples=2500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_any_chunking_gives_the_same(data: st.DataObject) -> None:
     """Items apart from times, with damage, unknown types, events, several configurations and both ends' frames."""
@@ -587,7 +587,7 @@ def plain(item: Item) -> list[object]:
             return [item]
 
 
-@settings(max_examples=40000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     st.lists(
         st.binary(max_size=60) | st.binary(max_size=40).map(lambda b: framing.encode(b"\x10" + b)),
@@ -616,7 +616,7 @@ _messages = st.one_of(
 )
 
 
-@settings(max_examples=40000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(_messages, st.integers(0, 3 * NS_PER_S), st.integers(0, U16 - 1)), max_size=40))
 def test_a_board_that_says_what_it_likes_is_survived(said: list[tuple[Message, int, int]]) -> None:
     """Valid frames of a board gone mad: nothing raises, times stay within int64, counters stay sensible."""
@@ -771,7 +771,7 @@ _bodies = st.lists(
 )
 
 
-@settings(max_examples=4000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(_bodies, st.booleans())
 def test_bulk_reading_is_what_reading_body_by_body_gives(parts: list[tuple[int, ...]], follow: bool) -> None:
     bodies, index = [], 0
@@ -805,7 +805,7 @@ def test_bulk_reading_is_what_reading_body_by_body_gives(parts: list[tuple[int, 
     assert [r.text for r in refusals] == refused
 
 
-@settings(max_examples=40000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30))
 def test_stretches_cover_all_bodies_in_order(kinds: list[int]) -> None:
     made = [
