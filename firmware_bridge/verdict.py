@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from firmware_bridge.device_clock import MAX_SKEW
 from firmware_bridge.figures import clock_text, load, loss_text, n_damaged, plural, rate_text, silence_text
 from firmware_bridge.news import Standing
 from firmware_bridge.protocol import U32, Cause, Hello
@@ -15,7 +14,7 @@ from firmware_bridge.session import SYNCED_NS, Rows
 
 HELLO_WITHIN_S = 10.0  # by itself: hosts come late
 ANSWER_WITHIN_S = 1.0
-MAX_PPM = MAX_SKEW * 1e6  # beyond that a stream cannot be followed
+MAX_PPM = 1000.0  # a quartz is within a tenth of that
 MIN_ANSWERED = 0.9  # of TimeSync
 MAX_LOAD = 0.8  # of what the line carries
 OVER = 1.05  # more than it carries: the baud rate is not what bounds this line
