@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
+from models.cli_values import channel_value, count, not_negative, positive
 from models.signal import Mode
 
 DESCRIPTION = """Makes a model bundle from a recording of healthy running: a directory with manifest.json
@@ -42,19 +42,19 @@ def add(train: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--window",
         metavar="N",
-        type=_count(2),
+        type=count(2),
         help="samples; default 60 slow, 1024 vibration, the record of a burst",
     )
     what.add_argument(
         "--hop",
         metavar="N",
-        type=_count(1),
+        type=count(1),
         help="samples; default 1 slow, 512 vibration, the record of a burst",
     )
     what.add_argument(
         "--n-fast",
         metavar="N",
-        type=_count(0),
+        type=count(0),
         default=10,
         help="slow: the window's tail for fast features, samples; default: %(default)s",
     )
@@ -66,7 +66,7 @@ def add(train: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--seed",
-        type=_count(0),
+        type=count(0),
         default=0,
         metavar="N",
         help="of networks and int8 probes; default: %(default)s",
@@ -85,7 +85,7 @@ def add(train: argparse.ArgumentParser) -> None:
         help="class of machines it is for; default: as recorded",
     )
     part = train.add_argument_group("the healthy part")
-    part.add_argument("--rows", type=_count(1), metavar="N", help="only the first N rows")
+    part.add_argument("--rows", type=count(1), metavar="N", help="only the first N rows")
     part.add_argument("--from", dest="from_", metavar="TIME", help="RFC 3339, or in --timezone; inclusive")
     part.add_argument("--until", metavar="TIME", help="exclusive")
     part.add_argument(
@@ -104,7 +104,7 @@ def add(train: argparse.ArgumentParser) -> None:
     )
     part.add_argument(
         "--settle-s",
-        type=_seconds,
+        type=not_negative,
         metavar="S",
         help="windows count from this long after it starts to run; default: as recorded, else 0",
     )
@@ -144,7 +144,7 @@ def add(train: argparse.ArgumentParser) -> None:
         "--unit",
         action="append",
         default=[],
-        type=_pair,
+        type=channel_value,
         metavar="CHANNEL=UNIT",
         help="as in the gateway's config; repeatable; default: as recorded",
     )
@@ -152,45 +152,15 @@ def add(train: argparse.ArgumentParser) -> None:
         "--origin",
         action="append",
         default=[],
-        type=_pair,
+        type=channel_value,
         metavar="CHANNEL=VALUE",
         help="subtracted before float32, as in the gateway's config; repeatable; default: as recorded",
     )
     alerts = train.add_argument_group("what is printed")
     alerts.add_argument(
         "--alerts-per-week",
-        type=float,
+        type=positive,
         default=1.0,
         metavar="N",
         help="budget to print the alert level of; default: %(default)s",
     )
-
-
-def _count(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-        return value
-
-    return parse
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return value
-
-
-def _pair(text: str) -> tuple[str, str]:
-    channel, separator, value = text.partition("=")
-    if not separator or not channel:
-        raise argparse.ArgumentTypeError(f"{text!r} is not CHANNEL=VALUE")
-    return channel, value

@@ -84,7 +84,12 @@ class Core:
                     continue
                 n += batch.n
                 self.pipeline.scored(
-                    batch.batch_id, result.output, result.target, result.latency_ns, result.n_saturated
+                    batch.batch_id,
+                    result.output,
+                    result.target,
+                    result.latency_ns,
+                    result.n_saturated,
+                    result.saturated,
                 )
         return n
 

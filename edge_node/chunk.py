@@ -30,7 +30,7 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     (None: no fault), ``suspect`` [w, c]: the channel has stood still for longer than it should (None: none
     has), ``violated``, ``extreme`` and ``violated_since_ns`` [w, l] (None: no limit). Per row to score: everything from
     ``values`` on; ``valid`` may be None where all of ``values`` is; ``features`` are ``raw`` re-centred, and
-    ``drifted`` as it says (None: none has).
+    ``drifted`` as it says (None: none has); ``saturated`` [m]: the score is at least this (None: all are as they are).
     No ``p`` is below ``least_p``.
     """
 
@@ -57,6 +57,7 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     residual: NDArray[np.float32] | None = None
     score: NDArray[np.float32] | None = None
     p: NDArray[np.float64] | None = None
+    saturated: NDArray[np.bool_] | None = None
     least_p: float = 0.0
     backend: ArtifactTarget | None = None
 
@@ -101,7 +102,7 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     def keep_rows(self, keep: NDArray[np.bool_]) -> None:
         """Score only the rows of which ``keep`` bool[m] is True."""
         self.rows = self.rows[keep]
-        for name in ("values", "valid", "raw", "features", "drifted", "residual", "score", "p"):
+        for name in ("values", "valid", "raw", "features", "drifted", "residual", "score", "p", "saturated"):
             array = getattr(self, name)
             if array is not None:
                 setattr(self, name, np.ascontiguousarray(array[keep]))

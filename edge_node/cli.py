@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import structlog
 from tabulate import tabulate
@@ -23,22 +22,17 @@ from edge_node import cli_replay, probing
 from edge_node.assembly import assemble
 from edge_node.config import ConfigError, load_config
 from edge_node.config_schema import Gateway
+from models.cli_values import Parser, positive
 from models.logs import LogError
 from models.runtime import RuntimeUnavailable
 
-FAILED, USAGE = 1, 2
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
-        raise SystemExit(USAGE)
+FAILED = 1
 
 
 def parser() -> argparse.ArgumentParser:
-    top = _Parser(prog="edge-node", description="The Linewatch gateway: sensor streams in, alerts out.")
+    top = Parser(prog="edge-node", description="The Linewatch gateway: sensor streams in, alerts out.")
     top.add_argument("--version", action="version", version=importlib.metadata.version("linewatch"))
-    commands = top.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
 
     run = commands.add_parser(
         "run", help="run the gateway", description="Runs the gateway until it is stopped."
@@ -66,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_config(record)
     record.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".jsonl or .parquet")
-    record.add_argument("--for", dest="for_s", type=_seconds, metavar="SECONDS", help="stop after this long")
+    record.add_argument("--for", dest="for_s", type=positive, metavar="SECONDS", help="stop after this long")
     record.set_defaults(act=_record)
 
     cli_replay.add(commands)
@@ -214,16 +208,6 @@ def _add_config(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="gateway.toml (see examples/gateway.toml)",
     )
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
-    return value
 
 
 if __name__ == "__main__":

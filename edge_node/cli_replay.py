@@ -14,7 +14,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from edge_node.cli_values import UsageError, count, positive, probability, time_ns
 from edge_node.config import ConfigError
 from edge_node.inference import ArtifactMissing
 from edge_node.model_store import BundleRefused
@@ -26,17 +25,17 @@ from edge_node.replay_setup import (
     check_recorded,
     core_and_options,
     extent,
-    labels_of,
     of_device,
 )
 from models import messages
+from models.cli_values import USAGE, UsageError, count, labels_of, positive, probability, time_ns
 from models.logs import LogError
 from models.messages import Alert
 from models.recording import file_device, log_files, read_log, select_rows
 from models.runtime import GraphUnusable, RuntimeUnavailable
 from models.signal import SampleBlock
 
-REFUSED, USAGE, INTERRUPTED = 1, 2, 130
+REFUSED, INTERRUPTED = 1, 130
 
 _DESCRIPTION = """Runs a recorded log through the same windows, model and alerting as a live gateway, prints each
 alert as it comes, and ends with a summary. With labels (a column "anomaly" in the log, or --labels) it says how well

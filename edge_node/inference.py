@@ -98,15 +98,15 @@ class ArtifactMissing(LookupError):
 class Scored:
     """What came out of the graph for w windows.
 
-    ``output`` float32[w, k]: NaN rows where the input was not finite. ``saturated`` bool[w]: some value of
-    the window met an end of an int8 range, so its score is at least what it seems; ``n_saturated`` counts
-    such values. Use the residual scale and the calibration of ``target``.
+    ``output`` float32[w, k]: NaN rows where the input was not finite. ``saturated`` bool[w] (None: none is):
+    some value of the window met an end of an int8 range, so its score is at least what it seems;
+    ``n_saturated`` counts such values. Use the residual scale and the calibration of ``target``.
     """
 
     output: NDArray[np.float32]
     target: ArtifactTarget
     backend: str
-    saturated: NDArray[np.bool_]
+    saturated: NDArray[np.bool_] | None
     n_saturated: int
     latency_ns: int
 
@@ -179,7 +179,7 @@ class Engine:
         latency_ns = self._clock() - begin
         return Scored(output, self.target, self.backend, saturated, n_saturated, latency_ns)
 
-    def _run(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
+    def _run(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, int]:
         graph = self._graph
         width = graph.input.shape[1]
         if inputs.ndim != 2 or inputs.shape[1] != width:
@@ -187,16 +187,17 @@ class Engine:
         finite = np.isfinite(inputs)
         broken = None if finite.all() else ~finite.all(axis=1)
         given = inputs if broken is None else np.where(finite, inputs, np.float32(0))
+        saturated, n_saturated = None, 0
         if graph.input.dtype == np.int8:
             raw, clipped = quantise(given, graph.input)
             result = _invoke(graph, raw)
             at_end = (result == -128) | (result == 127)
             output = dequantise(result, graph.output)
-            n_saturated = int(clipped.sum()) + int(at_end.sum())
-            saturated = clipped.any(axis=1) | at_end.any(axis=1)
+            n_saturated = int(np.count_nonzero(clipped)) + int(np.count_nonzero(at_end))
+            if n_saturated:
+                saturated = clipped.any(axis=1) | at_end.any(axis=1)
         else:
             output = _invoke(graph, np.ascontiguousarray(given, dtype=np.float32))
-            n_saturated, saturated = 0, np.zeros(inputs.shape[0], dtype=np.bool_)
         if broken is not None:
             output[broken] = np.nan
         return output, saturated, n_saturated

@@ -1,6 +1,7 @@
 """Alerts from scores: the machine is not as it was.
 
-Invariants: a sensor that may have frozen raises no machine alert; an alert is a function of the windows
+Invariants: a sensor that may have frozen raises no machine alert; a window whose int8 output saturated scores at
+least what it seems to, so it may raise an alert and is never taken for normal; an alert is a function of the windows
 scored before it, and names the worst of those that the channel it blames is to blame for. Pure.
 """
 
@@ -37,7 +38,8 @@ class Worst(msgspec.Struct, kw_only=True):
 
 class MachineState(msgspec.Struct, kw_only=True):
     """Everything a :class:`MachineAlerts` remembers: its episode, and of the windows in it the greatest score
-    with its p-value, the worst by blamed channel, and the last feature rows."""
+    with its p-value, whether one may have been greater still, the worst by blamed channel, and the last feature
+    rows."""
 
     episodes: EpisodesState
     score: float
@@ -45,6 +47,7 @@ class MachineState(msgspec.Struct, kw_only=True):
     worst: dict[str, Worst]
     rows: list[NDArray[np.float32]]
     rows_end_ns: int
+    at_least: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +90,7 @@ class MachineAlerts:
         self._columns = columns
         origin = {c.name: c.origin for c in plan.device.channels}
         self._origins = [origin[name] for name in self._names]
-        self._score, self._p = 0.0, 1.0
+        self._score, self._p, self._at_least = 0.0, 1.0, False
         self._worst: dict[str, Worst] = {}
         self._rows: list[NDArray[np.float32]] = []
         self._rows_end_ns = 0
@@ -107,6 +110,8 @@ class MachineAlerts:
         is_open = np.zeros(chunk.n, np.bool_)
         critical = chunk.p <= level.p_raise / self._plan.alert.critical_p_ratio
         below = (chunk.p > level.p_clear) & ~above
+        if chunk.saturated is not None:
+            below &= ~chunk.saturated
         episodes = self._episodes
         if drift is not None:
             drift.begin(chunk, said)
@@ -146,6 +151,7 @@ class MachineAlerts:
             worst=dict(self._worst),
             rows=list(self._rows),
             rows_end_ns=self._rows_end_ns,
+            at_least=self._at_least,
         )
 
     def restore(self, state: MachineState) -> None:
@@ -153,6 +159,7 @@ class MachineAlerts:
         self._score, self._p = state.score, state.p
         self._worst = dict(state.worst)
         self._rows, self._rows_end_ns = list(state.rows), state.rows_end_ns
+        self._at_least = state.at_least
 
     def _blamed(self, residual: NDArray[np.float32]) -> int:
         """The channel with the greatest part of the squared residual."""
@@ -173,6 +180,8 @@ class MachineAlerts:
         score, p = float(chunk.score[i]), float(chunk.p[i])
         if not self._worst or score > self._score:
             self._score, self._p = score, p
+        if chunk.saturated is not None and chunk.saturated[i]:
+            self._at_least = True
         worst = self._worst.get(blamed)
         if blamed and (worst is None or score > worst.score):
             self._worst[blamed] = Worst(
@@ -183,7 +192,7 @@ class MachineAlerts:
             )
 
     def _forget(self) -> None:
-        self._score, self._p = 0.0, 1.0
+        self._score, self._p, self._at_least = 0.0, 1.0, False
         self._worst, self._rows = {}, []
 
     def _alert(self, change: Transition, threshold: float, clock: str) -> Alert:
@@ -200,6 +209,7 @@ class MachineAlerts:
             change.start_ns,
             change.end_ns,
             change.state,
+            self._score if self._at_least else None,
         )
         return self._announcer.alert(
             "machine",

@@ -178,8 +178,10 @@ class Pipeline:
         backend: ArtifactTarget,
         latency_ns: int,
         n_saturated: int = 0,
+        saturated: NDArray[np.bool_] | None = None,
     ) -> None:
-        """The graph's output float32[w, k] for a batch that is out. KeyError for one that is not; ValueError for a
+        """The graph's output float32[w, k] for a batch that is out, of which ``n_saturated`` values met an end of their
+        range, in the windows ``saturated`` bool[w] (None: in none). KeyError for one that is not; ValueError for a
         wrong shape (the batch then stays out)."""
         chunks, inputs = self._out[batch_id]
         if output.shape != inputs.shape:
@@ -201,6 +203,8 @@ class Pipeline:
         for chunk, begin, n, least_p in zip(chunks, begins, sizes, least, strict=True):
             rows = slice(begin, begin + n)
             which = None if all_finite else finite[rows]
+            if saturated is not None and np.count_nonzero(saturated[rows]):
+                chunk.saturated = saturated[rows]
             lane = self._lanes[chunk.device_id]
             lane.scored(chunk, residual[rows], score[rows], p[rows], least_p, which, backend)
 

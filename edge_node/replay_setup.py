@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 from edge_node.assembly import Core, assemble, assemble_bundle
-from edge_node.cli_values import UsageError
 from edge_node.config import Config, load_config
 from edge_node.model_store import load_bundle
 from edge_node.replay import Item, is_recording
 from edge_node.sources.replay import log_options
-from models import codec
-from models.labels import Labels, label_columns, read_labels
+from models.cli_values import UsageError, log_options_of
 from models.log_sizes import log_length
 from models.logs import LogError, LogOptions, Warn
 from models.recording import file_device, inspect_log, recorded_devices
@@ -24,7 +21,7 @@ from models.signal import Channel, Device, SampleBlock
 
 def core_and_options(given: argparse.Namespace, files: list[Path], warn: Warn) -> tuple[Core, LogOptions]:
     """The core, and how to read the log for it."""
-    options = _options(given)
+    options = log_options_of(given)
     if given.config is not None:
         config = _with_level(load_config(given.config), given)
         devices = {device.device.device_id: device.device for device in config.devices}
@@ -100,32 +97,6 @@ def _with_level(config: Config, given: argparse.Namespace) -> Config:
         for device in config.devices
     )
     return dataclasses.replace(config, devices=devices)
-
-
-def _options(given: argparse.Namespace) -> LogOptions:
-    rate_hz: Fraction | None = None
-    if given.rate_hz is not None:
-        try:
-            rate_hz = codec.parse_rate(given.rate_hz)
-        except ValueError as error:
-            raise UsageError(f"--rate-hz: {error}") from error
-    separator = {"tab": "\t", "\\t": "\t"}.get(given.separator, given.separator)
-    if separator is not None and len(separator) != 1:
-        raise UsageError(f"--separator must be one character, not {separator!r}")
-    return LogOptions(
-        separator=separator,
-        time_column=given.time_column,
-        timezone=given.timezone,
-        rate_hz=rate_hz,
-        device_id=given.device,
-        bad_lines="skip" if given.skip_bad_lines else "refuse",
-    )
-
-
-def labels_of(given: argparse.Namespace, options: LogOptions, files: list[Path]) -> Labels | None:
-    if given.labels is not None:
-        return read_labels(given.labels, logs=files, timezone=given.timezone)
-    return label_columns(files, options)
 
 
 def of_device(

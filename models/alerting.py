@@ -19,7 +19,7 @@ from models.features import FeatureInfo, readable
 from models.limits import LimitSpec
 from models.messages import AlertState, Contribution
 from models.signal import Channel
-from models.wording import against, compared, duration, quantity, times_normal
+from models.wording import against, compared, duration, quantity, significant, times_normal
 
 __all__ = [
     "AlertPolicy",
@@ -111,12 +111,14 @@ def machine_sentence(
     start_ns: int,
     end_ns: int,
     state: AlertState,
+    least_score: float | None = None,
 ) -> str:
     """ "press-4: x vibration 3.1 times normal at 312-375 Hz for 4 min", "press-4: Pressure mean 2.31 bar,
     expected 2.9 to 3.1, for 2 min". ``centre`` is the healthy centre of the first contribution's feature.
 
     A feature that is within its own expected range is "unusual beside the other readings": it is their
-    combination that the model has not seen.
+    combination that the model has not seen. ``least_score``: the score, where it is known only to be at least that
+    ("…, for 2 min; score at least 41").
     """
     top = contributions[0]
     info = next(i for i in infos if i.name == top.feature)
@@ -132,9 +134,10 @@ def machine_sentence(
         what += ", unusual beside the other readings"
     elif not info.log:
         what += f", expected {expected}"
+    bound = "" if least_score is None else f"; score at least {significant(least_score)}"
     if state == "cleared":
-        return f"{machine}: normal again after {lasted} (at worst {what})"
-    return f"{machine}: {what}{',' if ',' in what else ''} for {lasted}"
+        return f"{machine}: normal again after {lasted} (at worst {what}{bound})"
+    return f"{machine}: {what}{',' if ',' in what else ''} for {lasted}{bound}"
 
 
 def sensor_sentence(

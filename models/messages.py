@@ -48,7 +48,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
-    """A change of an episode. ``message_id`` is the deduplication key; ``alert_id`` names the episode."""
+    """A change of an episode. ``message_id`` is the deduplication key; ``alert_id`` names the episode. ``score`` is the
+    greatest of it; where an int8 output was at the end of its range it is a bound, and ``message`` says "at least"."""
 
     type: Literal["alert"] = "alert"
     alert_id: str

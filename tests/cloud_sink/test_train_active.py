@@ -199,7 +199,7 @@ def test_with_labels_a_machine_at_rest_is_not_scored_either(tmp_path: Path, caps
         ),
         (["--active-when", "meter.powr > 2"], REFUSED, "did you mean 'meter.power'?"),
         (["--active-when", "x > 2"], REFUSED, "it has pressure, flow, current, meter.power"),
-        (["--settle-s", "soon"], USAGE, "'soon' is not a number of seconds"),
+        (["--settle-s", "soon"], USAGE, "'soon' is not a number of at least 0"),
         (
             ["--active-when", "meter.power > 99"],
             REFUSED,

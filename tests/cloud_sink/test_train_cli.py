@@ -301,7 +301,7 @@ def one_line(capsys: Capture) -> str:
         (["--features", "slow", "-o", "m", "--from", "2024-05-01"], "has no offset: add one"),
         (["--features", "slow", "-o", "m", "--separator", "ab"], "--separator must be one character"),
         (["--features", "slow", "-o", "m", "--model-id", "a/b"], "'a/b' cannot be a model's name"),
-        (["--features", "slow", "-o", "m", "--alerts-per-week", "0"], "--alerts-per-week must be a positive"),
+        (["--features", "slow", "-o", "m", "--alerts-per-week", "0"], "'0' is not a positive number"),
     ],
 )
 def test_a_wrong_call_is_exit_code_2(log: Path, arguments: list[str], says: str, capsys: Capture) -> None:
@@ -413,8 +413,28 @@ def test_naive_times_need_a_zone(tmp_path: Path, capsys: Capture) -> None:
 def test_a_log_that_is_not_there(tmp_path: Path, capsys: Capture) -> None:
     assert train(tmp_path / "none.csv", out=tmp_path / "m") == REFUSED
     assert "none.csv" in one_line(capsys)
-    assert train(tmp_path / "*.csv", out=tmp_path / "m") == USAGE
-    assert "no file matches" in one_line(capsys)
+    assert train(tmp_path / "*.csv", out=tmp_path / "m") == REFUSED
+    assert one_line(capsys).endswith("*.csv: no such file: name log files")
+
+
+def test_a_recording_that_was_cut_short_is_trained_on_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    writer = RecordingWriter(path)
+    for i in range(0, 900, 100):
+        writer.write(
+            SampleBlock.uniform(
+                "press",
+                ("p", "q", "r"),
+                slow_signal(900)[i : i + 100],
+                start_ns=START_NS + i * NS_PER_S,
+                rate_hz=Fraction(1),
+                arrival_ns=START_NS + (i + 100) * NS_PER_S,
+            )
+        )
+    del writer
+    assert not path.exists()
+    assert train(path, out=tmp_path / "m") == 0
+    assert train(tmp_path / "*.parquet", out=tmp_path / "m") == 0
 
 
 def test_a_log_of_several_devices_needs_a_choice(tmp_path: Path, capsys: Capture) -> None:

@@ -197,6 +197,10 @@ class Plant:
         self.events: list[PipelineEvent] = []
         self.features: list[NDArray[np.float32]] = []
         self.held: list[ScoreBatch] = []
+        self.saturated = range(
+            0
+        )  # numbers of the windows, as they are scored, whose output met the end of its range
+        self.n_scored = 0
 
     def play(self, items: Iterable[SampleBlock | float]) -> Plant:
         """Pushes blocks and lets time pass to seconds after T0, scoring at once."""
@@ -221,7 +225,12 @@ class Plant:
         self.collect()
 
     def give(self, batch: ScoreBatch) -> None:
-        self.pipeline.scored(batch.batch_id, self.engine(batch), "cpu-float32", 0)
+        numbers = range(self.n_scored, self.n_scored + batch.n)
+        self.n_scored += batch.n
+        mask = np.array([i in self.saturated for i in numbers])
+        n = int(mask.sum())
+        output = self.engine(batch)
+        self.pipeline.scored(batch.batch_id, output, "cpu-float32", 0, 2 * n, mask if n else None)
         self.check()
 
     def finish(self) -> Plant:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 
 from edge_node.assembly import MAX_WINDOWS_AT_ONCE, assemble
 from edge_node.config import ConfigError, load_config
+from edge_node.figures import families
 from edge_node.inference import Engine, Scored
 from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING
+from models.messages import Alert
 from models.signal import NS_PER_S, DropReason, SampleBlock
 from tests.edge_node.daemons import BUNDLE, channels, golden_window
 
@@ -95,6 +98,30 @@ def _rows(n: int, at_s: int = 0) -> SampleBlock:
     times = (1_700_000_000 + at_s + np.arange(n, dtype=np.int64)) * NS_PER_S
     values = (means * (1 + 0.01 * noise)).astype(np.float32)
     return SampleBlock.irregular("a", names, values, time_ns=times, arrival_ns=int(times[-1]))
+
+
+def test_what_saturates_shows_in_the_metric_and_in_the_alert(tmp_path: Path) -> None:
+    core = assemble(load_config(_config(tmp_path, "", 'precision = "int8"')), on_notice=lambda text: None)
+    window = golden_window()
+    noise = np.random.default_rng(7).normal(size=(600, window.shape[1]))
+    values = (window.mean(axis=0) + window.std(axis=0) * noise).astype(np.float32)
+    values[300:] *= 3
+    healthy, fault = (dataclasses.replace(_rows(300, i), values=values[i : i + 300]) for i in (0, 300))
+
+    def saturated() -> float:
+        (family,) = [f for f in families(core, {}, {}, None, 0, {}) if f.name == "saturated_outputs"]
+        return family.values[()]
+
+    core.push(healthy)
+    assert saturated() == 0
+    assert not [e.event for e in core.pipeline.events() if isinstance(e.event, Alert)]
+    core.push(fault)
+    n = saturated()
+    assert n == core.pipeline.counters().n_saturated >= 29  # a value of each window at least
+    alerts = [e.event for e in core.pipeline.events() if isinstance(e.event, Alert)]
+    raised = next(a for a in alerts if a.kind == "machine")
+    assert raised.state == "raised"
+    assert "; score at least " in raised.message
 
 
 def test_how_much_may_wait_is_as_configured(tmp_path: Path) -> None:

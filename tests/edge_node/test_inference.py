@@ -49,7 +49,7 @@ def test_float_on_the_cpu(manifest: ModelManifest) -> None:
     assert scored.target == engine.target == engine.artifact.target == "cpu-float32"
     assert scored.backend == engine.backend == f"cpu-float32 ({runtime_name()})"
     assert scored.n_saturated == 0
-    assert not scored.saturated.any()
+    assert scored.saturated is None
     assert engine.notices == []
     assert engine.step == 0.0
 
@@ -63,6 +63,7 @@ def test_int8_is_close_to_float(manifest: ModelManifest) -> None:
     assert 0 < engine.step < 0.2
     assert np.abs(as_int8.output - as_float.output).max() < 5 * engine.step
     assert as_int8.n_saturated == 0
+    assert as_int8.saturated is None
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
@@ -70,10 +71,13 @@ def test_a_row_does_not_depend_on_its_company(manifest: ModelManifest, precision
     engine = Engine(manifest, ARTIFACTS, precision=precision)  # type: ignore[arg-type]
     x = rows(300, scale=6.0)
     whole = engine.run(x)
+    saturated = np.zeros(300, np.bool_) if whole.saturated is None else whole.saturated
+    assert saturated.any() == (precision == "int8")
     for start, stop in itertools.pairwise((0, 1, 3, 10, 26, 57, 121, 300)):
         part = engine.run(x[start:stop])
         assert np.array_equal(part.output, whole.output[start:stop])
-        assert np.array_equal(part.saturated, whole.saturated[start:stop])
+        mask = np.zeros(stop - start, np.bool_) if part.saturated is None else part.saturated
+        assert np.array_equal(mask, saturated[start:stop])
 
 
 def test_more_rows_than_one_invoke_takes(manifest: ModelManifest) -> None:
@@ -86,7 +90,7 @@ def test_more_rows_than_one_invoke_takes(manifest: ModelManifest) -> None:
 def test_no_rows(manifest: ModelManifest, precision: str) -> None:
     scored = Engine(manifest, ARTIFACTS, precision=precision).run(rows(0))  # type: ignore[arg-type]
     assert scored.output.shape == (0, 10)
-    assert scored.saturated.shape == (0,)
+    assert scored.saturated is None
 
 
 def test_saturation_is_counted_per_window(manifest: ModelManifest) -> None:
@@ -94,9 +98,26 @@ def test_saturation_is_counted_per_window(manifest: ModelManifest) -> None:
     x = np.zeros((3, 10), np.float32)
     x[1, 4] = 1000.0  # far beyond the range of the input
     scored = engine.run(x)
+    assert scored.saturated is not None
     assert scored.saturated.tolist() == [False, True, False]
     assert scored.n_saturated >= 1
     assert np.isfinite(scored.output).all()
+
+
+def test_an_output_at_the_end_of_its_range_is_counted_though_no_input_is(manifest: ModelManifest) -> None:
+    step = Engine(manifest, ARTIFACTS, precision="int8").step
+    graph = Engine(manifest, ARTIFACTS).run(np.eye(10, dtype=np.float32)).output  # linear: a row an input
+    x = np.zeros((3, 10), np.float32)
+    x[1] = 11.5 * np.sign(graph[:, np.abs(graph).sum(axis=0).argmax()])  # all inputs drive one output
+    assert np.abs(x).max() < 128 * step
+    wanted = Engine(manifest, ARTIFACTS).run(x).output
+    beyond = np.abs(wanted[1]) > 130 * step
+    assert beyond.any()
+    assert (np.abs(wanted[1][~beyond]) < 122 * step).all()
+    scored = Engine(manifest, ARTIFACTS, precision="int8").run(x)
+    assert scored.saturated is not None
+    assert scored.saturated.tolist() == [False, True, False]
+    assert scored.n_saturated == beyond.sum()
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
@@ -111,7 +132,7 @@ def test_a_row_that_is_not_finite_gives_nan_and_spares_the_others(
     scored = engine.run(x)
     assert np.isnan(scored.output[2]).all()
     assert np.array_equal(scored.output[[0, 1, 3]], clean[[0, 1, 3]])
-    assert not scored.saturated[2]
+    assert scored.saturated is None
 
 
 def test_wrong_width_is_refused(manifest: ModelManifest) -> None:

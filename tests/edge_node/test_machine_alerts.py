@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import messages
-from models.messages import unpack_floats
+from models.messages import Alert, unpack_floats
+from models.wording import significant
 from tests.edge_node.plant import POLICY, T0_S, Plant, S, block, device, healthy, pieces, plan, story, window
 
 
@@ -24,6 +25,13 @@ def with_fault(
 
 def play(values: NDArray[np.float32], **changes: Any) -> Plant:
     return Plant(plan(**changes)).play(pieces(block(values), range(0, len(values), 90))).finish()
+
+
+def saturating(values: NDArray[np.float32], begin: int, end: int) -> Plant:
+    """As ``play``, with the outputs of the windows that end from ``begin`` on, before ``end``, at the end of their range."""
+    plant = Plant(plan())
+    plant.saturated = range((begin - 20) // 5, (end - 20) // 5)
+    return plant.play(pieces(block(values), range(0, len(values), 90))).finish()
 
 
 def test_an_alert_says_what_was_seen_and_what_was_expected() -> None:
@@ -157,3 +165,85 @@ def test_a_hole_in_the_signal_is_no_fault_of_the_machine() -> None:
     holes = play(values, spec=window(20, 1), alert=hasty, levels={"cpu-float32": level})
     assert not holes.alerts()
     assert holes.pipeline.counters().n_windows_scored > 1000
+
+
+def at_least(alert: Alert) -> str:
+    assert alert.score is not None
+    return f"score at least {significant(alert.score)}"
+
+
+def test_a_score_that_is_a_bound_is_told_as_one() -> None:
+    sharp, blunt = play(with_fault(500, 700)), saturating(with_fault(500, 700), 520, 700)
+    assert story(blunt.alerts()) == story(sharp.alerts())
+    assert not [a for a in sharp.alerts() if "at least" in a.message]
+    raised, *updated, cleared = blunt.alerts()
+    assert "at least" not in raised.message  # it was raised at 515
+    assert updated
+    for exact, bound in zip(sharp.alerts()[1:-1], updated, strict=True):
+        assert bound.score == exact.score
+        assert bound.message == f"{exact.message}; {at_least(bound)}"
+    assert cleared.message == sharp.alerts()[-1].message.replace(")", f"; {at_least(cleared)})")
+
+
+def test_one_bound_makes_the_greatest_score_one() -> None:
+    first = saturating(with_fault(500, 700), 505, 510).alerts()[0]
+    assert first.message.startswith(
+        "press-4: Pressure mean 3.66 bar, expected 2.961 to 3.042, for 30 s; score at least "
+    )
+
+
+def test_a_window_at_the_end_of_its_range_never_counts_as_normal() -> None:
+    """It scores as a healthy one does, or anything above that: nobody knows."""
+    exact = saturating(with_fault(500, 700), 1100, 1100)
+    cleared = exact.alerts()[-1]
+    assert (cleared.state, cleared.end_ns) == ("cleared", (T0_S + 730) * S)
+    assert exact.pipeline.counters().n_saturated == 0
+    bound = saturating(with_fault(500, 700), 700, 1100)
+    assert bound.pipeline.counters().n_saturated == 2 * (1100 - 700) // 5
+    cleared = bound.alerts()[-1]
+    assert (cleared.state, cleared.end_ns) == ("cleared", (T0_S + 1110) * S)
+    assert "score at least" in cleared.message
+
+
+def test_at_the_end_of_its_range_a_healthy_score_raises_nothing() -> None:
+    plant = saturating(healthy(1200), 20, 1200)
+    assert plant.pipeline.counters().n_saturated > 400
+    assert not plant.alerts()
+
+
+def test_the_next_episode_is_told_by_scores_of_its_own() -> None:
+    values = with_fault(300, 400)
+    values[800:900, 0] *= 1.3
+    told = saturating(values, 300, 400).alerts()
+    bounds = {a.alert_id: "at least" in a.message for a in told}
+    assert list(bounds.values()) == [True, False]
+
+
+def test_a_bound_is_remembered_over_a_restart() -> None:
+    values = with_fault(500, 700)
+    before = Plant(plan())
+    before.saturated = range(96, 116)
+    before.play(pieces(block(values[:600]), range(0, 600, 90)))
+    assert "at least" in before.alerts()[-1].message
+    after = before.restarted().play([block(values[600:], 600)]).finish()
+    cleared = after.alerts()[-1]
+    assert cleared.state == "cleared"
+    assert "score at least" in cleared.message
+
+
+def test_bounds_are_of_the_windows_that_they_were_told_of() -> None:
+    """Two devices in one batch, the output of one at the end of its range; a window of each is lost."""
+    plant = Plant(plan(of=device("a")), plan(of=device("b")))
+    for name in ("a", "b"):
+        plant.pipeline.push(block(with_fault(100, 300, n=300), to=name))
+    (batch,) = plant.pipeline.take_batches()
+    n = batch.n // 2
+    assert batch.devices == ("a", "b")
+    output, saturated = batch.inputs.copy(), np.arange(2 * n) >= n
+    output[[3, n + 3]] = np.nan
+    plant.pipeline.scored(batch.batch_id, output, "cpu-float32", 0, n, saturated)
+    plant.collect()
+    assert [(a.device, "at least" in a.message) for a in plant.alerts() if a.state == "raised"] == [
+        ("a", False),
+        ("b", True),
+    ]
