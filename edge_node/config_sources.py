@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from glob import glob
 
 from edge_node.config_partial import Names, as_far_as_known, given, sure
+from edge_node.config_payload import check_timezone
 from edge_node.config_schema import (
     Broker,
     ModbusSource,
@@ -17,8 +18,8 @@ from edge_node.config_schema import (
     Source,
     Uplink,
 )
-from edge_node.config_serial import check_modbus, check_serial
-from edge_node.config_subscriptions import check_subscription, check_timezone, unknown_device
+from edge_node.config_serial import check_modbus, check_ports, check_serial
+from edge_node.config_subscriptions import check_subscription, unknown_device
 from edge_node.config_validation import Problem
 from edge_node.toml_positions import KeyPath
 from models.topics import check_level, filters_overlap
@@ -103,6 +104,9 @@ def check_sources(
 ) -> Iterator[Problem]:
     """All that is wrong with the sources and between them, of which parts may be UNKNOWN; ``known``: device id -> its
     channels."""
+    yield from as_far_as_known(
+        check_ports([(i, s) for i, s in sources if isinstance(s, SerialSource | ModbusSource)])
+    )
     names: set[str] = set()
     mapped: dict[tuple[str, str], str] = {}
     for i, source in sources:

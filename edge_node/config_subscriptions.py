@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from edge_node.config_partial import Names, as_far_as_known, given, sure
+from edge_node.config_partial import Names, as_far_as_known, given
+from edge_node.config_payload import check_format
 from edge_node.config_schema import CHANNEL_LEVEL, DEVICE_LEVEL, MqttSubscription
 from edge_node.config_validation import Problem, nearest
-from edge_node.sources.payload_spec import PayloadSpec
 from edge_node.toml_positions import KeyPath
-
-# Options of some formats: given with another they would be ignored, so they are refused.
-_ONLY_FOR = {
-    "time_key": ("json", "csv"),
-    "device_key": ("json", "csv", "influx"),
-    "rate_key": ("json",),
-    "period_key": ("json",),
-    "rows_key": ("json",),
-    "value_key": ("json",),
-    "columns": ("csv",),
-    "header": ("csv",),
-    "separator": ("csv",),
-    "measurement": ("influx",),
-    "tags": ("influx",),
-}
-_DEFAULTS = PayloadSpec()
 
 
 def check_subscription(
@@ -40,23 +23,9 @@ def check_subscription(
         _check_devices(sub, at, known),
         _check_channel(sub, at),
         _check_channels(sub, at, known),
-        _check_format(sub, at),
-        _check_rate(sub, at),
-        _check_time(sub, at),
-        check_timezone(sub.timezone, at),
+        check_format(sub, at),
         _check_mapped(sub, at, mapped),
     )
-
-
-def check_timezone(name: str | None, at: KeyPath) -> Iterator[Problem]:
-    """That the time zone at ``at`` is one, where there is one."""
-    if name is None:
-        return
-    try:
-        ZoneInfo(sure(name))
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        text = 'unknown time zone: expected a name such as "Europe/Berlin" or "UTC"'
-        yield Problem((*at, "timezone"), text, name, True)
 
 
 def unknown_device(path: KeyPath, name: str, known: Names) -> Problem:
@@ -89,25 +58,6 @@ def _check_devices(sub: MqttSubscription, at: KeyPath, known: Names) -> Iterator
     for name, device in sub.devices.items():
         if device not in known:
             yield unknown_device((*at, "devices", name), device, known)
-
-
-def _check_format(sub: MqttSubscription, at: KeyPath) -> Iterator[Problem]:
-    for key, wanted in _ONLY_FOR.items():
-        if sub.format not in wanted and getattr(sub, key) != getattr(_DEFAULTS, key):
-            formats = " or ".join(f'"{name}"' for name in wanted)
-            text = f'is only for format = {formats}, and this one is "{sub.format}"'
-            yield Problem((*at, key), text)
-
-
-def _check_rate(sub: MqttSubscription, at: KeyPath) -> Iterator[Problem]:
-    ways = [key for key in ("rate_key", "period_key", "rate_hz") if given(getattr(sub, key))]
-    if len(ways) > 1:
-        yield Problem((*at, ways[1]), f"give either this or {ways[0]}")
-
-
-def _check_time(sub: MqttSubscription, at: KeyPath) -> Iterator[Problem]:
-    if given(sub.timezone) and sub.time_unit != "iso":
-        yield Problem((*at, "timezone"), 'is only for time_unit = "iso"', sub.timezone, True)
 
 
 def _check_topic(sub: MqttSubscription, path: KeyPath) -> Iterator[Problem]:
