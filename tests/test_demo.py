@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,14 +15,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from edge_node.config import load_config
+from edge_node.config_schema import SerialSource
 from examples.demo.__main__ import INTERRUPTED, MISSED, run
+from examples.demo.board_log import sent_by, worn_ns
 from examples.demo.findings import PlantClock, Raised, clock_text, judge
 from examples.demo.processes import CHOICE, Broker, Child, DemoError
-from examples.demo.report import accounts, fault_table
+from examples.demo.report import SentByBoard, accounts, fault_table
 from examples.demo.scenario import FULL, SHORT, Injected, Scenario, gateway_config, units_of
 from examples.demo.screen import Screen
 from examples.demo.stages import TEMPLATE
@@ -70,7 +75,7 @@ def running_below(tmp_path: Path) -> list[psutil.Process]:
 
 def recording(tmp_path: Path) -> dict[str, psutil.Process]:
     """The demo's processes by what they are, once the plant is being recorded."""
-    names = {"examples.demo": "demo", "record": "recorder", "--order": "simulator"}
+    names = {"examples.demo": "demo", "record": "recorder", "--order": "simulator", "simulate": "board"}
     names["examples.demo.embedded_broker"] = "broker"
 
     def found() -> dict[str, psutil.Process] | None:
@@ -87,15 +92,19 @@ def test_the_short_demo_notices_every_fault_and_leaves_nothing_running(tmp_path:
     with demo(tmp_path, "--short") as process:
         said, _ = process.communicate(timeout=280)
     assert process.returncode == 0, said
-    for injected in SHORT.injected:
-        assert said.count(injected.title) >= 2  # as it begins, and in the table
+    assert SHORT.worn is not None
+    for title in (*(injected.title for injected in SHORT.injected), SHORT.worn.title):
+        assert said.count(title) >= 2  # as it begins, and in the table
+    assert re.search(r"serial line +\d\d:\d\d +\d\d:\d\d +[\d.]+ s \(real\) +machine ", said)
     assert "MISSED" not in said
     assert "embedded (amqtt)" in said
-    assert "all values that were sent" in said
+    assert re.search(
+        r"all values that were sent; of the board's [\d,]+, lost or not, and [\d,]+ while its port", said
+    )
     assert "\x1b" not in said
     (folder,) = tmp_path.glob("linewatch-demo-*")
     assert said.rstrip().endswith(f"Everything is in {folder}")
-    assert {p.name for p in (folder / "models").iterdir()} == {s.device for s in SHORT.sensors}
+    assert {p.name for p in (folder / "models").iterdir()} == set(SHORT.devices)
     alerts = [json.loads(line) for line in (folder / "alerts.jsonl").read_text().splitlines()]
     assert {a["kind"] for a in alerts} >= {"machine", "sensor", "stale"}
 
@@ -104,7 +113,7 @@ def test_the_short_demo_notices_every_fault_and_leaves_nothing_running(tmp_path:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_ends_its_processes(tmp_path: Path, number: signal.Signals) -> None:
     with demo(tmp_path, "--short") as process:
-        assert len(recording(tmp_path)) == len(running_below(tmp_path)) == 4
+        assert len(recording(tmp_path)) == len(running_below(tmp_path)) == 5
         process.send_signal(number)
         said, _ = process.communicate(timeout=60)
     assert process.returncode == INTERRUPTED
@@ -190,7 +199,7 @@ def judged(*alerts: Alert) -> tuple[dict[str, list[str]], list[str]]:
     """({title: kinds of the alerts due to it}, devices of the false alarms) in the full scenario."""
     clock = PlantClock(ZERO_NS)
     window_s = {s.device: 60.0 if s.device.endswith("process") else 1.024 for s in FULL.sensors}
-    findings, false_alarms = judge([Raised.of(a, clock) for a in alerts], FULL, window_s)
+    findings, false_alarms = judge([Raised.of(a, clock) for a in alerts], FULL.injected, window_s)
     return (
         {f.injected.title: [a.alert.kind for a in f.alerts] for f in findings if f.alerts},
         [f"{a.alert.device} {a.alert.kind}" for a in false_alarms],
@@ -237,7 +246,7 @@ def test_a_silence_is_noticed_where_the_plant_was_when_the_alert_was_sent() -> N
     sent = alert("press-1-vibration", "stale", 330, 335, emitted_ns=1001 * NS_PER_S)
     raised = Raised.of(sent, clock)
     assert raised.at_s == pytest.approx(420.0)
-    (finding,) = [f for f in judge([raised], FULL, {})[0] if f.alerts]
+    (finding,) = [f for f in judge([raised], FULL.injected, {})[0] if f.alerts]
     row = next(line for line in fault_table([finding]).splitlines() if "silent" in line)
     assert row.split() == [
         *("press-1:", "vibration", "board", "falls", "silent"), "05:30", "07:00", "90", "s", "stale", "all", "2.5", "ms",
@@ -247,7 +256,7 @@ def test_a_silence_is_noticed_where_the_plant_was_when_the_alert_was_sent() -> N
 def test_the_early_sign_is_shown_and_the_alert_that_had_to_come_is_missed() -> None:
     clock = PlantClock(ZERO_NS)
     early = Raised.of(alert("press-1-process", "machine", 125, 190, channel="bearing temperature"), clock)
-    (finding,) = [f for f in judge([early], FULL, {"press-1-process": 60.0})[0] if f.alerts]
+    (finding,) = [f for f in judge([early], FULL.injected, {"press-1-process": 60.0})[0] if f.alerts]
     assert finding.noticed is None
     assert [line.split()[-2:] for line in fault_table([finding]).splitlines()[2:]] == [
         ["2.5", "ms"],
@@ -256,21 +265,69 @@ def test_the_early_sign_is_shown_and_the_alert_that_had_to_come_is_missed() -> N
 
 
 def test_values_that_did_not_arrive_or_were_dropped_are_not_passed_over() -> None:
-    counters = {"samples_in": 90, "samples_dropped.late": 5, "windows_closed": 3, "windows_scored": 3}
+    counters = {
+        "source_samples.mqtt": 90,
+        "samples_dropped.late": 5,
+        "windows_closed": 3,
+        "windows_scored": 3,
+    }
     assert accounts(100, counters) == "90 of 100 values that were sent; dropped: 5 late; 3 windows = 3 scored"
+    board = SentByBoard("compressor-4", 6_000, 3_000)
+    assert accounts(90, {**counters, "source_samples.compressor-4": 2_700}, board) == (
+        "all values that were sent; of the board's 2,700, lost or not, and 300 while its port was not open; "
+        "dropped: 5 late; 3 windows = 3 scored"
+    )
+
+
+def test_a_boards_fault_is_placed_where_the_plant_was_and_timed_by_the_clock() -> None:
+    clock = PlantClock(ZERO_NS, {"compressor-4-vibration"})
+    clock.read(1000 * NS_PER_S, 400.0)
+    clock.read(1010 * NS_PER_S, 600.0)
+    assert FULL.worn is not None
+    began_ns = 1002 * NS_PER_S
+    fault = FULL.worn.injected(began_ns, clock.of_wall(began_ns))
+    assert fault.fault.start_s == pytest.approx(440.0)
+    found = alert("compressor-4-vibration", "machine", 0, 0)
+    found = msgspec.structs.replace(
+        found, start_ns=began_ns - NS_PER_S // 20, end_ns=began_ns + NS_PER_S // 5
+    )
+    early = msgspec.structs.replace(found, start_ns=began_ns - 2 * NS_PER_S, end_ns=began_ns - NS_PER_S)
+    raised = [Raised.of(a, clock) for a in (early, found)]
+    (finding,), false_alarms = judge(raised, [fault], {"compressor-4-vibration": 3.0})
+    assert [a.alert for a in false_alarms] == [early]
+    row = fault_table([finding]).splitlines()[-1]
+    assert re.split(r" {2,}", row)[1:4] == ["07:20", "07:24", "0.2 s (real)"]
+
+
+def test_what_a_board_says_is_read() -> None:
+    assert FULL.worn is not None
+    said = "board COMP-0004 on /tmp/b\nits bearing is damaged from 2025-10-09T08:53:20.000000250Z on\n"
+    assert worn_ns(said) == ZERO_NS + 250
+    assert sent_by(FULL.worn, said + "sent 1000 rows, 6500 bytes; 0 bytes changed") == SentByBoard(
+        "compressor-4", 6500, 3000
+    )
+    with pytest.raises(ValueError, match="does not say what it has sent"):
+        sent_by(FULL.worn, said)
+    with pytest.raises(ValueError, match="does not say when"):
+        worn_ns("")
 
 
 # The parts.
 
 
-@pytest.mark.parametrize("scenario", [FULL, SHORT])
+@pytest.mark.parametrize("scenario", [FULL, SHORT, dataclasses.replace(SHORT, worn=None)])
 def test_the_gateway_of_a_scenario_has_its_devices_its_broker_and_its_patience(
     tmp_path: Path, scenario: Scenario
 ) -> None:
     path = tmp_path / "gateway.toml"
-    path.write_text(gateway_config(TEMPLATE.read_text(), scenario, port=12345, version="5"))
+    template = TEMPLATE.read_text()
+    text = gateway_config(template, scenario, port=12345, version="5", board_port="/tmp/a-board")
+    path.write_text(text)
     config = load_config(path, need_models=False)
-    assert {d.device.device_id for d in config.devices} == {s.device for s in scenario.sensors}
+    assert {d.device.device_id for d in config.devices} == set(scenario.devices)
+    assert [s.port for s in config.sources if isinstance(s, SerialSource)] == ["/tmp/a-board"] * (
+        scenario.worn is not None
+    )
     assert {d.time.stale_after_s for d in config.devices} == {5.0}
     assert config.uplink is not None
     assert (config.uplink.port, config.uplink.version) == (12345, "5")
@@ -287,6 +344,8 @@ def test_every_fault_of_a_scenario_has_time_to_be_noticed() -> None:
         for injected in scenario.injected:
             assert injected.fault.device in {s.device for s in scenario.sensors}
             assert injected.fault.start_s + 100 < scenario.live_s
+        assert scenario.worn is not None
+        assert scenario.worn.worn_s + 4 < scenario.live_s / scenario.speed
 
 
 def test_a_broker_that_does_not_exist_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,10 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_node.config import load_config
-from edge_node.config_schema import MqttSource
+from edge_node.config_schema import MqttSource, SerialSource
 from edge_node.sources.mqtt import Route
 from examples.plant_simulator import CLOCK_TOPIC, ClockReading, Order, main, payload, payloads, play, topic
-from examples.simulated_plant import AXES, PLANT, Fault, FaultKind, Plant, Sensor, VibrationBoard
+from examples.simulated_plant import AXES, BOARD, PLANT, Fault, FaultKind, Plant, Sensor, VibrationBoard
 from models.signal import NS_PER_S
 from models.topics import filter_matches
 from tests import brokers
@@ -136,8 +136,7 @@ def test_vibration_begins_when_the_order_says() -> None:
 @pytest.mark.parametrize("device", [s.device for s in PLANT])
 def test_the_gateway_of_the_example_reads_what_is_sent(device: str) -> None:
     config = load_config(CONFIG, need_models=False)
-    (source,) = config.sources
-    assert isinstance(source, MqttSource)
+    (source,) = [s for s in config.sources if isinstance(s, MqttSource)]
     sent = payload(HEALTHY, sensor(device), 11, EPOCH_NS)
     assert sent is not None
     where = topic(sensor(device))
@@ -159,7 +158,17 @@ def test_the_gateway_of_the_example_reads_what_is_sent(device: str) -> None:
 
 def test_the_example_has_every_sensor_of_the_plant_with_its_machine() -> None:
     devices = {d["id"]: d["machine"] for d in tomllib.loads(CONFIG.read_text())["device"]}
-    assert devices == {s.device: s.machine for s in PLANT}
+    assert devices == {s.device: s.machine for s in (*PLANT, BOARD)}
+
+
+def test_the_gateway_of_the_example_reads_the_board_that_its_first_lines_start() -> None:
+    config = load_config(CONFIG, need_models=False)
+    (source,) = [s for s in config.sources if isinstance(s, SerialSource)]
+    (device,) = [d.device for d in config.devices if d.device.device_id == source.device]
+    assert (source.device, device.machine, device.rate_hz) == (BOARD.device, BOARD.machine, BOARD.rate_hz)
+    assert device.channel_names == BOARD.channels
+    words = f"simulate --link {source.port} --serial {BOARD.serial} --rate-hz {BOARD.rate_hz}"
+    assert f"#   firmware-bridge {words} " in CONFIG.read_text()
 
 
 def test_what_is_played_arrives_in_order_and_is_counted(tmp_path: Path) -> None:

@@ -32,11 +32,12 @@ class LiveView:
 
     @property
     def faults(self) -> tuple[Injected, ...]:
-        """Every fault, with the board's where the plant was when it began."""
+        """Every fault in order, with the board's where the plant was when it began."""
         worn = self._scenario.worn
         if worn is None or self._worn_ns is None:
             return self._scenario.injected
-        return (*self._scenario.injected, worn.injected(self._worn_ns, self._clock.of_wall(self._worn_ns)))
+        found = worn.injected(self._worn_ns, self._clock.of_wall(self._worn_ns))
+        return tuple(sorted((*self._scenario.injected, found), key=lambda injected: injected.fault.start_s))
 
     def expect_wear(self, at_ns: int) -> None:
         """The board's fault begins then."""

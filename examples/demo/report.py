@@ -127,7 +127,7 @@ def accounts(n_sent: int, counters: Mapping[str, int], by_board: SentByBoard | N
     text = "all values that were sent" if n_in == n_sent else f"{n_in:,} of {n_sent:,} values that were sent"
     if by_board is not None:
         n_read = counters.get(f"source_samples.{by_board.machine}", 0)
-        text += f"; of the board's {n_read:,}, lost or not, and the {by_board.n_values - n_read:,} before its port was open"
+        text += f"; of the board's {n_read:,}, lost or not, and {by_board.n_values - n_read:,} while its port was not open"
     if dropped:
         text += "; dropped: " + ", ".join(f"{n:,} {reason}" for reason, n in sorted(dropped.items()))
     windows = {

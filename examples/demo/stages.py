@@ -9,11 +9,11 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
+from examples.demo.board_log import WORN_FROM, sent_by, worn_ns
 from examples.demo.findings import bytes_text, judge
 from examples.demo.live import LiveView
 from examples.demo.monitor import Monitor
@@ -89,7 +89,7 @@ class Demo:
         scenario, screen = self._scenario, self._screen
         screen.stage("2  The healthy plant, recorded")
         with ExitStack() as stack:
-            board = stack.enter_context(self._board()) if scenario.worn is not None else None
+            board = stack.enter_context(self._board("recorded")) if scenario.worn is not None else None
             words = ("edge-node", "record", "-c", self._config, "-o", self._recording)
             recorder = stack.enter_context(self._child(*words))
             self._wait_for_source(recorder)
@@ -174,18 +174,21 @@ class Demo:
                 simulator = stack.enter_context(self._simulator(order))
                 board = None
                 if scenario.worn is not None:
-                    board = stack.enter_context(self._board("--worn-after", f"{scenario.worn.worn_s:g}"))
-                    self._live.expect_wear(self._worn_ns(board))
+                    board = stack.enter_context(
+                        self._board("watched", "--worn-after", f"{scenario.worn.worn_s:g}")
+                    )
+                    self._wait_for(board, WORN_FROM, "does not say when its fault begins")
+                    self._live.expect_wear(worn_ns(board.text()))
                 while not (reading := self._reading(simulator)).ended:
                     gateway.check()
                     if board is not None:
                         board.check()
                     self._live.show_plant(reading, self._monitor.upstream())
                 simulator.finish(10.0)
-                if board is not None:
+                if board is not None and scenario.worn is not None:
                     board.interrupt()
                     board.finish(10.0, self._listen)
-                    self._by_board = self._sent_by(board)
+                    self._by_board = sent_by(scenario.worn, board.text())
             deadline = time.monotonic() + SETTLE_S
             while time.monotonic() < deadline:
                 self._listen()
@@ -230,28 +233,12 @@ class Demo:
         command = [sys.executable, "-m", "examples.plant_simulator", *arguments]
         return Child("the simulator", command, self._folder / "simulator.log")
 
-    def _board(self, *options: str) -> Child:
+    def _board(self, log: str, *options: str) -> Child:
         """The board on its serial line."""
         assert self._scenario.worn is not None
         board = self._scenario.worn.board
         words = ("--link", self._port, "--serial", board.serial, "--rate-hz", f"{board.rate_hz}", *options)
-        return self._child("firmware-bridge", "simulate", *words)
-
-    def _worn_ns(self, board: Child) -> int:
-        """When the board's fault begins, as it says."""
-        self._wait_for(board, "is damaged from ", "does not say when its fault begins")
-        found = re.search(r"is damaged from (\S+)Z on", board.text())
-        assert found is not None
-        seconds, _, fraction = found[1].partition(".")
-        return int(datetime.fromisoformat(f"{seconds}Z").timestamp()) * NS_PER_S + int(fraction.ljust(9, "0"))
-
-    def _sent_by(self, board: Child) -> SentByBoard:
-        found = re.search(r"^sent (\d+) rows, (\d+) bytes", board.text(), re.MULTILINE)
-        if found is None:
-            raise DemoError(board.told("did not say what it has sent"))
-        assert self._scenario.worn is not None
-        what = self._scenario.worn.board
-        return SentByBoard(what.machine, int(found[2]), int(found[1]) * len(what.channels))
+        return self._child("firmware-bridge", "simulate", *words, log=f"board-{log}")
 
     def _record_on(self, recorder: Child, until_s: float) -> None:
         """The board, in real time, takes longer than the plant."""
