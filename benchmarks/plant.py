@@ -6,11 +6,11 @@ the autoencoder 42-24-8-24-42.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -172,7 +172,10 @@ def blocks(
 
 def later(sent: list[SampleBlock], by_ns: int) -> list[SampleBlock]:
     """The same blocks, ``by_ns`` later."""
-    return [replace(b, start_ns=(b.start_ns or 0) + by_ns, arrival_ns=b.arrival_ns + by_ns) for b in sent]
+    return [
+        msgspec.structs.replace(b, start_ns=(b.start_ns or 0) + by_ns, arrival_ns=b.arrival_ns + by_ns)
+        for b in sent
+    ]
 
 
 def _device(name: str) -> Device:

@@ -5,6 +5,7 @@ What was not asked for is found by looking at the recording. Windows come from t
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,15 +13,18 @@ from fractions import Fraction
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from models.features import FeatureSet
 from models.labels import Labels
 from models.logs import LogInfo, LogOptions, Tick, Warn
 from models.recording import inspect_log, log_files, read_log, recorded_devices
 from models.signal import NS_PER_S, Channel, Device, Mode, SampleBlock, WindowBatch, WindowSpec, samples_to_ns
-from models.time_policy import RecordedDevice, default_policy
+from models.time_policy import RecordedDevice, TimePolicy, default_policy
 from models.windowing import Windower
 
+_INTERVAL_ROWS = 20_000  # looked at to learn how far apart values usually are
 MAX_BATCH_VALUES = 1 << 22  # of the windows cut from one push: 16 MB as float32
 
 SLOW_WINDOW, SLOW_HOP = 60, 1
@@ -192,7 +196,7 @@ def _device_id(request: Request, info: LogInfo, known: Iterable[str]) -> str:
 
 
 def _scan(request: Request, device_id: str, rate_hz: Fraction) -> tuple[tuple[str, ...], int]:
-    """(channels of the device in order of appearance, rows of its first contiguous record)."""
+    """(channels of the device that have values, in order of appearance, rows of its first contiguous record)."""
     channels: dict[str, None] = {}
     record, expected_ns, counting = 0, None, True
     slack_ns = samples_to_ns(3, rate_hz) // 2
@@ -203,7 +207,7 @@ def _scan(request: Request, device_id: str, rate_hz: Fraction) -> tuple[tuple[st
         seen[item.device_id] += 1
         if item.device_id != device_id:
             continue
-        channels.update(dict.fromkeys(item.channels))
+        channels.update(dict.fromkeys(item.without_empty(()).channels))
         if counting and item.start_ns is not None:
             counting = expected_ns is None or abs(item.start_ns - expected_ns) <= slack_ns
             record += item.n if counting else 0
@@ -225,13 +229,56 @@ def read_blocks(
             if item.device_id != device.device_id:
                 continue
             progress(item.n)
+            item = item.without_empty(device.channel_names)
         yield item
 
 
-def windower_for(device: Device, window: WindowSpec) -> Windower:
+def usual_policy(request: Request, device: Device, window: WindowSpec) -> TimePolicy:
+    """How time is treated where the recording's configuration does not say: so that every window of a machine that is
+    well means what those of training mean, also where the network is not.
+
+    A spectrum bears no hole, so windows of vibration need every sample. A value stands in for those that do not come no
+    longer than is usual in the recording (99 of 100 intervals): held for longer, it looks like a still signal.
+    """
+    policy = default_policy(window)
+    if request.feature_set == "vibration":
+        policy = msgspec.structs.replace(policy, min_valid=1.0)
+    if window.mode is Mode.IRREGULAR:
+        cells = min(_usual_interval(request, device, window) - 1, window.n // 2)
+        policy = msgspec.structs.replace(policy, hold_s=cells * float(1 / window.rate_hz))
+    return policy
+
+
+def _usual_interval(request: Request, device: Device, window: WindowSpec) -> int:
+    """Cells of the grid from value to value of the slowest channel, which 99 of 100 do not exceed, over the first rows of
+    the recording; at least 1."""
+    place = {name: i for i, name in enumerate(device.channel_names)}
+    seen: list[list[NDArray[np.int64]]] = [[] for _ in place]
+    n_rows = 0
+    for item in read_blocks(request, device, lambda _: None, lambda _: None):
+        if not isinstance(item, SampleBlock) or not item.n:
+            continue
+        times = item.times()
+        cells = times // NS_PER_S * window.rate_hz.numerator // window.rate_hz.denominator
+        cells += times % NS_PER_S * window.rate_hz.numerator // (NS_PER_S * window.rate_hz.denominator)
+        for j, name in enumerate(item.channels):
+            if name in place:
+                seen[place[name]].append(cells[np.isfinite(item.values[:, j])])
+        n_rows += item.n
+        if n_rows >= _INTERVAL_ROWS:
+            break
+    usual = 1
+    for found in seen:
+        steps = np.diff(np.unique(np.concatenate(found))) if found else np.zeros(0, np.int64)
+        if steps.size:
+            usual = max(usual, math.ceil(np.quantile(steps, 0.99)))
+    return usual
+
+
+def windower_for(device: Device, window: WindowSpec, usual: TimePolicy) -> Windower:
     # Waiting costs training nothing, so samples may be as late as a slow network brings them, and as old as
     # they are.
-    policy = default_policy(window)
+    policy = usual
     if isinstance(device, RecordedDevice):
         policy = device.time.over(policy)
     patience_s = max(60.0, policy.lateness_s)

@@ -18,7 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_sink.activity import find_running
-from cloud_sink.cutting import DatasetError, Progress, Request, read_blocks, shape, windower_for, windows
+from cloud_sink.cutting import (
+    DatasetError,
+    Progress,
+    Request,
+    read_blocks,
+    shape,
+    usual_policy,
+    windower_for,
+    windows,
+)
 from models.features import FeatureInfo, FeatureSpec, describe, extract, learn_floors, min_scales
 from models.gating import GateSpec, Running
 from models.logs import Tick, Warn
@@ -34,7 +43,7 @@ from models.signal import (
     WindowSpec,
     samples_to_ns,
 )
-from models.time_policy import TimeTreatment
+from models.time_policy import TimePolicy, TimeTreatment
 
 SLOW_BELOW_HZ, FAST_FROM_HZ = 10, 100  # where vibration, and where slow features are out of place
 INACTIVE, SENSOR_FAULT = DropReason.INACTIVE.value, DropReason.SENSOR_FAULT.value  # never scored either
@@ -87,7 +96,8 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
     running = find_running(request, device, progress)
     part = _Part(request, device, window, running)
     healthy = _Healthy(part)
-    windower = windower_for(device, window)
+    usual = usual_policy(request, device, window)
+    windower = windower_for(device, window, usual)
     selected = select_rows(
         read_blocks(request, device, warn, progress),
         n_rows=request.n_rows,
@@ -113,7 +123,7 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
         floors=learn_floors(values, valid),
     )
     n_channels = len(device.channels)
-    columns = _second_pass(request, device, window, spec, part, warn, progress)
+    columns = _second_pass(request, device, window, usual, spec, part, warn, progress)
     _warn_of_intervals(request, part, columns, warn)
     finite = np.isfinite(columns.features).all(axis=1)
     if n_bad := int(np.count_nonzero(columns.used & ~finite)):
@@ -233,6 +243,7 @@ def _second_pass(
     request: Request,
     device: Device,
     window: WindowSpec,
+    usual: TimePolicy,
     spec: FeatureSpec,
     part: _Part,
     warn: Warn,
@@ -244,7 +255,7 @@ def _second_pass(
         items = select_rows(items, n_rows=request.n_rows, from_ns=request.from_ns, until_ns=request.until_ns)
     starts, ends, features, used = [], [], [], []
     checks = part.checks()
-    for batch in windows(windower_for(device, window), window, items):
+    for batch in windows(windower_for(device, window, usual), window, items):
         reasons = part.reasons(batch, checks)
         good = part.within(batch)
         for bad in reasons.values():

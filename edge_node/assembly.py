@@ -160,7 +160,7 @@ def _plan(
                 )
                 check_golden(bundle, engines[engine])
         except (BundleRefused, ArtifactMissing, EdgeTpuUnavailable, GraphUnusable) as error:
-            raise config.error(device_id, "model", str(device.model), str(error)) from error
+            raise config.error(device_id, "model", device.model, str(error)) from error
         departure = config.departure(device, bundle.manifest)
         if departure is not None:
             on_notice(departure)
@@ -215,7 +215,7 @@ def _bundle(config: Config, device: DeviceConfig, bundles: dict[Path, Bundle]) -
         try:
             bundles[device.model] = load_bundle(device.model)
         except BundleRefused as error:
-            raise config.error(device.device.device_id, "model", str(device.model), str(error)) from error
+            raise config.error(device.device.device_id, "model", device.model, str(error)) from error
     return bundles[device.model]
 
 

@@ -158,7 +158,7 @@ def _replay(given: argparse.Namespace) -> None:
             read = read_log(files, options, warn=_warn)
             if not way.selected:
                 read = _counted(read, bar, in_records=recorded)
-            part = of_device(read, given, core, files)
+            part = of_device(read, given, core, files, recorded=recorded)
             if is_part:
                 rows = select_rows(
                     part, skip_rows=given.skip_rows, n_rows=given.rows, from_ns=from_ns, until_ns=until_ns
@@ -192,7 +192,8 @@ def _replay(given: argparse.Namespace) -> None:
         raise LogError(
             files[0], "no rows in the part asked for", remedy="look at --rows, --skip-rows, --from, --until"
         )
-    for said in report.advice(None if recorded else options.device_id or file_device(files[0])):
+    named_by_file = None if recorded else options.device_id or file_device(files[0])
+    for said in report.advice(named_by_file, labels_of_file=given.labels is not None):
         _warn(said)
     if news.n_left_out:
         print(

@@ -73,7 +73,10 @@ class Config:
 
     def error(self, device_id: str, key: str, value: object, text: str) -> ConfigError:
         """What is wrong with ``key`` of a device, as found out after loading, with file and line. ``value``
-        None is not shown."""
+        None is not shown; a path is shown as it is relative to the file."""
+        if isinstance(value, Path):
+            base = self.path.absolute().parent
+            value = str(value.relative_to(base) if value.is_relative_to(base) else value)
         return ConfigError(self._placed(device_id, (key,) if key else (), value, text), partial=True)
 
     def settle(self, device: DeviceConfig, manifest: ModelManifest | None) -> Settled:
@@ -86,12 +89,11 @@ class Config:
         if manifest is None:
             window = device.window_without_model()
             return Settled(device.device, window, device.time_policy(default_policy(window)))
-        found = []
-        for key, value, text in differences(device, manifest):
-            used = next((k for k in SPELLINGS.get(key, ()) if self._has(device, k)), key)
-            shown = value if used == key else None
-            text = text if used == key else f"is {value}: {text}"
-            found.append(self._placed(device.device.device_id, (used,), shown, text))
+        spelt = {key: next((k for k in keys if self._has(device, k)), key) for key, keys in SPELLINGS.items()}
+        found = [
+            self._placed(device.device.device_id, (key,), value, text)
+            for key, value, text in differences(device, manifest, spelt)
+        ]
         if found:
             raise ConfigError("\n".join(found), partial=True)
         channels = {c.name: c for c in device.device.channels}

@@ -181,6 +181,11 @@ def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]],
     )
 
 
+def _plain(seconds: float | None) -> float | int | None:
+    """``seconds`` as people write them: 2, not 2.0."""
+    return int(seconds) if seconds is not None and seconds == int(seconds) else seconds
+
+
 def _other_channels(own: Sequence[str], trained: Sequence[str], model: str) -> str:
     """What tells a device's channels from those of ``model``, by name."""
     missing = [channel for channel in trained if channel not in own]
@@ -201,18 +206,34 @@ def listed(names: Sequence[str]) -> str:
     return shown if len(names) <= MAX_LISTED else f"{shown} and {len(names) - MAX_LISTED} more"
 
 
-def differences(device: DeviceConfig, manifest: ModelManifest) -> Iterator[tuple[str, object, str]]:
-    """(key, value, text) of all in which ``device`` is not what the model was trained for."""
+def differences(
+    device: DeviceConfig, manifest: ModelManifest, spelt: Mapping[str, str]
+) -> Iterator[tuple[str, object, str]]:
+    """(key, value, text) of all in which ``device`` is not what the model was trained for; ``spelt``: which of
+    :data:`SPELLINGS` the file has, by what it is a way to write."""
     name = f"model {manifest.model_id} version {manifest.version}"
     own, window = device.device, manifest.window
-    if own.rate_hz != window.rate_hz:
+    if own.rate_hz != window.rate_hz and spelt["rate_hz"] == "interval_s":
+        trained_s = float(1 / window.rate_hz)
+        yield "interval_s", _plain(device.interval_s), f"{name} was trained on a sample every {trained_s:g} s"
+    elif own.rate_hz != window.rate_hz:
         yield "rate_hz", own.rate_hz, f"{name} was trained at {window.rate_hz} Hz"
     if own.mode is not window.mode:
         yield "mode", own.mode.value, f"{name} was trained on {window.mode} signals"
-    if device.n not in (None, window.n):
-        yield "window", device.n, f"{name} has windows of {window.n} samples"
-    if device.hop not in (None, window.hop):
-        yield "hop", device.hop, f"{name} has a hop of {window.hop} samples"
+    for key, n, trained_n, what in (
+        ("window", device.n, window.n, "windows"),
+        ("hop", device.hop, window.hop, "a hop"),
+    ):
+        if n is not None and n != trained_n:
+            text = f"{name} has {what} of {trained_n} samples"
+            if spelt[key] == key:
+                yield key, n, text
+            else:
+                yield (
+                    spelt[key],
+                    _plain(n / float(own.rate_hz)),
+                    f"{text}, {trained_n / float(own.rate_hz):g} s",
+                )
     if device.features not in (None, manifest.features.set):
         yield "features", device.features, f'{name} has the feature set "{manifest.features.set}"'
     channels = {c.name: c for c in own.channels}

@@ -15,6 +15,7 @@ import msgspec
 
 from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING
 from edge_node.sources.payload_spec import PayloadSpec
+from firmware_bridge.registers import Register
 from models.alerting import AlertPolicy
 from models.logs import LogOptions
 from models.sensor_checks import LimitSpec
@@ -39,6 +40,8 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Baud = Annotated[int, msgspec.Meta(ge=50, le=20_000_000)]
+VidPid = Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{4}:[0-9a-fA-F]{4}$")]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -138,7 +141,65 @@ class ReplaySource(
     speed: Positive | Literal["max"] = 1.0
 
 
-Source = MqttSource | ReplaySource
+class SerialSource(
+    PayloadSpec, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="serial"
+):
+    """``[[source]]`` with ``type = "serial"``: a board on a serial line.
+
+    The port is called by what it is: ``port`` (a path or a pyserial URL), ``usb_serial``, ``vid_pid``, ``by_path``,
+    several to narrow it down; ``board``: only the board whose Hello has this serial number. ``protocol``: "framed"
+    (docs/protocol.md), where ``channels`` maps channel -> what the board calls it; or "lines", of the format and with the
+    options of :class:`PayloadSpec`.
+    """
+
+    name: Name = "serial"
+    device: Name
+    protocol: Literal["framed", "lines"] = "framed"
+    port: Name | None = None
+    usb_serial: Name | None = None
+    vid_pid: VidPid | None = None
+    by_path: Name | None = None
+    board: Name | None = None
+    baud: Baud = 115200
+    dtr: bool | None = None
+    rts: bool | None = None
+    reset_on_open: bool = False
+    reconnect_min_s: Positive = 0.2
+    reconnect_max_s: Positive = 10.0
+    max_payload_bytes: Annotated[int, msgspec.Meta(ge=1)] = 1 << 16
+
+
+class ModbusRegister(Register, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[source.register]]``: one value of a slave, and the channel that it is."""
+
+    device: Name
+    channel: Name
+    slave: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    address: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class ModbusSource(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="modbus"
+):
+    """``[[source]]`` with ``type = "modbus"``: slaves on a serial line (RTU; the port is called as in ``serial``) or behind
+    ``host`` (TCP), asked every ``poll_s``."""
+
+    name: Name = "modbus"
+    host: Name | None = None
+    tcp_port: Port = 502
+    port: Name | None = None
+    usb_serial: Name | None = None
+    vid_pid: VidPid | None = None
+    by_path: Name | None = None
+    baud: Baud = 9600
+    parity: Literal["N", "E", "O"] = "E"
+    stop_bits: Literal[1, 2] = 1
+    timeout_s: Positive = 0.5
+    poll_s: Positive = 1.0
+    register: tuple[ModbusRegister, ...] = ()
+
+
+Source = MqttSource | ReplaySource | SerialSource | ModbusSource
 
 
 class DeviceOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

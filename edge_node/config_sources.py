@@ -9,12 +9,15 @@ from glob import glob
 from edge_node.config_partial import Names, as_far_as_known, given, sure
 from edge_node.config_schema import (
     Broker,
+    ModbusSource,
     MqttSource,
     MqttSubscription,
     ReplaySource,
+    SerialSource,
     Source,
     Uplink,
 )
+from edge_node.config_serial import check_modbus, check_serial
 from edge_node.config_subscriptions import check_subscription, check_timezone, unknown_device
 from edge_node.config_validation import Problem
 from edge_node.toml_positions import KeyPath
@@ -118,6 +121,10 @@ def check_sources(
                 _check_client_id(source, at, uplink),
                 _check_subscriptions(source, at, known, mapped, uplink),
             )
+        elif isinstance(source, SerialSource):
+            yield from as_far_as_known(_check_name(source, at, names), check_serial(source, at, known))
+        elif isinstance(source, ModbusSource):
+            yield from as_far_as_known(_check_name(source, at, names), check_modbus(source, at, known))
 
 
 def _check_name(source: Source, at: KeyPath, names: set[str]) -> Iterator[Problem]:

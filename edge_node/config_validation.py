@@ -31,6 +31,7 @@ _HINTS = {
 # Keys that somebody may have taken for a secret's: their values are not shown.
 _SECRET = re.compile(r"pas|pwd|pw$|word|secret|token|api.?key|auth|cred", re.IGNORECASE)
 
+MIN_PART = 3  # characters that are not in many names by chance
 _MAX_S = 1e9  # 31 years
 _MAX_INT = 2**63 - 1
 _MAX_RATE_TERM = 10**9
@@ -77,8 +78,12 @@ def find_problems(value: object, kind: Any, path: KeyPath = ()) -> list[Problem]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """``; did you mean "x"?`` for the name nearest to ``name``, or nothing where none is near."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    """``; did you mean "x"?`` for the name nearest to ``name``, or nothing where none is near. Nearest is the only one that
+    ``name`` is a part of (in any case): "tpu" is "edgetpu", not "cpu"."""
+    names = list(names)
+    close = [n for n in names if len(name) >= MIN_PART and name.lower() in n.lower()]
+    if len(close) != 1:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f'; did you mean "{close[0]}"?' if close else ""
 
 

@@ -53,6 +53,13 @@ def families(
             {(name,): s.n_messages for name, s in sources.items()},
         ),
         Family(
+            "source_samples",
+            "Values that a source delivered, or knows to be lost on the way to it.",
+            "counter",
+            ("source",),
+            {(name,): s.n_samples + sum(s.sample_drops.values()) for name, s in sources.items()},
+        ),
+        Family(
             "source_bytes",
             "Payload bytes that a source received.",
             "counter",

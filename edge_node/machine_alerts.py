@@ -134,6 +134,15 @@ class MachineAlerts:
                 self._forget()
         return Judged(above, is_open)
 
+    def doubted(self, chunk: Chunk) -> NDArray[np.bool_] | None:
+        """Of the scored rows of ``chunk``, bool[m]: a suspect sensor is to blame; None: none is."""
+        if chunk.suspect is None:
+            return None
+        assert chunk.residual is not None
+        blamed = [self._blamed(residual) for residual in chunk.residual]
+        result: NDArray[np.bool_] = chunk.suspect[chunk.rows, blamed]
+        return result
+
     def state(self) -> MachineState:
         return MachineState(
             episodes=self._episodes.state(),

@@ -218,7 +218,10 @@ def _check_schema(manifest: ModelManifest, file: Path) -> None:
             try:
                 golden.arrays(manifest.window.n, len(manifest.channels))
             except ValueError as error:
-                text = f"a golden vector of {artifact.target} does not fit window and channels: {error}"
+                text = (
+                    f"a golden vector of {artifact.target} does not fit the window of {manifest.window.n} samples and "
+                    f"{len(manifest.channels)} channels: it {error}. Copy the bundle again"
+                )
                 raise BundleRefused(RefusalReason.WRONG_SCHEMA, file, text) from error
     channels = tuple(c.as_channel() for c in manifest.channels)
     try:
@@ -259,11 +262,15 @@ def _read_artifact(path: Path, artifact: Artifact, manifest_file: Path) -> bytes
         raise BundleRefused(RefusalReason.BAD_MANIFEST, manifest_file, text)
     file = path / artifact.file
     model = _read(file, artifact.n_bytes)
-    if len(model) != artifact.n_bytes or hashlib.sha256(model).hexdigest() != artifact.sha256:
-        text = (
-            f"is not the file that the manifest describes ({len(model)} bytes for {artifact.n_bytes}, or "
-            "its SHA-256 differs). Copy the bundle again"
-        )
+    what = ""
+    if len(model) < artifact.n_bytes:
+        what = f"{len(model)} bytes, not {artifact.n_bytes}"
+    elif len(model) > artifact.n_bytes:
+        what = f"more than {artifact.n_bytes} bytes"
+    elif (digest := hashlib.sha256(model).hexdigest()) != artifact.sha256:
+        what = f"SHA-256 {digest[:12]}…, not {artifact.sha256[:12]}…"
+    if what:
+        text = f"is not the file that the manifest describes ({what}). Copy the bundle again"
         raise BundleRefused(RefusalReason.CORRUPT, file, text)
     return model
 

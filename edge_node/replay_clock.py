@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -227,7 +228,7 @@ class _Stream:
             edge |= ~whole[1:] & (np.diff(arrival // coarse) != 0)
         bounds = [0, *(np.flatnonzero(edge) + 1).tolist(), block.n]
         for i, j in pairwise(bounds):
-            piece = dataclasses.replace(block.slice(i, j), arrival_ns=int(arrival[j - 1]))
+            piece = msgspec.structs.replace(block.slice(i, j), arrival_ns=int(arrival[j - 1]))
             yield _Piece(piece, int(arrival[i]), bool(whole[i]))
         self.time_ns = int(times[-1])
 
@@ -288,6 +289,6 @@ def _calm(times: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _joined(a: SampleBlock, b: SampleBlock) -> SampleBlock:
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         b, values=np.concatenate((a.values, b.values)), time_ns=np.concatenate((a.times(), b.times()))
     )

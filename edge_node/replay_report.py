@@ -5,18 +5,22 @@ Memory does not grow with the log: of alerts only counts are kept, of scores wha
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+import msgspec
 from tabulate import tabulate
 
 from edge_node.assembly import Core
+from edge_node.near_alerts import NearAlert
 from edge_node.plans import DevicePlan
 from edge_node.quality import Quality, Scoreboard, judge
 from edge_node.replay_advice import advice
+from edge_node.replay_blame import Blame
 from edge_node.settling import Trace
 from models.alerting import duration
-from models.calibration import AlertLevel
+from models.calibration import AlertLevel, Calibration, budget_for_level
 from models.labels import Labels
 from models.messages import Alert, rfc3339
 from models.signal import NS_PER_S, DropReason, Mode, SampleBlock
@@ -66,6 +70,7 @@ class Report:
             self._boards = {
                 name: Scoreboard(labels, plan.window) for name, plan in self._plans.items() if plan.model
             }
+        self._near = {name: NearAlert(self._plans[name], self._step_ns(name)) for name in self._boards}
         self.n_rows = 0
         self._first_ns: int | None = None
         self._last_ns: int | None = None
@@ -75,9 +80,7 @@ class Report:
         self._burst_ns: dict[str, int] = {}  # end of the last record
         self._raised: Counter[tuple[str, str]] = Counter()  # by device and kind
         self._open: dict[str, Alert] = {}
-        self._n_first: Counter[str] = Counter()  # channel -> machine alerts blamed on it first
-        self._shares: dict[str, float] = {}
-        self._n_blamed = 0
+        self._blame = Blame()
 
     def block(self, block: SampleBlock) -> None:
         """Rows on their way in."""
@@ -94,10 +97,15 @@ class Report:
         """An alert that came out."""
         if alert.state == "raised":
             self._raised[alert.device, alert.kind] += 1
+        before = self._open.pop(alert.alert_id, None)
+        if before is not None and not alert.contributions:
+            alert = msgspec.structs.replace(
+                alert, contributions=before.contributions
+            )  # a sensor that works again
         if alert.state != "cleared":
             self._open[alert.alert_id] = alert
-        elif self._open.pop(alert.alert_id, None) is not None:
-            self._blame(alert)
+        elif before is not None:
+            self._blame.add(alert)
 
     def trace(self, trace: Trace) -> None:
         """Scores that came out."""
@@ -112,12 +120,18 @@ class Report:
         self._watched_ns[device] += watched_ns
         if trace.device_id in self._boards:
             self._boards[trace.device_id].add(trace)
+            self._near[trace.device_id].add(trace)
 
-    def advice(self, named_by_file: str | None) -> Iterator[str]:
-        """What the log and its labels lack, where it can be told; ``named_by_file`` as in ``replay_advice``."""
+    def advice(self, named_by_file: str | None, *, labels_of_file: bool) -> Iterator[str]:
+        """What the log and its labels lack, where it can be told; ``named_by_file`` as in ``replay_advice``;
+        ``labels_of_file``: they are not of the log's own column."""
         first_ns, last_ns = self._first_ns or 0, self._last_ns or 0
         if self._labels is not None and not self._labels.any_within(first_ns, last_ns):
-            yield "no label lies within the log: are the times of both in one time zone?"
+            yield (
+                "no label lies within the log: are the times of both in one time zone?"
+                if labels_of_file
+                else "no row of the part asked for is labelled anomalous: there is nothing to compare alerts with"
+            )
         drops = self._core.pipeline.counters().window_drops
         plans, span_ns = self._core.plans, last_ns - first_ns
         yield from advice(
@@ -132,17 +146,42 @@ class Report:
         """The tables."""
         still_open = list(self._open.values())
         for alert in still_open:
-            self._blame(alert)
+            self._blame.add(alert)
         self._open = {}
         parts = [_table(self._facts(len(still_open)))]
         if len(self._plans) > 1:
             parts.append(self._devices())
-        if self._n_blamed:
-            parts.append(self._blames())
+        if self._blame.n:
+            parts.append(_table(*self._blame.table(by_device=len(self._plans) > 1)))
         quality = self.quality()
         if quality is not None:
             parts.append(quality_text(quality))
+            if not quality.alerts.n_alerts and (quality.alerts.auc or 0.0) > SEPARATES:
+                parts[-1] += f"\n{self._missed()}"
         return "\n\n".join(parts)
+
+    def _missed(self) -> str:
+        """What would raise the first alert where scores tell anomalous windows from others, and none was raised."""
+        budgets: list[float] = []
+        for device, near in self._near.items():
+            plan = self._plans[device]
+            if near.p_raise is not None:
+                level = budget_for_level(
+                    self._calibration(plan), plan.alert, plan.window.hop_ns, near.p_raise
+                )
+                budgets += [] if level is None else [level]
+        said = "The scores tell anomalous windows from others, but none lasts above the level"
+        if not budgets:
+            return f"{said}, however many --alerts-per-week are allowed."
+        return f"{said}: with --alerts-per-week {_rounded_up(min(budgets))} there would be alerts."
+
+    def _calibration(self, plan: DevicePlan) -> Calibration:
+        assert plan.model is not None
+        return plan.model.calibration[self._core.engines[plan.engine].target]
+
+    def _step_ns(self, device: str) -> int:
+        plan = self._plans[device]
+        return self._calibration(plan).step_ns or plan.window.hop_ns
 
     def _facts(self, n_open: int) -> list[tuple[str, str]]:
         counters = self._core.pipeline.counters()
@@ -158,7 +197,10 @@ class Report:
             if level is not None:
                 facts.append(("level", level.text()))
         facts.append(("windows scored", str(counters.n_windows_scored)))
-        facts += _dropped("windows", counters.window_drops)
+        drops = dict(counters.window_drops)
+        if n_unscored := drops.pop(DropReason.NO_MODEL, 0):
+            facts.append(("windows without model", f"{n_unscored}, for limits and sensor checks only"))
+        facts += _dropped("windows", drops)
         if counters.n_windows_pending:
             facts.append(("windows not settled", str(counters.n_windows_pending)))
         facts += _dropped("values", counters.sample_drops)
@@ -194,24 +236,6 @@ class Report:
         headers = ("device", "rows", "windows scored", "machine alerts", "a week", "other alerts", "level")
         return _table(rows, headers)
 
-    def _blames(self) -> str:
-        rows = [
-            (channel, str(self._n_first[channel]), f"{share / self._n_blamed:.0%}")
-            for channel, share in sorted(self._shares.items(), key=lambda item: -item[1])
-        ]
-        headers = ("channel to blame", "machine alerts", "mean share")
-        return _table(rows, headers)
-
-    def _blame(self, alert: Alert) -> None:
-        """Count the last word of a machine alert."""
-        if alert.kind != "machine" or not alert.contributions:
-            return
-        self._n_blamed += 1
-        self._n_first[alert.contributions[0].channel] += 1
-        for contribution in alert.contributions:
-            share = self._shares.get(contribution.channel, 0.0) + contribution.share
-            self._shares[contribution.channel] = share
-
 
 def quality_text(quality: Quality) -> str:
     """The table of figures, each beside chance and a clock, and what the columns are."""
@@ -237,11 +261,6 @@ def quality_text(quality: Quality) -> str:
         f"({quality.n_positive} of {quality.n_windows} scored windows are labelled anomalous. random: the same alerts at "
         "random times; clock: a score that only grows)"
     )
-    if not quality.alerts.n_alerts and (quality.alerts.auc or 0.0) > SEPARATES:
-        notes += (
-            "\nThe scores tell anomalous windows from others, but none lasts above the level: "
-            "with more --alerts-per-week there would be alerts."
-        )
     return f"{_table(rows, headers)}\n{notes}"
 
 
@@ -261,6 +280,12 @@ def _dropped(what: str, reasons: Mapping[DropReason, int]) -> list[tuple[str, st
 
 def _rate(n: int, watched_ns: int) -> str:
     return f"{n * WEEK_NS / watched_ns:.3g} ({n} in {duration(watched_ns)} watched)"
+
+
+def _rounded_up(value: float) -> str:
+    """``value`` to two digits, and not less than it is."""
+    exponent = math.floor(math.log10(value)) - 1
+    return f"{math.ceil(value / 10.0**exponent * (1.0 - 1e-12)) * 10.0**exponent:.10g}"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -100,10 +100,11 @@ def _with_level(config: Config, given: argparse.Namespace) -> Config:
 
 
 def of_device(
-    items: Iterator[Item], given: argparse.Namespace, core: Core, files: list[Path]
+    items: Iterator[Item], given: argparse.Namespace, core: Core, files: list[Path], *, recorded: bool
 ) -> Iterator[Item]:
-    """What is of the device asked for, and all ticks. With a model alone another device is an error, for it would be
-    left out unasked."""
+    """What is of the device asked for, and all ticks; unless ``recorded``, without channels of other devices that are
+    empty. With a model alone another device is an error, for it would be left out unasked."""
+    channels = {plan.device.device_id: plan.device.channel_names for plan in core.plans}
     wanted = given.device
     only = core.plans[0].device.device_id if given.model is not None else None
     found = False
@@ -116,6 +117,8 @@ def of_device(
             if only is not None and item.device_id != only:
                 raise UsageError(f"the log also holds device {item.device_id}: choose one with --device")
             found = True
+            if not recorded:
+                item = item.without_empty(channels.get(item.device_id, item.channels))
         yield item
     if wanted is not None and not found and others:
         raise UsageError(f"--device {wanted}: {files[0]} holds {', '.join(others)}")

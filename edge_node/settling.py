@@ -31,7 +31,8 @@ __all__ = ["PipelineEvent", "Settler", "SettlerState", "Trace"]
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
     """Scored windows of one device, oldest first, for people who want every score: int64[m], float32[m],
-    float64[m], and whether a machine alert was open after each, bool[m]."""
+    float64[m], and whether a machine alert was open after each, bool[m]. ``doubted`` bool[m]: a suspect sensor is to
+    blame, so that it counts for no machine alert, whatever its score (None: none is)."""
 
     device_id: str
     start_ns: NDArray[np.int64]
@@ -40,6 +41,7 @@ class Trace:
     p: NDArray[np.float64]
     above: NDArray[np.bool_]
     alerting: NDArray[np.bool_]
+    doubted: NDArray[np.bool_] | None = None
 
 
 class SettlerState(msgspec.Struct, kw_only=True):
@@ -204,6 +206,7 @@ class Settler:
                 chunk.p,
                 no if judged is None else judged.above,
                 no if judged is None else judged.is_open,
+                None if self._machine is None else self._machine.doubted(chunk),
             )
         )
 

@@ -192,7 +192,8 @@ class Uplink:
             for lost in left:
                 self._counters.drops[lost.kind, DropReason.DOWN] += 1
         if left:
-            log.warning(f"stopped with {len(left)} messages that the broker did not acknowledge")
+            messages = "1 message" if len(left) == 1 else f"{len(left)} messages"
+            log.warning(f"stopped with {messages} that the broker did not acknowledge")
         return len(left)
 
     def on_connected(self, link: Link) -> None:
@@ -294,10 +295,9 @@ class Uplink:
         for item in given_up:
             self._counters.drops[item.kind, DropReason.EVICTED] += 1
         if given_up:
-            first = given_up[0].kind
-            self._log_fault(
-                "evicted", f"the queue is full: gave up {len(given_up)} messages, first a {first}"
-            )
+            first, n = given_up[0].kind, len(given_up)
+            what = f"one message, of type {first}" if n == 1 else f"{n} messages, first of type {first}"
+            self._log_fault("evicted", f"the queue is full: gave up {what}")
 
     def _drop(self, item: Outgoing, why: str) -> None:
         self._counters.drops[item.kind, DropReason.REFUSED] += 1

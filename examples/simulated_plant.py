@@ -3,7 +3,8 @@
 Three machines, each with a vibration board (1 kHz, three axes) and process sensors (one row a second). Time is in
 seconds since the plant began; every second of every sensor can be computed by itself, and always reads the
 same: the noise of a second is seeded by the sensor and the second. Faults are an argument, so a plant without
-them is the same plant up to the moment each one begins. Pure.
+them is the same plant up to the moment each one begins. A fourth machine has a board on a serial line, which the
+simulator of the bridge plays: :data:`BOARD` says what it is. Pure.
 """
 
 from __future__ import annotations
@@ -146,6 +147,24 @@ PLANT: tuple[Sensor, ...] = (
         format="influx",
     ),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class SerialBoard:
+    """A vibration board on a serial line, which ``firmware-bridge simulate`` plays; always in real time, for its clock is a
+    clock."""
+
+    device: str
+    machine: str
+    serial: str
+    rate_hz: int
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return AXES
+
+
+BOARD = SerialBoard("compressor-4-vibration", "compressor-4", "COMP-0004", 6400)
 
 
 class Plant:

@@ -55,6 +55,7 @@ class Bursts:
         timed: bool,
         last_ns: int | None = None,
         arrival_ns: int,
+        jitter_ns: int = 0,
     ) -> int:
         """As :meth:`models.joining.Join.push`."""
         n = len(rows)
@@ -82,6 +83,7 @@ class Bursts:
                 timed=timed,
                 last_ns=last_ns,
                 arrival_ns=arrival_ns,
+                jitter_ns=jitter_ns,
             )
             done += m
             watermark_ns = record.end_ns - self._lateness_ns

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -233,10 +233,63 @@ def level_for_budget(
     alert's level is lowered in proportion, by the fitted tail. That is cautious, since staying above a level
     for ``n_raise`` windows gets rare at least as fast as reaching it does.
     """
+    ladder = _Ladder.of(calibration, policy, hop_ns)
+    p, extrapolated = ladder.level(alerts_per_week)
+    return _level(calibration, p, policy, alerts_per_week, extrapolated, 1.0 / ladder.span_weeks)
+
+
+def budget_for_level(
+    calibration: Calibration, policy: AlertPolicy, hop_ns: int, p_raise: float
+) -> float | None:
+    """The least budget, in alerts a week, whose level (:func:`level_for_budget`) windows with ``p_raise`` reach; None
+    where no budget's is so lenient."""
+    ladder = _Ladder.of(calibration, policy, hop_ns)
+    low, high = 1.0 / ladder.span_weeks, (int(ladder.counts[0]) + 1) / ladder.span_weeks
+    if ladder.level(high)[0] < p_raise:
+        return None
+    least = ladder.level(low)[0]
+    if p_raise <= least:
+        return low * p_raise / least
+    while high > low * (1.0 + 1e-6):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if ladder.level(middle)[0] >= p_raise else (middle, high)
+    return high
+
+
+class _Ladder(NamedTuple):
+    """Falling ``levels`` float64[m] and the number of alerts at each, int64[m], in ``span_weeks`` of healthy windows."""
+
+    levels: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    span_weeks: float
+
+    @classmethod
+    def of(cls, calibration: Calibration, policy: AlertPolicy, hop_ns: int) -> _Ladder:
+        levels, counts = _count_alerts(calibration, policy, hop_ns)
+        step_ns = calibration.step_ns or hop_ns
+        return cls(levels, counts, calibration.n_windows * step_ns / _WEEK_NS)
+
+    def level(self, alerts_per_week: float) -> tuple[float, bool]:
+        """(level, whether it is extrapolated) for a budget; never stricter for a larger one."""
+        allowed = alerts_per_week * self.span_weeks
+        if allowed < 1.0:
+            return max(self._of(1) * allowed, _LEAST_LEVEL), True
+        k = math.floor(allowed)
+        between = math.log(allowed / k) / math.log((k + 1) / k)
+        return self._of(k) * (self._of(k + 1) / self._of(k)) ** between, False
+
+    def _of(self, k: int) -> float:
+        """The strictest level with ``k`` alerts; the most lenient where none has so many."""
+        found = np.flatnonzero(self.counts >= k)
+        return float(self.levels[found[-1]]) if found.size else float(self.levels[0])
+
+
+def _count_alerts(
+    calibration: Calibration, policy: AlertPolicy, hop_ns: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Levels float64[m], falling, and how many alerts each raises over the out-of-fold scores, int64[m], monotone."""
     p = p_values(calibration, calibration.scores())
     places = calibration.places()
-    step_ns = calibration.step_ns or hop_ns
-    span_weeks = calibration.n_windows * step_ns / _WEEK_NS
     breaks = np.array(calibration.oof_breaks, dtype=np.int64)
     top = _MAX_LEVEL
     if p.size < calibration.n_windows:  # what was not kept must be below the clear level
@@ -251,22 +304,7 @@ def level_for_budget(
         counts[i] = count_episodes_at(
             above, held, calibration.n_windows, policy, hop_ns, breaks, calibration.step_ns
         )
-    counts = np.maximum.accumulate(counts[::-1])[::-1]
-    allowed, verified = alerts_per_week * span_weeks, 1.0 / span_weeks
-    if allowed >= 1.0:
-        k = math.floor(allowed)
-        level = _level_of(levels, counts, k)
-        between = math.log(allowed / k) / math.log((k + 1) / k)
-        level *= (_level_of(levels, counts, k + 1) / level) ** between
-        return _level(calibration, level, policy, alerts_per_week, False, verified)
-    level = max(_level_of(levels, counts, 1) * allowed, _LEAST_LEVEL)
-    return _level(calibration, level, policy, alerts_per_week, True, verified)
-
-
-def _level_of(levels: NDArray[np.float64], counts: NDArray[np.int64], k: int) -> float:
-    """The strictest of the falling ``levels`` with ``k`` alerts; the most lenient where none has so many."""
-    found = np.flatnonzero(counts >= k)
-    return float(levels[found[-1]]) if found.size else float(levels[0])
+    return levels, np.maximum.accumulate(counts[::-1])[::-1]
 
 
 def _level(

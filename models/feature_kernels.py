@@ -38,8 +38,8 @@ def slow(x: Floats, ok: Bools | None, floors: Sequence[float], n_fast: int) -> F
         tail_ok = None if ok is None else np.ascontiguousarray(ok[..., -n_fast:])
         mean_fast, _, variance_fast = _moments(tail, tail_ok)
         if tail_ok is not None:
-            # One sample has no spread: a tail with a gap in it is not a still one.
-            sparse = 2 * np.count_nonzero(tail_ok, axis=-1) < tail_ok.shape[-1]
+            # A few samples have hardly a spread: a tail with gaps in it is not a still one.
+            sparse = 5 * np.count_nonzero(tail_ok, axis=-1) < 4 * tail_ok.shape[-1]
             mean_fast = np.where(sparse, mean, mean_fast)
             variance_fast = np.where(sparse, variance, variance_fast)
         columns += [mean_fast, _log_amplitude(variance_fast, floor_power)]

@@ -144,7 +144,7 @@ def extract(
     :func:`describe`.
 
     Invalid samples are left out of slow statistics; in vibration the mean of the window's valid ones stands
-    in for them. A fast window of which less than half is valid takes the statistics of the whole one; a
+    in for them. A fast window of which less than four fifths are valid takes the statistics of the whole one; a
     channel without a valid sample gives NaN. ``rate_hz`` names the bands and does not change the numbers. ValueError for shapes
     that do not agree, an unknown version, a window too short.
     """

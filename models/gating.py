@@ -27,8 +27,9 @@ if TYPE_CHECKING:  # a device as recorded has a time policy and a gate
 
 Comparison = Literal[">", ">=", "<", "<=", "==", "!="]
 
-_CONDITION = re.compile(r"^\s*(?P<name>.+?)\s*(?P<comparison>>=|<=|==|!=|>|<)\s*(?P<value>\S+)\s*$")
+_CONDITION = re.compile(r"^\s*(?P<name>.+?)\s*(?P<comparison>[<>=!≤≥≠]+)\s*(?P<value>\S+)\s*$")
 _COMPARISONS: dict[str, Comparison] = {c: c for c in (">", ">=", "<", "<=", "==", "!=")}
+_MEANT = {"=>": ">=", "=<": "<=", "=": "==", "<>": "!=", "≥": ">=", "≤": "<=", "≠": "!="}
 
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
@@ -63,6 +64,10 @@ def parse_comparison(text: str) -> tuple[str, Comparison, float]:
     found = _CONDITION.match(text)
     if found is None:
         raise ValueError('expected a condition such as "press-4-power.current > 2.0"')
+    if found["comparison"] not in _COMPARISONS:
+        meant = _MEANT.get(found["comparison"])
+        hint = f'did you mean "{meant}"?' if meant else f"expected one of {', '.join(_COMPARISONS)}"
+        raise ValueError(f'"{found["comparison"]}" is no comparison; {hint}')
     try:
         value = float(found["value"])
     except ValueError:

@@ -86,10 +86,11 @@ class Join:
         timed: bool,
         last_ns: int | None = None,
         arrival_ns: int,
+        jitter_ns: int = 0,
     ) -> int:
         """Files float32[m, len(columns)] ``rows`` taken from ``t_ns`` on; ``n_present`` of the columns are in
         the block at all. ``timed``: the rows have times of their own; ``last_ns`` is the last one's where
-        they follow each other.
+        they follow each other. ``jitter_ns``: how far the time of these rows may be off, if more than the policy says.
 
         Returns how many were filed: all, or those before the one at which event time must begin anew because
         nothing but late samples has come for ``reset_after_s``.
@@ -99,7 +100,7 @@ class Join:
             track = self._begin(columns, t_ns - self.origin_ns)
         n = len(rows)
         clock = track.clock
-        index = clock.locate(t_ns - self.origin_ns, n, timed=timed)
+        index = clock.locate(t_ns - self.origin_ns, n, timed=timed, jitter_ns=jitter_ns)
         if index > clock.head:
             self._close(gap_track=track, gap=index - clock.head)
             low = clock.index_of(self._k_next * self._hop)
@@ -111,8 +112,11 @@ class Join:
             done = self._file_again(track, index, rows[:again], n_present, arrival_ns)
             if done < again:
                 return done
-            if done < n:
-                clock.rejoin()
+            if done < n and clock.rejoin() and self._ledger.needs_all:
+                # No window may hold such a seam, and one that lacks a sample is none.
+                self._ledger.drop(DropReason.DUPLICATE, n_present)
+                track.skip(clock.head + 1, clock.head + 1)
+                done += 1
         if done < n:
             late = track.closed_to - clock.head
             if late > 0:  # another stream, or the clock, has closed the windows of these rows

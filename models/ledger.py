@@ -44,6 +44,7 @@ class Ledger:
     def __init__(self, device_id: str, n: int, min_valid: float) -> None:
         self.device_id = device_id
         self.n_needed = math.ceil(min_valid * n - 1e-9)
+        self.needs_all = self.n_needed >= n
         self.n_samples_in = 0
         self.n_windowed = 0
         self.sample_drops: dict[DropReason, int] = {}

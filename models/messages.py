@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -185,7 +186,17 @@ def pack_floats(values: NDArray[np.floating]) -> str:
 
 def unpack_floats(text: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The inverse of :func:`pack_floats`; ValueError when the length does not fit ``shape`` (one may be -1)."""
-    flat = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise ValueError(f"is not base64 ({error})") from error
+    if len(data) % 4:
+        raise ValueError(f"has {len(data)} bytes, which are no whole float32 numbers")
+    flat = np.frombuffer(data, dtype="<f4")
+    fixed = math.prod(size for size in shape if size >= 0)
+    if (flat.size % fixed if fixed else flat.size) if -1 in shape else flat.size != fixed:
+        expected = " x ".join("n" if size < 0 else str(size) for size in shape)
+        raise ValueError(f"has {flat.size} numbers, not {expected}")
     return flat.reshape(shape).astype(np.float32)
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "LogWarning",
     "RecordingWriter",
     "Tick",
+    "check_new",
     "file_device",
     "inspect_log",
     "is_block_log",
@@ -63,8 +64,7 @@ class RecordingWriter:
 
     def __init__(self, path: Path | str, devices: Sequence[RecordedDevice] = ()) -> None:
         path = Path(path)
-        if path.suffix not in (".jsonl", ".parquet"):
-            raise LogError(path, "a recording ends in .jsonl or .parquet")
+        check_new(path)
         form = JsonlWriter if path.suffix == ".jsonl" else ParquetWriter
         self._writer: JsonlWriter | ParquetWriter = form(path, devices)
         self.path = path
@@ -86,6 +86,16 @@ class RecordingWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_new(path: Path) -> None:
+    """Raises LogError where no recording can be begun at ``path``."""
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise LogError(path, "a recording ends in .jsonl or .parquet")
+    if path.exists():
+        raise LogError(path, "exists already", remedy="choose another name, or remove it")
+    if not path.parent.is_dir():
+        raise LogError(path, f"there is no folder {path.parent}")
 
 
 def log_files(logs: Path | str | Sequence[Path | str]) -> list[Path]:

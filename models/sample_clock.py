@@ -80,12 +80,12 @@ class SampleClock(msgspec.Struct, kw_only=True):
         off = (t_ns - at_ns) * self.num - (following - at_index) * self.period
         return abs(off) <= CUT_NS * self.num
 
-    def locate(self, t_ns: int, n: int, *, timed: bool = False) -> int:
+    def locate(self, t_ns: int, n: int, *, timed: bool = False, jitter_ns: int = 0) -> int:
         """Index of the first of ``n`` rows reported from ``t_ns`` on.
 
         ``head``: they follow. More: there is a gap. Less: they reach back over known samples, and
         :meth:`rejoin` is due when they reach past ``head`` again. ``timed``: every row has a time of its own,
-        exact and going forward.
+        exact and going forward. ``jitter_ns``: how far their time alone may be off, if more than the stream's.
         """
         period, num, head = self.period, self.num, self.head
         ahead = self.ahead(t_ns)
@@ -102,7 +102,7 @@ class SampleClock(msgspec.Struct, kw_only=True):
         if -cut <= ahead <= cut and not timed:
             self.overlap = None
             return head
-        jitter = max(self.jitter_ns, CUT_NS) * num
+        jitter = max(self.jitter_ns, jitter_ns, CUT_NS) * num
         offset = self.offsets[-1][1]
         absolute = t_ns * num - (head + offset) * period
         wander = jitter + 3 * period // 2
@@ -125,14 +125,17 @@ class SampleClock(msgspec.Struct, kw_only=True):
         self.overlap = (t_ns, index, min(index + n, head))
         return index
 
-    def rejoin(self) -> None:
-        """The rows that reached back now go on past ``head``: theirs is the newest timeline."""
+    def rejoin(self) -> bool:
+        """The rows that reached back now go on past ``head``: theirs is the newest timeline. Whether it is another one
+        than before: what follows is then not what came after the samples that are there."""
         assert self.overlap is not None
         at_ns, at_index, _ = self.overlap
         off = (at_ns - self.ref_ns) * self.num - (at_index - self.ref_index) * self.period
-        if not -CUT_NS * self.num <= off <= CUT_NS * self.num:
+        spliced = not -CUT_NS * self.num <= off <= CUT_NS * self.num
+        if spliced:
             self.refer(at_ns, at_index)
         self.overlap = None
+        return spliced
 
     def append(self, n: int) -> None:
         """``n`` rows were put at ``head``."""

@@ -8,7 +8,7 @@ This module is pure: it reads no clock and does no I/O.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Collection
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -35,8 +35,7 @@ class Mode(enum.StrEnum):
     BURST = "burst"  # uniform records with silence expected between them
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SampleBlock:
+class SampleBlock(msgspec.Struct, frozen=True, eq=False):
     """Samples of one device: ``values`` float32[n, c] in SI units; NaN marks a missing value.
 
     Exactly one of (``start_ns`` with ``rate_hz``) and ``time_ns`` (int64[n]) is given. ``arrival_ns`` is when the gateway
@@ -110,6 +109,18 @@ class SampleBlock:
         assert self.start_ns is not None
         assert self.rate_hz is not None
         return uniform_times(self.start_ns, self.rate_hz, self.n)
+
+    def without_empty(self, known: Collection[str]) -> SampleBlock:
+        """Without the channels that are not ``known`` and have no value at all: of a table that several devices share,
+        the columns of the others."""
+        if all(name in known for name in self.channels):
+            return self
+        filled = np.logical_or.reduce(np.isfinite(self.values), axis=0)
+        kept = [i for i, name in enumerate(self.channels) if name in known or filled[i]]
+        names = tuple(self.channels[i] for i in kept)
+        return msgspec.structs.replace(
+            self, channels=names, values=np.ascontiguousarray(self.values[:, kept])
+        )
 
     def slice(self, start: int, stop: int) -> SampleBlock:
         """Rows ``start:stop`` as a block of its own, with the same arrival."""
@@ -215,11 +226,21 @@ class DropReason(enum.StrEnum):
     UNKNOWN_CHANNEL = "unknown_channel"
     WRONG_RATE = "wrong_rate"
     QUEUE_FULL = "queue_full"
+    LOST = "lost"  # on the line: numbered by the board, never received
+    UNEXPLAINED = "unexplained"  # the board did not say what they are
     DOWN = "down"
     # payloads, before they become samples
     MALFORMED = "malformed"
     OVERSIZE = "oversize"
     UNKNOWN_TOPIC = "unknown_topic"
+    # frames of a serial line, before they become samples
+    BAD_CRC = "bad_crc"
+    BAD_COBS = "bad_cobs"
+    SHORT = "short"
+    CUT_IN = "cut_in"  # the line was joined in the middle of a frame
+    UNKNOWN_TYPE = "unknown_type"
+    UNKNOWN_VERSION = "unknown_version"
+    NO_ANSWER = "no_answer"  # of a Modbus slave that was asked
     # windows
     GAP = "gap"
     INACTIVE = "inactive"

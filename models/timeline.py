@@ -70,9 +70,14 @@ class Timeline:
             self._join.catch_up()
 
     def push_uniform(
-        self, parts: tuple[Part, ...], t_ns: int, values: NDArray[np.float32], arrival_ns: int
+        self,
+        parts: tuple[Part, ...],
+        t_ns: int,
+        values: NDArray[np.float32],
+        arrival_ns: int,
+        jitter_ns: int = 0,
     ) -> None:
-        """Files a block's rows, taken from ``t_ns`` on at the device's rate."""
+        """Files a block's rows, taken from ``t_ns``, give or take ``jitter_ns``, on at the device's rate."""
         n = len(values)
         done = 0
         while done < n:
@@ -82,7 +87,7 @@ class Timeline:
                 assert self._uniform is not None
                 m = min(m, self._uniform.slack([part.columns for part in parts], at_ns))
             for part in parts:
-                self._feed(part, at_ns, part.rows(values[done : done + m]), arrival_ns)
+                self._feed(part, at_ns, part.rows(values[done : done + m]), arrival_ns, jitter_ns=jitter_ns)
             done += m
 
     def push_timed(
@@ -153,6 +158,7 @@ class Timeline:
         *,
         timed: bool = False,
         last_ns: int | None = None,
+        jitter_ns: int = 0,
     ) -> None:
         done = 0
         while True:
@@ -166,6 +172,7 @@ class Timeline:
                 timed=timed,
                 last_ns=last_ns,
                 arrival_ns=arrival_ns,
+                jitter_ns=jitter_ns,
             )
             if done == len(rows):
                 return

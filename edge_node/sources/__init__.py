@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from models.signal import Device, DropReason, SampleBlock
 
 if TYPE_CHECKING:
-    from edge_node.config_schema import MqttSource, ReplaySource
+    from edge_node.config_schema import ModbusSource, MqttSource, ReplaySource, SerialSource
 
 Emit = Callable[[SampleBlock], bool]
 """Takes a block, from any thread, without waiting; False when the queue is full and the block was not
@@ -87,4 +87,21 @@ def _replay(config: ReplaySource, devices: Mapping[str, Device]) -> Source:
     return LogReplay(config, devices)
 
 
-SOURCES: Mapping[str, Callable[..., Source]] = {"mqtt": _mqtt, "replay": _replay}
+def _serial(config: SerialSource, devices: Mapping[str, Device]) -> Source:
+    from edge_node.sources.serial import SerialBoard
+
+    return SerialBoard(config, devices)
+
+
+def _modbus(config: ModbusSource, devices: Mapping[str, Device]) -> Source:
+    from edge_node.sources.modbus import ModbusBus
+
+    return ModbusBus(config, devices)
+
+
+SOURCES: Mapping[str, Callable[..., Source]] = {
+    "mqtt": _mqtt,
+    "replay": _replay,
+    "serial": _serial,
+    "modbus": _modbus,
+}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -48,6 +48,7 @@ class JsonPayload:
 
     def __init__(self, spec: PayloadSpec, times: TimeReader) -> None:
         self._spec = spec
+        self._clock = spec.clock
         self._times = times
         self._typed: dict[tuple[str, ...], msgspec.json.Decoder[Any] | None] = {}
         self._expect_batch = True
@@ -67,7 +68,7 @@ class JsonPayload:
         if not items:
             raise Unreadable("an empty array")
         blocks: list[SampleBlock] = []
-        rows = Rows(arrival_ns, self._spec.clock)
+        rows = Rows(arrival_ns, self._clock)
         for item in items:
             try:
                 block = self._item(item, layout_of, arrival_ns, rows)
@@ -81,25 +82,28 @@ class JsonPayload:
 
     def _fast(self, payload: bytes, layout: Layout, arrival_ns: int) -> SampleBlock | None:
         """The block of a flat, complete, uniform batch; None when it is anything else, or wrong."""
-        if layout.keys not in self._typed:
-            self._typed[layout.keys] = _typed_decoder(self._spec, layout.keys)
-        decoder = self._typed[layout.keys]
+        try:
+            decoder = self._typed[layout.keys]
+        except KeyError:
+            decoder = self._typed[layout.keys] = _typed_decoder(self._spec, layout.keys)
         if decoder is None:
             return None
         try:
             batch = decoder.decode(payload)
         except _DECODE_ERRORS:
             return None
-        columns = batch.columns()
+        columns = msgspec.structs.astuple(batch)[: len(layout.keys)]
         n = len(columns[0])
+        if n == 0:
+            return None
         for column in columns:
-            if len(column) != n or n == 0:
+            if len(column) != n:
                 return None
         key = (layout, batch.rate, batch.period)
         if key != self._rate_key:
             self._rate_key, self._last_rate = key, self._rate(batch.rate, batch.period, layout)
         start = None if self._spec.time_key is None else self._times.value(batch.time)
-        return uniform_block(layout, _stack(columns, n), start, self._last_rate, arrival_ns, self._spec.clock)
+        return uniform_block(layout, _stack(columns, n), start, self._last_rate, arrival_ns, self._clock)
 
     def _item(self, item: object, layout_of: LayoutOf, arrival_ns: int, rows: Rows) -> SampleBlock | None:
         """The block of a batch; None when ``item`` is a row, which is added to ``rows``."""
@@ -130,14 +134,14 @@ class JsonPayload:
             if len(at) != len(raw):
                 raise Unreadable(f"{len(at)} times for {len(raw)} rows")
             times = np.array([self._times.value(t) for t in at], dtype=np.int64)
-            return timed_block(layout, raw, times, arrival_ns, spec.clock)
+            return timed_block(layout, raw, times, arrival_ns, self._clock)
         rate = self._rate(
             msgspec.UNSET if spec.rate_key is None else _find(item, spec.rate_key),
             msgspec.UNSET if spec.period_key is None else _find(item, spec.period_key),
             layout,
         )
         start = None if at is None else self._times.value(at)
-        return uniform_block(layout, raw, start, rate, arrival_ns, spec.clock)
+        return uniform_block(layout, raw, start, rate, arrival_ns, self._clock)
 
     def _rate(self, rate: object, period: object, layout: Layout) -> Fraction:
         spec = self._spec
@@ -228,7 +232,8 @@ def _keys(item: dict[str, Any]) -> str:
 
 
 def _typed_decoder(spec: PayloadSpec, keys: tuple[str, ...]) -> msgspec.json.Decoder[Any] | None:
-    """A decoder of flat batches to lists of floats; None where the keys need a walk."""
+    """A decoder of flat batches to structs whose first fields are lists of floats, one a key; None where the keys need
+    a walk."""
     given = {"time": spec.time_key, "rate": spec.rate_key, "period": spec.period_key}
     outer = {name: key for name, key in given.items() if key is not None}
     wanted = [*keys, *outer.values()]
@@ -242,14 +247,16 @@ def _typed_decoder(spec: PayloadSpec, keys: tuple[str, ...]) -> msgspec.json.Dec
         for name in outer
     ]
     namespace: dict[str, Any] = {name: msgspec.UNSET for name in given if name not in outer}
-    namespace["columns"] = lambda self: [getattr(self, name) for name in names]
     rename = dict(zip(names, keys, strict=True)) | outer
     kind = msgspec.defstruct("Batch", fields, namespace=namespace, rename=rename, gc=False, kw_only=True)
     return msgspec.json.Decoder(kind)
 
 
-def _stack(columns: list[list[float]], n: int) -> NDArray[np.float64]:
+def _stack(columns: Sequence[list[float]], n: int) -> NDArray[np.float64]:
     """float64[n, c] of one list per channel. ``struct`` fills an array from a list three times as fast as
     numpy."""
-    flat = b"".join([struct.pack(f"{n}d", *column) for column in columns])
-    return np.frombuffer(flat, dtype=np.float64).reshape(len(columns), n).T
+    flat: list[float] = []
+    for column in columns:
+        flat += column
+    packed = struct.pack(f"{len(flat)}d", *flat)
+    return np.frombuffer(packed, dtype=np.float64).reshape(len(columns), n).T

@@ -26,6 +26,8 @@ UNIT_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": NS_PER_S}
 
 _MAX_NS = 1 << 62  # sums of two times stay within int64
 _MAX_RATE_TERM = 10**9  # of a rate's numerator and denominator: index * numerator stays within int64
+_LARGE = 1e38  # float32 holds somewhat more
+_FEW = 100  # values that Python looks at sooner than numpy
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:[.,](\d+))?([Zz]|[+-]\d\d:?\d\d)?")
 
@@ -48,7 +50,8 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Channels of ``device`` in the order their values come, and each one's key in the payload."""
+    """Channels of ``device`` in the order their values come, and each one's key in the payload. Raw values smaller
+    than ``harmless``, whatever their sign, are finite in float32 once they are scaled."""
 
     device: Device
     channels: tuple[str, ...]
@@ -56,6 +59,7 @@ class Layout:
     scale: NDArray[np.float64]
     shift: NDArray[np.float64]
     identity: bool
+    harmless: float
 
     @classmethod
     def of(cls, device: Device, keys: dict[str, str]) -> Layout:
@@ -64,8 +68,22 @@ class Layout:
         chosen = [by_name[name] for name in keys]
         scale = np.array([c.scale for c in chosen], dtype=np.float64)
         shift = np.array([c.offset - c.origin for c in chosen], dtype=np.float64)
+        return cls.scaled(device, tuple(keys), tuple(keys.values()), scale, shift)
+
+    @classmethod
+    def scaled(
+        cls,
+        device: Device,
+        channels: tuple[str, ...],
+        keys: tuple[str, ...],
+        scale: NDArray[np.float64],
+        shift: NDArray[np.float64],
+    ) -> Layout:
+        """``scale``, ``shift`` float64[c]: a value in SI units is raw * scale + shift."""
         identity = bool(np.all(scale == 1.0) and np.all(shift == 0.0))
-        return cls(device, tuple(keys), tuple(keys.values()), scale, shift, identity)
+        with np.errstate(all="ignore"):
+            harmless = float(np.min((_LARGE - np.abs(shift)) / np.abs(scale), initial=_LARGE))
+        return cls(device, channels, keys, scale, shift, identity, harmless)
 
     def subset(self, present: tuple[int, ...]) -> Layout:
         """The layout of only the channels at positions ``present``."""
@@ -77,11 +95,15 @@ class Layout:
             self.scale[index],
             self.shift[index],
             self.identity,
+            self.harmless,
         )
 
-    def to_si(self, raw: NDArray[np.floating]) -> NDArray[np.float32]:
+    def to_si(self, raw: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.float32]:
         """``raw`` [n, c] as float32[n, c] in SI units: raw * scale + offset - origin in float64; NaN, a
         missing value, where that is not finite in float32. The only place where a gateway scales values."""
+        length = math.hypot(*raw.ravel("K").tolist()) if raw.size <= _FEW else math.inf
+        if length < self.harmless:  # and so is each value
+            return (raw if self.identity else raw * self.scale + self.shift).astype(np.float32, "C")
         with np.errstate(over="ignore", invalid="ignore"):
             scaled = raw if self.identity else raw * self.scale + self.shift
             values = np.ascontiguousarray(scaled, dtype=np.float32)
@@ -200,8 +222,8 @@ def uniform_block(
     span = samples_to_ns(n, rate)
     if start_ns is None:
         start_ns, clock = arrival_ns - samples_to_ns(n - 1, rate), Clock.ARRIVAL
-    _in_range(start_ns + span)
-    _in_range(start_ns)
+    if not -_MAX_NS < start_ns < _MAX_NS - span:
+        raise Unreadable("time is out of range")
     values = layout.to_si(raw)
     return SampleBlock(
         layout.device.device_id, layout.channels, values, arrival_ns, start_ns, rate, None, clock

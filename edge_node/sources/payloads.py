@@ -81,14 +81,14 @@ class Decoder:
         self._channel_of = {key: name for name, key in spec.channels.items()}
         self._times = TimeReader(spec.time_unit, spec.timezone)
         self._layouts: dict[tuple[str, str | None], Layout] = {}
-        self._json = JsonPayload(spec, self._times)
-        self._formats: dict[str, Callable[[bytes, LayoutOf, int], _Decoded]] = {
-            "json": self._json.decode,
+        formats: dict[str, Callable[[bytes, LayoutOf, int], _Decoded]] = {
+            "json": JsonPayload(spec, self._times).decode,
             "number": self._number,
             "csv": self._csv,
             "influx": self._influx,
             "packed": self._packed,
         }
+        self._read = formats[spec.format]
 
     def decode(
         self,
@@ -115,7 +115,7 @@ class Decoder:
             return self._layout(self._device or named or device, self._channel or channel)
 
         try:
-            blocks, refused = self._formats[spec.format](payload, layout_of, arrival_ns)
+            blocks, refused = self._read(payload, layout_of, arrival_ns)
         except Unreadable as error:
             return [], [error.refusal]
         if retained and any(b.clock is Clock.ARRIVAL for b in blocks):

@@ -10,7 +10,6 @@ loses nothing that way.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
@@ -152,11 +151,11 @@ def _pieces(block: SampleBlock, recorded: bool, speed: float | None) -> Iterator
     bounds = np.unique(np.concatenate((edges, np.arange(0, block.n, MAX_ROWS), [block.n])))
     for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         piece = block.slice(start, stop)
-        yield dataclasses.replace(piece, arrival_ns=min(int(times[start:stop].max()), block.arrival_ns))
+        yield msgspec.structs.replace(piece, arrival_ns=min(int(times[start:stop].max()), block.arrival_ns))
 
 
 def _moved(block: SampleBlock, shift_ns: int, arrival_ns: int) -> SampleBlock:
     if block.time_ns is not None:
-        return dataclasses.replace(block, time_ns=block.time_ns + shift_ns, arrival_ns=arrival_ns)
+        return msgspec.structs.replace(block, time_ns=block.time_ns + shift_ns, arrival_ns=arrival_ns)
     assert block.start_ns is not None
-    return dataclasses.replace(block, start_ns=block.start_ns + shift_ns, arrival_ns=arrival_ns)
+    return msgspec.structs.replace(block, start_ns=block.start_ns + shift_ns, arrival_ns=arrival_ns)

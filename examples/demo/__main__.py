@@ -31,7 +31,7 @@ MISSED, USAGE, INTERRUPTED = 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the demo; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="one machine, three faults, half the time")
+    parser.add_argument("--short", action="store_true", help="two machines, four faults, half the time")
     given = parser.parse_args(arguments)
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that knows no °C
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -57,9 +57,10 @@ def run(scenario: Scenario, folder: Path, screen: Screen) -> int:
     """Plays ``scenario`` with all files in ``folder``; returns the exit code. Raises DemoError. All processes end with it."""
     began = time.monotonic()
     screen.line("Linewatch demo: a simulated plant, the real gateway", "bold")
-    n_faults = len(scenario.injected)
+    n_faults = scenario.n_faults
+    board = f" (one on a serial line, {scenario.worn.board.machine})" if scenario.worn is not None else ""
     screen.line(
-        f"{len(scenario.machines)} machine{'s' * (len(scenario.machines) > 1)}, {len(scenario.sensors)} devices, "
+        f"{scenario.n_machines} machine{'s' * (scenario.n_machines > 1)}, {len(scenario.devices)} devices{board}, "
         f"{n_faults} faults; everything on 127.0.0.1; files in {folder}"
     )
     with ExitStack() as stack:

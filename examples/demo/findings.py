@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from examples.demo.scenario import Injected, Scenario
+from examples.demo.scenario import Injected
 from examples.simulated_plant import FaultKind
 from models.messages import Alert
 from models.signal import NS_PER_S
@@ -21,10 +21,12 @@ SETTLING_S = 5.0  # a window that straddles the end of a fault may still say so
 
 
 class PlantClock:
-    """Event time and wall-clock time in seconds of the scenario, whose second 0 is at ``zero_ns`` of event time."""
+    """Event time and wall-clock time in seconds of the scenario, whose second 0 is at ``zero_ns`` of event time. The event
+    time of ``real_time`` devices is the wall clock's."""
 
-    def __init__(self, zero_ns: int) -> None:
+    def __init__(self, zero_ns: int, real_time: Collection[str] = ()) -> None:
         self._zero_ns = zero_ns
+        self._real_time = real_time
         self._wall_ns: list[int] = []
         self._at_s: list[float] = []
 
@@ -33,7 +35,9 @@ class PlantClock:
         self._wall_ns.append(wall_ns)
         self._at_s.append(at_s)
 
-    def of_event(self, time_ns: int) -> float:
+    def of_event(self, time_ns: int, device: str) -> float:
+        if device in self._real_time:
+            return self.of_wall(time_ns)
         return (time_ns - self._zero_ns) / NS_PER_S
 
     def of_wall(self, wall_ns: int) -> float:
@@ -55,10 +59,10 @@ class Raised:
 
     @classmethod
     def of(cls, alert: Alert, clock: PlantClock) -> Raised:
-        known_s = clock.of_event(alert.end_ns)
+        known_s = clock.of_event(alert.end_ns, alert.device)
         if alert.kind == "stale" and alert.delivery is not None:
             known_s = clock.of_wall(alert.delivery.emitted_ns)
-        return cls(alert, clock.of_event(alert.start_ns), known_s)
+        return cls(alert, clock.of_event(alert.start_ns, alert.device), known_s)
 
     @property
     def channel(self) -> str:
@@ -91,13 +95,13 @@ class Finding:
 
 
 def judge(
-    raised: Sequence[Raised], scenario: Scenario, window_s: dict[str, float]
+    raised: Sequence[Raised], faults: Sequence[Injected], window_s: dict[str, float]
 ) -> tuple[tuple[Finding, ...], tuple[Raised, ...]]:
-    """(what became of every fault, false alarms). ``window_s``: length of each device's windows: an episode begins with its
-    first window, which may begin so long before the fault."""
+    """(what became of every fault, false alarms). ``window_s``: length of each device's windows, in the plant's seconds: an
+    episode begins with its first window, which may begin so long before the fault."""
     left = sorted(raised, key=lambda a: a.at_s)
     findings = []
-    for injected in scenario.injected:
+    for injected in faults:
         due = [a for a in left if _is_due(a, injected, window_s.get(a.alert.device, 0.0))]
         left = [a for a in left if a not in due]
         findings.append(Finding(injected, tuple(due)))

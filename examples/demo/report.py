@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 from examples.demo.findings import Finding, Raised, bytes_text, clock_text
-from examples.demo.scenario import Scenario
+from examples.demo.scenario import Injected, Scenario
 from examples.plant_simulator import ClockReading
 from models.alerting import duration
 from models.signal import NS_PER_S
@@ -24,6 +24,19 @@ class Upstream:
     counters: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class SentByBoard:
+    """What the board says that it has sent."""
+
+    machine: str
+    n_bytes: int
+    n_values: int
+
+    @property
+    def text(self) -> str:
+        return f"{bytes_text(self.n_bytes)}: {self.n_values:,} values on the serial line of {self.machine}"
+
+
 def fault_table(findings: Sequence[Finding]) -> str:
     """A line a fault; two where something else noticed it before the alert that had to come."""
     rows = []
@@ -32,7 +45,7 @@ def fault_table(findings: Sequence[Finding]) -> str:
         if not finding.shown:
             rows.append((finding.injected.title, began, "MISSED", "", finding.injected.must, "", ""))
         for i, alert in enumerate(finding.shown):
-            delay = duration(round((alert.at_s - finding.injected.fault.start_s) * NS_PER_S))
+            delay = _delay(finding.injected, alert)
             what = (finding.injected.title, began) if i == 0 else ("", "")
             rows.append(
                 (
@@ -60,6 +73,11 @@ def notes(scenario: Scenario) -> list[str]:
         found.append(
             f"Silence is judged by the gateway's own clock, which runs at a {scenario.speed:g}th of the plant's speed here."
         )
+    if scenario.worn is not None:
+        machine = scenario.worn.board.machine
+        found.append(
+            f"{machine}'s board runs in real time, so its delay is in real seconds; its times say where the plant then was."
+        )
     return found
 
 
@@ -69,9 +87,11 @@ def facts(
     false_alarms: Sequence[Raised],
     sent: ClockReading,
     upstream: Upstream,
+    by_board: SentByBoard | None = None,
 ) -> list[tuple[str, str]]:
     """What else there is to say, as (name, text)."""
     n_bytes = sum(upstream.n_bytes.values())
+    n_in = sent.n_bytes + (by_board.n_bytes if by_board is not None else 0)
     parts = ", ".join(
         f"{bytes_text(upstream.n_bytes[kind])} in {upstream.n_messages[kind]} {kind.replace('_', ' ')} messages"
         for kind in sorted(upstream.n_bytes, key=lambda kind: -upstream.n_bytes[kind])
@@ -79,12 +99,13 @@ def facts(
     found = [
         (
             "false alarms",
-            f"{len(false_alarms) or 'none'} in {duration(scenario.live_s * NS_PER_S)}, {len(scenario.sensors)} devices",
+            f"{len(false_alarms) or 'none'} in {duration(scenario.live_s * NS_PER_S)}, {len(scenario.devices)} devices",
         ),
         *(("", f"{clock_text(a.at_s)} {a.alert.kind} {a.alert.message}") for a in false_alarms),
         ("in", f"{bytes_text(sent.n_bytes)}: {sent.n_samples:,} values in {sent.n_messages:,} messages"),
+        *((("", by_board.text),) if by_board is not None else ()),
         ("upstream", f"{bytes_text(n_bytes)}: {parts}"),
-        ("saved", f"{1 - n_bytes / sent.n_bytes:.1%}"),
+        ("saved", f"{1 - n_bytes / n_in:.1%}"),
     ]
     latencies = [a.latency_ms for a in raised]
     if latencies:
@@ -94,16 +115,19 @@ def facts(
                 f"median {statistics.median(latencies):.1f} ms, longest {max(latencies):.1f} ms from last sample to alert",
             )
         )
-    return [*found, ("accounted for", accounts(sent.n_samples, upstream.counters))]
+    return [*found, ("accounted for", accounts(sent.n_samples, upstream.counters, by_board))]
 
 
-def accounts(n_sent: int, counters: Mapping[str, int]) -> str:
+def accounts(n_sent: int, counters: Mapping[str, int], by_board: SentByBoard | None = None) -> str:
     """Where the values went that were sent, by the gateway's own counters."""
-    n_in = counters.get("samples_in", 0)
+    n_in = counters.get("source_samples.mqtt", 0)
     dropped = {
         name.partition(".")[2]: n for name, n in counters.items() if name.startswith("samples_dropped.") and n
     }
     text = "all values that were sent" if n_in == n_sent else f"{n_in:,} of {n_sent:,} values that were sent"
+    if by_board is not None:
+        n_read = counters.get(f"source_samples.{by_board.machine}", 0)
+        text += f"; of the board's {n_read:,}, lost or not, and the {by_board.n_values - n_read:,} before its port was open"
     if dropped:
         text += "; dropped: " + ", ".join(f"{n:,} {reason}" for reason, n in sorted(dropped.items()))
     windows = {
@@ -114,6 +138,12 @@ def accounts(n_sent: int, counters: Mapping[str, int]) -> str:
         f"{n:,} {name.removeprefix('dropped.').replace('_', ' ')}" for name, n in windows.items()
     )
     return f"{text}; {n_closed:,} windows = {parts or 'none'}"
+
+
+def _delay(injected: Injected, raised: Raised) -> str:
+    if injected.began_ns is not None:
+        return f"{duration(raised.alert.end_ns - injected.began_ns)} (real)"
+    return duration(round((raised.at_s - injected.fault.start_s) * NS_PER_S))
 
 
 def _channel(raised: Raised) -> str:

@@ -11,25 +11,43 @@ import re
 import tomllib
 from dataclasses import dataclass
 
-from examples.simulated_plant import PLANT, Fault, FaultKind, Sensor
+from examples.simulated_plant import BOARD, PLANT, Fault, FaultKind, Sensor, SerialBoard
 from models.messages import AlertKind
 
 
 @dataclass(frozen=True, slots=True)
 class Injected:
     """A fault and what is expected of the gateway: an alert of kind ``must``; one of a kind in ``may`` is no false alarm
-    either."""
+    either. ``began_ns``: when a fault in real time began, Unix UTC; its ``fault`` says where the plant then was."""
 
     title: str
     fault: Fault
     must: AlertKind
     may: tuple[AlertKind, ...] = ()
+    began_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WornBoard:
+    """A board in real time: ``record_s`` of it are recorded, and its machine's bearing is damaged ``worn_s`` after it was
+    started to be watched."""
+
+    board: SerialBoard
+    title: str
+    record_s: float
+    worn_s: float
+
+    def injected(self, began_ns: int, plant_s: float) -> Injected:
+        """The fault, once it is known when it begins, and where the plant is then."""
+        return Injected(
+            self.title, Fault(FaultKind.BEARING, self.board.device, plant_s), "machine", (), began_ns
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """``history_s`` of healthy running, vibration in its last ``vibration_s``; then ``live_s`` at ``speed`` times real time with
-    ``injected``. Only ``machines`` take part."""
+    ``injected``. Only ``machines`` take part, and ``worn``."""
 
     history_s: int
     vibration_s: int
@@ -37,6 +55,21 @@ class Scenario:
     speed: float
     injected: tuple[Injected, ...]
     machines: tuple[str, ...]
+    worn: WornBoard | None = None
+
+    @property
+    def n_faults(self) -> int:
+        return len(self.injected) + (self.worn is not None)
+
+    @property
+    def n_machines(self) -> int:
+        return len(self.machines) + (self.worn is not None)
+
+    @property
+    def devices(self) -> dict[str, str]:
+        """Machine of each device."""
+        found = {sensor.device: sensor.machine for sensor in self.sensors}
+        return found if self.worn is None else {**found, self.worn.board.device: self.worn.board.machine}
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
@@ -62,6 +95,7 @@ FULL = Scenario(
     live_s=600,
     speed=20.0,
     machines=("press-1", "pump-2", "fan-3"),
+    worn=WornBoard(BOARD, "compressor-4: bearing damage, by serial line", record_s=12.0, worn_s=12.0),
     injected=(
         Injected(
             "pump-2: unbalanced impeller",
@@ -92,13 +126,14 @@ FULL = Scenario(
     ),
 )
 
-# One machine and three faults: for the tests, and for those in a hurry.
+# Two machines and four faults: for the tests, and for those in a hurry.
 SHORT = Scenario(
     history_s=900,
     vibration_s=180,
     live_s=320,
     speed=20.0,
     machines=("pump-2",),
+    worn=WornBoard(BOARD, "compressor-4: bearing damage, by serial line", record_s=12.0, worn_s=8.0),
     injected=(
         Injected(
             "pump-2: unbalanced impeller",
@@ -117,12 +152,17 @@ SHORT = Scenario(
 )
 
 
-def gateway_config(template: str, scenario: Scenario, *, port: int, version: str) -> str:
-    """``template`` (``examples/simulated_plant.toml``) for ``scenario``: with the broker at ``port`` and the uplink in MQTT
-    ``version``; and as the plant is played ``speed`` times as fast, a device is silent after that much less time."""
+def gateway_config(template: str, scenario: Scenario, *, port: int, version: str, board_port: str) -> str:
+    """``template`` (``examples/simulated_plant.toml``) for ``scenario``: with the broker at ``port``, the uplink in MQTT
+    ``version`` and the board at ``board_port``; and as the plant is played ``speed`` times as fast, a device is silent after
+    that much less time."""
     head, *devices = template.split("[[device]]\n")
-    wanted = {sensor.device for sensor in scenario.sensors}
-    kept = [device for device in devices if _value("id", device) in wanted]
+    kept = [device for device in devices if _value("id", device) in scenario.devices]
+    before, serial = head.rsplit("[[source]]", 1)
+    if scenario.worn is None:
+        head = before
+    else:
+        head = f"{before}[[source]]{serial}".replace(_value("port", serial), board_port)
     text = "[[device]]\n".join([head, *kept])
     text = text.replace("port = 1883", f"port = {port}").replace(
         'version = "3.1.1"', f'version = "{version}"'

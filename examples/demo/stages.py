@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -16,11 +18,11 @@ from examples.demo.findings import bytes_text, judge
 from examples.demo.live import LiveView
 from examples.demo.monitor import Monitor
 from examples.demo.processes import HOST, Broker, Child, DemoError
-from examples.demo.report import facts, fault_table, notes
+from examples.demo.report import SentByBoard, facts, fault_table, notes
 from examples.demo.scenario import Scenario, gateway_config, units_of
 from examples.demo.screen import Screen, bar
 from examples.plant_simulator import ClockReading, Order
-from examples.simulated_plant import Sensor, VibrationBoard
+from firmware_bridge.simulator import FRAME_S
 from models import codec
 from models.alerting import duration
 from models.manifest import ModelManifest
@@ -28,7 +30,11 @@ from models.messages import Alert
 from models.signal import NS_PER_S
 
 TEMPLATE = Path(__file__).parents[1] / "simulated_plant.toml"
-PROGRAMS = {"edge-node": "edge_node.cli", "cloud-sink": "cloud_sink.cli"}
+PROGRAMS = {
+    "edge-node": "edge_node.cli",
+    "cloud-sink": "cloud_sink.cli",
+    "firmware-bridge": "firmware_bridge.cli",
+}
 RECORDING_SPEED = 60.0
 QUIET_SPEED = 1200.0  # while only the process sensors send
 START_S = 60.0  # for a program to come up, on a slow machine
@@ -67,15 +73,29 @@ class Demo:
         self._epoch_ns = (time.time_ns() // NS_PER_S - seconds) * NS_PER_S
         self._live = LiveView(scenario, screen, self._epoch_ns)
         self._window_s: dict[str, float] = {}
-        text = gateway_config(TEMPLATE.read_text(), scenario, port=broker.port, version=broker.mqtt_version)
+        self._port = folder / "compressor-4"  # of the board
+        self._by_board: SentByBoard | None = None
+        text = gateway_config(
+            TEMPLATE.read_text(),
+            scenario,
+            port=broker.port,
+            version=broker.mqtt_version,
+            board_port=str(self._port),
+        )
         self._config.write_text(text)
 
     def record_history(self) -> None:
         """The healthy plant, by ``edge-node record``."""
         scenario, screen = self._scenario, self._screen
         screen.stage("2  The healthy plant, recorded")
-        with self._child("edge-node", "record", "-c", self._config, "-o", self._recording) as recorder:
+        with ExitStack() as stack:
+            board = stack.enter_context(self._board()) if scenario.worn is not None else None
+            words = ("edge-node", "record", "-c", self._config, "-o", self._recording)
+            recorder = stack.enter_context(self._child(*words))
             self._wait_for_source(recorder)
+            if board is not None:
+                self._wait_for(recorder, '"line open"', "has not opened the board's port")
+            began = time.monotonic()
             order = Order(
                 epoch_ns=self._epoch_ns,
                 from_s=0,
@@ -92,39 +112,43 @@ class Demo:
                     share = reading.second / scenario.history_s
                     screen.progress(f"{bar(share)} {minutes} of plant time, {bytes_text(reading.n_bytes)}")
                 simulator.finish(10.0)
+            if scenario.worn is not None:
+                self._record_on(recorder, began + scenario.worn.record_s)
             time.sleep(SETTLE_S)
             recorder.interrupt()
             recorder.finish(30.0)
         screen.settle()
         size = bytes_text(self._recording.stat().st_size)
         wrote = recorder.text().strip().splitlines()[-1]
+        worn = scenario.worn
+        board_too = "" if worn is None else f", and {worn.record_s:g} s of {worn.board.machine}'s board"
         screen.line(
             f"  {scenario.history_s // 60} min of process values, the last {scenario.vibration_s // 60} of them with vibration "
-            f"at 1 kHz: {reading.n_samples:,} values sent; {wrote.partition(' to ')[0]}, {size} on disk"
+            f"at 1 kHz: {reading.n_samples:,} values sent{board_too}; {wrote.partition(' to ')[0]}, {size} on disk"
         )
 
     def train(self) -> None:
         """A model for every device, by ``cloud-sink train``, as many at a time as there are processors."""
-        screen, waiting = self._screen, list(self._scenario.sensors)
+        screen, waiting = self._screen, list(self._scenario.devices)
         screen.stage("3  A model for each device")
         shown = False
         n_all, n_done = len(waiting), 0
-        running: dict[Child, tuple[Sensor, float]] = {}
+        running: dict[Child, tuple[str, float]] = {}
         with ExitStack() as stack:
             while waiting or running:
                 while waiting and len(running) < min(os.cpu_count() or 1, 4):
-                    sensor = waiting.pop(0)
-                    child = self._trainer(sensor, quiet=shown)
+                    device = waiting.pop(0)
+                    child = self._trainer(device, quiet=shown)
                     shown = True
-                    running[stack.enter_context(child)] = (sensor, time.monotonic())
-                names = ", ".join(sensor.device for sensor, _ in running.values())
+                    running[stack.enter_context(child)] = (device, time.monotonic())
+                names = ", ".join(device for device, _ in running.values())
                 screen.progress(f"{bar(n_done / n_all)} {n_done} of {n_all} models; training {names}")
                 time.sleep(0.05)
                 for child in [child for child in running if not child.running]:
                     child.finish(0.0)
-                    sensor, began = running.pop(child)
+                    device, began = running.pop(child)
                     n_done += 1
-                    self._show_model(sensor, time.monotonic() - began)
+                    self._show_model(device, time.monotonic() - began)
         screen.settle()
 
     def watch(self) -> None:
@@ -146,11 +170,22 @@ class Demo:
                 machines=scenario.machines,
             )
             self._monitor.clock = None
-            with self._simulator(order) as simulator:
+            with ExitStack() as stack:
+                simulator = stack.enter_context(self._simulator(order))
+                board = None
+                if scenario.worn is not None:
+                    board = stack.enter_context(self._board("--worn-after", f"{scenario.worn.worn_s:g}"))
+                    self._live.expect_wear(self._worn_ns(board))
                 while not (reading := self._reading(simulator)).ended:
                     gateway.check()
+                    if board is not None:
+                        board.check()
                     self._live.show_plant(reading, self._monitor.upstream())
                 simulator.finish(10.0)
+                if board is not None:
+                    board.interrupt()
+                    board.finish(10.0, self._listen)
+                    self._by_board = self._sent_by(board)
             deadline = time.monotonic() + SETTLE_S
             while time.monotonic() < deadline:
                 self._listen()
@@ -166,7 +201,7 @@ class Demo:
     def report(self) -> int:
         """The table; returns how many faults were missed."""
         screen, scenario = self._screen, self._scenario
-        findings, false_alarms = judge(self._live.raised, scenario, self._window_s)
+        findings, false_alarms = judge(self._live.raised, self._live.faults, self._window_s)
         assert self._monitor.clock is not None
         screen.stage("5  What was noticed")
         missed = [finding for finding in findings if finding.noticed is None]
@@ -176,7 +211,8 @@ class Demo:
             screen.line(f"  {note}", "dim")
         screen.line()
         upstream = self._monitor.upstream()
-        for name, text in facts(scenario, self._live.raised, false_alarms, self._monitor.clock, upstream):
+        raised, sent = self._live.raised, self._monitor.clock
+        for name, text in facts(scenario, raised, false_alarms, sent, upstream, self._by_board):
             screen.line(f"  {name:<14}{text}")
         return len(missed)
 
@@ -194,43 +230,82 @@ class Demo:
         command = [sys.executable, "-m", "examples.plant_simulator", *arguments]
         return Child("the simulator", command, self._folder / "simulator.log")
 
-    def _trainer(self, sensor: Sensor, *, quiet: bool) -> Child:
-        features = "vibration" if isinstance(sensor, VibrationBoard) else "slow"
-        units = units_of(self._config.read_text(), sensor.device).items()
+    def _board(self, *options: str) -> Child:
+        """The board on its serial line."""
+        assert self._scenario.worn is not None
+        board = self._scenario.worn.board
+        words = ("--link", self._port, "--serial", board.serial, "--rate-hz", f"{board.rate_hz}", *options)
+        return self._child("firmware-bridge", "simulate", *words)
+
+    def _worn_ns(self, board: Child) -> int:
+        """When the board's fault begins, as it says."""
+        self._wait_for(board, "is damaged from ", "does not say when its fault begins")
+        found = re.search(r"is damaged from (\S+)Z on", board.text())
+        assert found is not None
+        seconds, _, fraction = found[1].partition(".")
+        return int(datetime.fromisoformat(f"{seconds}Z").timestamp()) * NS_PER_S + int(fraction.ljust(9, "0"))
+
+    def _sent_by(self, board: Child) -> SentByBoard:
+        found = re.search(r"^sent (\d+) rows, (\d+) bytes", board.text(), re.MULTILINE)
+        if found is None:
+            raise DemoError(board.told("did not say what it has sent"))
+        assert self._scenario.worn is not None
+        what = self._scenario.worn.board
+        return SentByBoard(what.machine, int(found[2]), int(found[1]) * len(what.channels))
+
+    def _record_on(self, recorder: Child, until_s: float) -> None:
+        """The board, in real time, takes longer than the plant."""
+        while (left_s := until_s - time.monotonic()) > 0:
+            recorder.check()
+            self._screen.progress(f"the board is recorded in real time: {left_s:.0f} s more")
+            self._listen()
+
+    def _trainer(self, device: str, *, quiet: bool) -> Child:
+        features = "slow" if device.endswith("-process") else "vibration"
+        machine = self._scenario.devices[device]
+        units = units_of(self._config.read_text(), device).items()
         return self._child(
             "cloud-sink",
             "train",
             self._recording,
-            *("--device", sensor.device, "--class", sensor.machine.partition("-")[0], "--features", features),
+            *("--device", device, "--class", machine.partition("-")[0], "--features", features),
             *(word for channel, unit in units for word in ("--unit", f"{channel}={unit}")),
-            *("-o", self._folder / "models" / sensor.device),
-            log=f"train-{sensor.device}",
+            *("-o", self._folder / "models" / device),
+            log=f"train-{device}",
             quiet=quiet,
         )
 
-    def _show_model(self, sensor: Sensor, took_s: float) -> None:
-        bundle = self._folder / "models" / sensor.device
+    def _show_model(self, device: str, took_s: float) -> None:
+        bundle = self._folder / "models" / device
         manifest = codec.decode((bundle / "manifest.json").read_bytes(), ModelManifest)
-        self._window_s[sensor.device] = manifest.window.window_ns / NS_PER_S
+        worn = self._scenario.worn
+        real_time = worn is not None and device == worn.board.device
+        # A frame of the board is worn or not as a whole.
+        length_s = manifest.window.window_ns / NS_PER_S + (FRAME_S if real_time else 0.0)
+        self._window_s[device] = length_s * (self._scenario.speed if real_time else 1.0)
         artifact = manifest.artifact("cpu-float32")
         assert artifact is not None
         training = manifest.training
         self._screen.line(
-            f"  {sensor.device:<19}{training.n_windows:>5} windows of {duration(manifest.window.window_ns)}, "
+            f"  {device:<23}{training.n_windows:>5} windows of {duration(manifest.window.window_ns)}, "
             f"{artifact.n_bytes / 1024:.1f} KB; cross-fit false alarms {training.cross_fit_far:.2%} at p {training.far_level:g}; "
             f"{took_s:.0f} s"
         )
 
     def _wait_for_source(self, child: Child) -> None:
         """Until ``child`` says in its log that it is connected to the broker."""
+        self._wait_for(child, r'"connected to .*"source |"source .*"connected to ', "is not connected")
+        time.sleep(0.3)  # its subscriptions follow at once
+
+    def _wait_for(self, child: Child, pattern: str, missing: str) -> None:
+        """Until a line of its log matches ``pattern``."""
         deadline = time.monotonic() + START_S
         self._screen.progress(f"{child.name} is starting")
-        while not any('"source ' in line and '"connected to' in line for line in child.text().splitlines()):
+        while re.search(pattern, child.text()) is None:
             child.check()
             if time.monotonic() > deadline:
-                raise DemoError(child.told(f"is not connected after {START_S:g} s"))
+                raise DemoError(child.told(f"{missing} after {START_S:g} s"))
             self._listen()
-        time.sleep(0.3)  # its subscriptions follow at once
 
     def _reading(self, simulator: Child) -> ClockReading:
         """Where the simulator is, once it has begun. Raises DemoError when it failed or says nothing more."""

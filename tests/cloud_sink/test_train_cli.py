@@ -152,6 +152,27 @@ def test_values_that_were_dropped_are_told(log: Path, tmp_path: Path, capsys: Ca
     assert dropped[1] == "3 duplicate, 3 late, 1 not_finite"
 
 
+def test_a_table_that_devices_share_trains_each_on_its_own_columns(
+    log: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """The others' cells are empty: no channel of it, and nothing that was dropped."""
+    header, *rows = log.read_text().splitlines()
+    time, _, channels = header.partition(",")
+    shared = [f"{time},device,{channels},speed"]
+    for i, row in enumerate(rows):
+        at, _, values = row.partition(",")
+        shared += [f"{at},press,{values},", f"{at},fan,{',' * channels.count(',')},{i % 7}"]
+    wide = tmp_path / "wide.csv"
+    wide.write_text("\n".join(shared) + "\n")
+    assert train(wide, "--device", "press", out=tmp_path / "press") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^windows set aside +none$", said, re.M)
+    assert re.search(r"^values dropped +none$", said, re.M)
+    assert manifest_of(tmp_path / "press").channel_names == ("pressure", "flow", "current")
+    assert train(wide, "--device", "fan", out=tmp_path / "fan") == 0
+    assert manifest_of(tmp_path / "fan").channel_names == ("speed",)
+
+
 def test_a_second_training_is_the_next_version(log: Path, tmp_path: Path) -> None:
     for version in (1, 2):
         assert train(log, "--rows", 500, out=tmp_path / "m") == 0

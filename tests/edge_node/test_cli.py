@@ -244,3 +244,14 @@ def test_a_model_that_cannot_serve_is_refused_in_one_line(
     assert lines[1:] == more
     assert lines[0].startswith(f"{path}:")
     assert expected in lines[0]
+
+
+def test_a_refused_model_is_shown_as_the_file_has_it(tmp_path: Path, capsys: Capture) -> None:
+    shutil.copytree(BUNDLE, tmp_path / "m" / "bad")
+    truncated(tmp_path / "m" / "bad")
+    path = config(tmp_path, free_port())
+    for given in ("m/bad", "../" + tmp_path.name + "/m/bad"):
+        path.write_text(path.read_text().replace(f'model = "{BUNDLE}"', f'model = "{given}"'))
+        assert main(["check", "-c", str(path)]) == 1
+        assert f'"pump-1": model = "{given}": ' in capsys.readouterr().err
+        path.write_text(path.read_text().replace(f'model = "{given}"', f'model = "{BUNDLE}"'))

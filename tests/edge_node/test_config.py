@@ -284,7 +284,8 @@ def test_a_device_that_agrees_with_its_model_is_settled(tmp_path: Path) -> None:
     ("extra", "expected"),
     [
         ("window = 128", "9: window = 128: model press version 3 has windows of 64 samples"),
-        ("window_s = 0.128", "9: window_s: is 128: model press version 3 has windows of 64 samples"),
+        ("window_s = 0.128", "9: window_s = 0.128: model press version 3 has windows of 64 samples, 0.064 s"),
+        ("hop_s = 1\n", "9: hop_s = 1: model press version 3 has a hop of 32 samples, 0.032 s"),
         ("hop = 64", "9: hop = 64: model press version 3 has a hop of 32 samples"),
         ('features = "slow"', '9: features = "slow": model press version 3 has the feature set "vibration"'),
         (
@@ -310,6 +311,12 @@ def test_a_device_that_differs_from_its_model_is_named_by_line(
             "1000",
             "2000",
             '5: [[device]] "press-4": rate_hz = 2000: model press version 3 was trained at 1000 Hz',
+        ),
+        (
+            "rate_hz = 1000",
+            "interval_s = 2",
+            '5: [[device]] "press-4": interval_s = 2: model press version 3 was trained on a sample every 0.001 s\n'
+            '{path}:3: [[device]] "press-4": mode = "irregular": model press version 3 was trained on continuous signals',
         ),
         (
             '"y"',
@@ -344,7 +351,7 @@ def test_the_signal_must_be_the_models(tmp_path: Path, old: str, new: str, expec
     config = load_config(path)
     with pytest.raises(ConfigError) as caught:
         config.settle(config.devices[0], manifest())
-    assert str(caught.value) == f"{path}:{expected}"
+    assert str(caught.value) == f"{path}:{expected.replace('{path}', str(path))}"
 
 
 @pytest.mark.parametrize(
@@ -353,7 +360,7 @@ def test_the_signal_must_be_the_models(tmp_path: Path, old: str, new: str, expec
         (
             ["Accelerometer1RMS", "Accelerometer2RMS", "Current", "Pressure", "Temperature", "Volt", "Flow"],
             'lacks "Voltage", "Volume Flow RateRMS", which model press version 3 was trained on; has "Volt" (did you '
-            'mean "Voltage"?), "Flow", which it was not',
+            'mean "Voltage"?), "Flow" (did you mean "Volume Flow RateRMS"?), which it was not',
         ),
         (
             [f"c{i}" for i in range(9)],

@@ -137,6 +137,20 @@ def test_not_toml(tmp_path: Path, text: str, expected: str) -> None:
             ],
         ),
         (
+            device('backend = "tpu"\n'),
+            [
+                'gateway.toml:7: [[device]] "press-4": backend = "tpu": expected one of "auto", "cpu", "edgetpu"; '
+                'did you mean "edgetpu"?'
+            ],
+        ),
+        (
+            device('backend = "CPU"\n'),
+            [
+                'gateway.toml:7: [[device]] "press-4": backend = "CPU": expected one of "auto", "cpu", "edgetpu"; '
+                'did you mean "cpu"?'
+            ],
+        ),
+        (
             device("p_threshold = 1.0\n"),
             [
                 'gateway.toml:7: [[device]] "press-4": p_threshold = 1.0: expected a number '
@@ -223,12 +237,14 @@ def test_not_toml(tmp_path: Path, text: str, expected: str) -> None:
         ),
         (
             GATEWAY + PRESS + "[[source]]\nhost = 'a'\n",
-            ['gateway.toml:7: [[source]]: type is missing: expected one of "mqtt", "replay"'],
+            [
+                'gateway.toml:7: [[source]]: type is missing: expected one of "mqtt", "replay", "serial", "modbus"'
+            ],
         ),
         (
             GATEWAY + PRESS + "[[source]]\ntype = 'mqt'\n",
             [
-                'gateway.toml:8: [[source]]: type = "mqt": expected one of "mqtt", "replay"; '
+                'gateway.toml:8: [[source]]: type = "mqt": expected one of "mqtt", "replay", "serial", "modbus"; '
                 'did you mean "mqtt"?'
             ],
         ),

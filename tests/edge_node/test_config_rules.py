@@ -93,6 +93,22 @@ def subscription(text: str) -> str:
         ("window_s = 0.001", "window_s = 0.001: is 1 sample: expected at least 2"),
         ("window_s = 1e9", "window_s = 1000000000.0: is 1e+12 samples at 1000 Hz: expected at most 16777216"),
         ("alert.n_raise = 5", "alert.n_raise = 5: expected at most m_raise = 3"),
+        (
+            'active_when = "press-4.x => 2"',
+            'active_when = "press-4.x => 2": "=>" is no comparison; did you mean ">="?',
+        ),
+        (
+            'active_when = "press-4.x = 2"',
+            'active_when = "press-4.x = 2": "=" is no comparison; did you mean "=="?',
+        ),
+        (
+            'active_when = "press-4.x ≥ 2"',
+            'active_when = "press-4.x ≥ 2": "≥" is no comparison; did you mean ">="?',
+        ),
+        (
+            'active_when = "press-4.x >> 2"',
+            'active_when = "press-4.x >> 2": ">>" is no comparison; expected one of >, >=, <, <=, ==, !=',
+        ),
         ("window = 10\nhop = 11", "hop = 11: expected at most the window, 10 samples"),
     ],
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import signal as signals
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge_node.cli import main
@@ -99,6 +101,44 @@ def test_labels_of_another_time(tmp_path: Path, day: str, warned: bool, capsys: 
     labels.write_text(f"start,end\n{day}T22:14:00Z,{day}T22:15:00Z\n")
     assert replay(log, "--model", BUNDLE, "--labels", labels) == 0
     assert ("no label lies within the log" in capsys.readouterr().err) is warned
+
+
+def test_a_part_without_anomalies_of_a_log_that_labels_itself(tmp_path: Path, capsys: Capture) -> None:
+    anomaly = np.arange(900) >= 800
+    log = write_csv(tmp_path / "pump.csv", signal(900), anomaly=anomaly)
+    assert replay(log, "--model", BUNDLE) == 0
+    assert capsys.readouterr().err == ""
+    assert replay(log, "--model", BUNDLE, "--rows", "500") == 0
+    said = capsys.readouterr().err
+    assert (
+        "no row of the part asked for is labelled anomalous: there is nothing to compare alerts with" in said
+    )
+    assert "time zone" not in said
+
+
+def test_windows_that_no_model_was_meant_for_are_not_dropped(tmp_path: Path, capsys: Capture) -> None:
+    path = config(tmp_path)
+    path.write_text("".join(line for line in PUMP.splitlines(keepends=True) if "model" not in line))
+    log = write_csv(tmp_path / "pump.csv", signal(300))
+    assert replay(log, "-c", path) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^windows without model +\d+, for limits and sensor checks only$", said, re.M)
+    assert re.search(r"^windows dropped +none$", said, re.M)
+
+
+def test_columns_of_other_devices_are_no_lost_values(tmp_path: Path, capsys: Capture) -> None:
+    """A table that devices share has empty cells; what a device has beside its channels is still counted."""
+    log = tmp_path / "both.csv"
+    lines = [f"t,device,{','.join(CHANNELS)},speed"]
+    for i, (temperature, pressure) in enumerate(signal(300).tolist()):
+        at = 1_700_000_000 + i
+        lines += [f"{at},pump,{temperature:.4f},{pressure:.4f},", f"{at},fan,,,{i}"]
+    log.write_text("\n".join(lines) + "\n")
+    assert replay(log, "-c", config(tmp_path), "--device", "pump") == 0
+    assert re.search(r"^values dropped +none$", capsys.readouterr().out, re.M)
+    log.write_text(log.read_text().replace(",\n", ",7\n", 1))
+    assert replay(log, "-c", config(tmp_path), "--device", "pump") == 0
+    assert re.search(r"^values dropped +300 unknown_channel$", capsys.readouterr().out, re.M)
 
 
 def test_a_log_without_rows(tmp_path: Path, capsys: Capture) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -183,8 +184,8 @@ def test_a_uniform_block_is_cut_at_silences_only() -> None:
 
 
 def test_recordings_keep_their_arrivals() -> None:
-    late = dataclasses.replace(block([1000.0, 1001.0]), arrival_ns=1070 * S)
-    first = dataclasses.replace(block([990.0]), arrival_ns=990 * S)
+    late = msgspec.structs.replace(block([1000.0, 1001.0]), arrival_ns=1070 * S)
+    first = msgspec.structs.replace(block([990.0]), arrival_ns=990 * S)
     items = list(with_clock([first, late], TIMING, arrived=True))
     assert items[0] is first
     assert items[-2] is late

@@ -28,16 +28,41 @@ def figures(said: str, name: str) -> list[float | None]:
     return [None if text == "-" else float(text) for text in found.groups()]
 
 
-@pytest.mark.parametrize("name", ["valve1/8", "valve1/10", "other/1"])
-def test_skab_faults_are_found_by_a_model_of_the_first_400_rows(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+SKAB = [f"valve1/{i}" for i in range(0, 16, 2)] + ["valve2/0", "valve2/2"]
+SKAB += [f"other/{i}" for i in (1, 2, 4, 6, 8, 11, 13)]
+CLEAR = ("valve1/8", "valve1/10", "other/1")
+
+
+def skab_model(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[object, ...]:
+    """The arguments that replay the rest of a recording with a model of its first 400 rows."""
     log = data_path("skab", "data", f"{name}.csv")
     model, device = tmp_path / "model", name.replace("/", "-")
     train = ["train", log, "--features", "slow", "--rows", 400, "--timezone", "UTC", "-o", model]
     assert cloud_sink([str(part) for part in train]) == 0
     assert "effective windows are few" in capsys.readouterr().err
-    replay = (log, "--model", model, "--timezone", "UTC", "--skip-rows", 400, "--device", device)
+    return (log, "--model", model, "--timezone", "UTC", "--skip-rows", 400, "--device", device)
+
+
+@pytest.mark.parametrize("name", SKAB)
+def test_every_faulty_skab_recording_gives_a_model_and_a_replay_that_says_what_would_alert(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replay = skab_model(name, tmp_path, capsys)
+    said = said_by(capsys, *replay)
+    assert re.search(r"^windows scored +[1-9]\d\d$", said, re.M)
+    auc, n_alerts = figures(said, "ROC AUC")[0], len(re.findall(r"^2020-.* raised   ", said, re.M))
+    assert auc is not None
+    assert ("none lasts above the level" in said) == (auc > 0.7 and n_alerts == 0)
+    hint = re.search(r"with --alerts-per-week (\S+) there would be alerts", said)
+    if hint is not None:
+        assert re.search(r"^2020-.* raised   ", said_by(capsys, *replay, "--alerts-per-week", hint[1]), re.M)
+
+
+@pytest.mark.parametrize("name", CLEAR)
+def test_skab_faults_are_found_by_a_model_of_the_first_400_rows(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replay, device = skab_model(name, tmp_path, capsys), name.replace("/", "-")
     said = said_by(capsys, *replay, "--alerts-per-week", 100)
     assert re.search(rf"^2020-\S+ \S+Z  \w+ +raised   {device}: ", said, re.M)
     auc, chance, _ = figures(said, "ROC AUC")

@@ -170,13 +170,73 @@ def test_the_level_is_the_users(log: Path, capsys: pytest.CaptureFixture[str]) -
     )
 
 
+def test_every_alert_about_a_channel_is_counted_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = signal(2000, faults=[FAULT])
+    values[300:400, 0] += 100.0  # beyond its limit, and out of its range
+    values[1500:1700, 1] = values[1500, 1]  # frozen
+    log = write_csv(tmp_path / "pump.csv", values)
+    hot = round(float(values[:, 0].max()) - 50.0)
+    limits = "".join(
+        f'[[device.limit]]\nname = "{name}"\nchannel = "Temperature"\nabove = {hot - i}\n'
+        for i, name in enumerate(("hot", "warm"))
+    )
+    assert replay(log, "-c", _config(tmp_path, limits)) == 0
+    said = capsys.readouterr().out
+    table = said[said.index("channel to blame") :].split("\n\n")[0].splitlines()
+    assert re.split(r"  +", table[0]) == [
+        "channel to blame",
+        "machine alerts",
+        "limit alerts",
+        "sensor alerts",
+        "mean share of machine alerts",
+    ]
+    counts = {row.split()[0]: row.split()[1:4] for row in table[2:]}
+    assert {channel: n[1:] for channel, n in counts.items()} == {
+        "Pressure": ["0", "1"],
+        "Temperature": ["2", "0"],
+    }
+    n_alerts = re.search(r"^alerts +(.*)$", said, re.M)
+    assert n_alerts is not None
+    assert "2 limit" in n_alerts[1]
+    assert "1 sensor" in n_alerts[1]
+
+
+def test_alerts_without_a_machine_alert_have_a_table_of_channels_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = signal(600)
+    values[400:, 0] += 100.0
+    log = write_csv(tmp_path / "pump.csv", values)
+    path = tmp_path / "gateway.toml"
+    path.write_text(
+        '[gateway]\nname = "g"\n[[device]]\nid = "pump"\nmode = "irregular"\ninterval_s = 1\n'
+        f'channels = ["Temperature", "Pressure"]\n[[device.limit]]\nname = "hot"\nchannel = "Temperature"\n'
+        f"above = {round(float(values[:, 0].max()) - 50.0)}\n"
+        '[[device]]\nid = "other"\nchannels = ["x"]\ninterval_s = 1\n'
+    )
+    assert replay(log, "-c", path) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^device +channel to blame +limit alerts$", said, re.M)
+    assert re.search(r"^pump +Temperature +1$", said, re.M)
+    assert "mean share" not in said
+
+
 def test_quiet_alerts_beside_scores_that_tell_say_what_to_try(
     log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert replay(log, "--model", BUNDLE, "--p", 1e-12) == 0
     said = capsys.readouterr().out
     assert re.search(r"^alerts +none$", said, re.M)
-    assert "with more --alerts-per-week there would be alerts" in said
+    hint = re.search(
+        r"none lasts above the level: with --alerts-per-week (\S+) there would be alerts\.$", said
+    )
+    assert hint is not None
+    budget = float(hint[1])
+    for allowed, alerted in ((budget, True), (budget * 0.9, False)):
+        assert replay(log, "--model", BUNDLE, "--alerts-per-week", allowed) == 0
+        assert (re.search(r"^alerts +none$", capsys.readouterr().out, re.M) is None) is alerted
 
 
 def _config(tmp_path: Path, more: str = "") -> Path:

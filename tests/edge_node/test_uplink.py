@@ -390,8 +390,16 @@ def test_a_full_queue_gives_up_summaries_first() -> None:
     assert up.counters().drops["alert", DropReason.DOWN] == 10
     balanced(up)
     lines = [e["event"] for e in logs if e["log_level"] == "warning"]
-    assert lines[0] == "the queue is full: gave up 1 messages, first a summary"
+    assert lines[0] == "the queue is full: gave up one message, of type summary"
     assert lines[-1] == "stopped with 11 messages that the broker did not acknowledge"
+
+
+def test_one_message_is_not_messages() -> None:
+    with capture_logs() as logs:
+        up = Uplink(config(free_port()), TOPICS, status("offline"))
+        up.start()
+        assert up.stop(status("stopped"), 0.1) == 1
+    assert logs[-1]["event"] == "stopped with 1 message that the broker did not acknowledge"
 
 
 def test_a_queue_bounded_in_bytes() -> None:

@@ -10,7 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from models import calibration as calibrations
-from models.calibration import Calibration, fit_calibration, level_for_budget, level_for_p, p_values
+from models.calibration import (
+    Calibration,
+    budget_for_level,
+    fit_calibration,
+    level_for_budget,
+    level_for_p,
+    p_values,
+)
 from models.episode_counts import count_episodes
 from models.episodes import AlertPolicy
 from models.signal import NS_PER_S
@@ -68,6 +75,21 @@ def test_a_larger_budget_is_never_a_stricter_level() -> None:
         assert level.score_clear < level.score_raise
         assert p_values(calibration, np.array([level.score_raise]))[0] == pytest.approx(level.p_raise)
         assert level.extrapolated == (level.alerts_per_week is not None and level.alerts_per_week < 3.02)
+
+
+@pytest.mark.parametrize("p", [1e-200, 1e-9, 1e-4, 1e-3, 1e-2, 0.05])
+def test_the_budget_of_a_level_is_the_least_that_reaches_it(p: float) -> None:
+    calibration = fitted(ar_scores(20_000, 0.9, 3))
+    budget = budget_for_level(calibration, POLICY, HOP_NS, p)
+    assert budget is not None
+    reached, below = (
+        level_for_budget(calibration, POLICY, HOP_NS, b).p_raise for b in (budget, 0.99 * budget)
+    )
+    assert below < p <= reached * (1 + 1e-12)
+
+
+def test_no_budget_reaches_a_level_beyond_the_most_lenient() -> None:
+    assert budget_for_level(fitted(ar_scores(20_000, 0.9, 3)), POLICY, HOP_NS, 0.2) is None
 
 
 def test_persistence_lets_a_level_be_more_lenient() -> None:

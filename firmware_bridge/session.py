@@ -1,0 +1,392 @@
+"""One board on a line, from bytes to runs of samples in UTC: who it is, what was lost, how its clock goes.
+
+Strategy: everything is told apart by what the board says of itself. Samples wait (bounded) for the Hello that explains
+them; row numbers say exactly how many rows are missing; a clock that is not where it should be began anew. The host
+asks for a Hello until it has one, and exchanges TimeSync for as long as the line is up: :meth:`Session.due` says what
+to send and when. Pure: bytes and times in, values out; nothing that arrives raises.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from firmware_bridge import framing, protocol
+from firmware_bridge.device_clock import DeviceClock, UtcOffset
+from firmware_bridge.framing import FrameDecoder
+from firmware_bridge.protocol import (
+    U16,
+    U32,
+    Ack,
+    Cause,
+    Command,
+    Counts,
+    Event,
+    Hello,
+    Op,
+    Refusal,
+    TimeSync,
+)
+from firmware_bridge.runs import DATA_AT, Bodies, Run
+from models.signal import NS_PER_S, Clock
+
+MAX_HELD_BYTES = 1 << 18  # of Samples that wait for their Hello
+HELLO_RETRY_NS = NS_PER_S // 2
+SYNC_BURST = 8  # exchanges at once to begin with,
+SYNC_BURST_NS = NS_PER_S // 20
+SYNC_NS = NS_PER_S // 2  # then regularly
+SYNC_TIMEOUT_NS = 5 * NS_PER_S
+RESET_US = 2_000_000  # a clock further from where it should be than this began anew,
+NEW_CONFIG_US = 100_000  # or than this, where the configuration is a new one too
+SYNCED_NS = 5_000_000.0  # error bound from which a block's time counts as disciplined
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Consecutive rows of one configuration: ``counts`` [n, c] as sent. ``start_ns``: UTC of the first; with an
+    irregular board ``time_ns`` int64[n] is each row's. ``error_ns``: how far that may be off; None: not known.
+    ``index``: number of the first row, modulo 2^32; ``device_us``: what the board's clock, unwrapped, read then."""
+
+    hello: Hello
+    counts: Counts
+    start_ns: int
+    time_ns: NDArray[np.int64] | None
+    arrival_ns: int
+    clock: Clock
+    error_ns: float | None
+    index: int
+    device_us: int
+
+    def to_si(self) -> NDArray[np.float64]:
+        """The values float64[n, c] in the units that the Hello names."""
+        channels = self.hello.channels
+        scale = np.array([channel.scale for channel in channels])
+        values: NDArray[np.float64] = self.counts * scale + np.array([c.offset for c in channels])
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Rows that the board sent and nobody got, before the next :class:`Rows`."""
+
+    n_rows: int
+    n_channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """A Hello, and whether it is the first of a new configuration or boot."""
+
+    hello: Hello
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The board's clock began anew."""
+
+    off_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """An Event of the board, with its UTC."""
+
+    event: Event
+    at_ns: int
+
+
+Item = Rows | Lost | Greeting | Reset | Logged | Ack | Refusal
+
+
+@dataclass(slots=True)
+class SessionCounters:
+    n_bytes: int = 0
+    n_frames: int = 0
+    n_rows: int = 0
+    n_lost_frames: int = 0
+    n_lost_rows: int = 0
+    n_repeated_rows: int = 0
+    n_unexplained_rows: int = 0  # no Hello came for them in time
+    n_resets: int = 0
+    n_clock_steps: int = 0  # of the host
+    n_asked: int = 0  # for the time,
+    n_exchanges: int = 0  # and answered
+    damage: Counter[str] = field(default_factory=Counter)  # framing.Damage and protocol.Cause
+
+
+class Session:
+    """The host's end of one line. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.hello: Hello | None = None
+        self.counters = SessionCounters()
+        self._last_hello: Hello | None = None  # ``hello`` is None while a newer one is awaited
+        self._decoder = FrameDecoder()
+        self._clock = DeviceClock()
+        self._utc = UtcOffset()
+        self._held: deque[bytes] = deque()
+        self._held_bytes = 0
+        self._next_index: int | None = None
+        self._last_seq: int | None = None
+        self._seq = 0
+        self._last_time_ns: int | None = None
+        self._asked_ns: int | None = None
+        self._synced_ns: int | None = None
+        self._tokens: dict[int, int] = {}
+        self._token = 0
+        self._command_id = 0
+        self._refused_version = False
+
+    @property
+    def error_ns(self) -> float | None:
+        """Bound on how far the board's time is known to be off; None before the first exchange."""
+        return self._clock.error_ns
+
+    @property
+    def skew_ppm(self) -> float | None:
+        return None if self._clock.fit is None else self._clock.fit.skew * 1e6
+
+    def receive(self, data: bytes, mono_ns: int, utc_ns: int) -> list[Item]:
+        """What ``data``, read at ``mono_ns``, completes, in order."""
+        bodies = self._decoder.feed(data)
+        counters = self.counters
+        counters.n_bytes += len(data)
+        counters.n_frames += len(bodies)
+        if self._decoder.damage:
+            self._took_damage()
+        if not bodies:
+            return []
+        items: list[Item] = []
+        offset = self._utc.at(mono_ns, utc_ns)
+        counters.n_clock_steps = self._utc.n_steps
+        if min(map(len, bodies)) < protocol.HEADER.size:
+            short = [body for body in bodies if len(body) < protocol.HEADER.size]
+            for body in short:
+                self._message(body, mono_ns, offset, utc_ns, items)
+            bodies = [body for body in bodies if len(body) >= protocol.HEADER.size]
+            if not bodies:
+                return items
+        batch = Bodies(bodies)
+        counters.n_lost_frames += batch.n_lost(self._last_seq)
+        self._last_seq = int(batch.seqs[-1])
+        for first, end, samples in batch.stretches():
+            if samples:
+                self._samples(batch, first, end, bodies, mono_ns, offset, utc_ns, items)
+            else:
+                self._message(bodies[first], mono_ns, offset, utc_ns, items)
+        return items
+
+    def due(self, mono_ns: int) -> list[bytes]:
+        """Frames to send now: call it at least every ``SYNC_BURST_NS`` to begin with, later as often as reads
+        return. A board that cannot hear answers none, and its clock is taken from when its frames arrive."""
+        frames = []
+        if self.hello is None and (self._asked_ns is None or mono_ns - self._asked_ns >= HELLO_RETRY_NS):
+            self._asked_ns = mono_ns
+            frames.append(self.command(Op.IDENTIFY)[1])
+        every = (
+            SYNC_BURST_NS
+            if self._clock.n_exchanges < SYNC_BURST and self._token < 4 * SYNC_BURST
+            else SYNC_NS
+        )
+        if self._synced_ns is None or mono_ns - self._synced_ns >= every:
+            self._synced_ns = mono_ns
+            self._tokens = {t: at for t, at in self._tokens.items() if mono_ns - at < SYNC_TIMEOUT_NS}
+            self._token = (self._token + 1) % U16
+            self._tokens[self._token] = mono_ns
+            self.counters.n_asked += 1
+            frames.append(self._frame(TimeSync(self._token)))
+        return frames
+
+    def command(self, op: Op, rate_hz: Fraction | None = None) -> tuple[int, bytes]:
+        """(id that the Ack will carry, the frame to send)."""
+        self._command_id = (self._command_id + 1) % U16
+        return self._command_id, self._frame(Command(self._command_id, op, rate_hz))
+
+    def disconnected(self) -> None:
+        """The port is gone: what comes next is another stream, of the same board or another one. Row numbers say how
+        many rows passed meanwhile if it is the same boot of the same board."""
+        self._decoder.reset()
+        self._tokens.clear()
+        self._asked_ns = self._synced_ns = self._last_seq = None
+        self._drop_held()
+        self._took_damage()
+
+    def _frame(self, message: Command | TimeSync) -> bytes:
+        self._seq = (self._seq + 1) % U16
+        return framing.encode(protocol.encode(message, self._seq))
+
+    def _message(self, body: bytes, mono_ns: int, offset: int, utc_ns: int, items: list[Item]) -> None:
+        message = protocol.parse(body)
+        match message:
+            case Refusal():
+                self.counters.damage[message.cause] += 1
+                if message.cause is not Cause.UNKNOWN_VERSION or not self._refused_version:
+                    items.append(message)
+                self._refused_version |= message.cause is Cause.UNKNOWN_VERSION
+            case Hello():
+                self._greet(message, mono_ns, items)
+                held = self._explained(message.config_id)
+                if held:
+                    self._samples(Bodies(held), 0, len(held), held, mono_ns, offset, utc_ns, items)
+            case TimeSync(reply=True):
+                self._answered(message, mono_ns, items)
+            case Event():
+                us = self._unwrap(message.at_us, mono_ns, items)
+                self._clock.hear(us, mono_ns)
+                items.append(Logged(message, self._clock.at(us) + offset))
+            case Ack():
+                items.append(message)
+            case _:
+                pass  # what only a host sends: an echo
+
+    def _greet(self, hello: Hello, mono_ns: int, items: list[Item]) -> None:
+        before = self._last_hello
+        new = before is None or _kind(before) != _kind(hello)
+        # Another configuration may be another boot: the clock is then held to account more strictly.
+        us = self._unwrap(hello.now_us, mono_ns, items, NEW_CONFIG_US if new else RESET_US)
+        self._clock.hear(us, mono_ns)
+        if new:
+            self._next_index = None
+        self.hello = self._last_hello = hello
+        items.append(Greeting(hello, new))
+
+    def _answered(self, sync: TimeSync, mono_ns: int, items: list[Item]) -> None:
+        sent_ns = self._tokens.pop(sync.token, None)
+        if sent_ns is None:
+            return
+        received = self._unwrap(sync.received_us, mono_ns, items)
+        replied = received + (sync.sent_us - sync.received_us) % U32
+        self._clock.exchange(sent_ns, mono_ns, received, replied)
+        self._clock.hear(replied, mono_ns)
+        self.counters.n_exchanges += 1
+
+    def _unwrap(self, us: int, mono_ns: int, items: list[Item], most_us: int = RESET_US) -> int:
+        """Device time on its line; a clock that is far from where it should be begins a new one."""
+        unwrapped, off = self._clock.unwrap(us, mono_ns)
+        if abs(off) <= most_us:
+            return unwrapped
+        self._clock = DeviceClock()
+        self._tokens.clear()
+        self._synced_ns = None
+        self.counters.n_resets += 1
+        items.append(Reset(off))
+        return self._clock.unwrap(us, mono_ns)[0]
+
+    def _samples(
+        self,
+        batch: Bodies,
+        first: int,
+        end: int,
+        bodies: list[bytes],
+        mono_ns: int,
+        offset: int,
+        utc_ns: int,
+        items: list[Item],
+    ) -> None:
+        runs, refused = batch.runs(first, end)
+        for refusal in refused:
+            self.counters.damage[refusal.cause] += 1
+            items.append(refusal)
+        hello = self.hello
+        if hello is None or any(run.config_id != hello.config_id for run in runs):
+            self._explain(bodies[first:end], runs, mono_ns, offset, utc_ns, items)
+            return
+        for run in runs:
+            self._run(run, hello, mono_ns, offset, utc_ns, items)
+
+    def _explain(
+        self, bodies: list[bytes], runs: list[Run], mono_ns: int, offset: int, utc_ns: int, items: list[Item]
+    ) -> None:
+        """Runs of which some are of a configuration that no Hello has explained yet: those wait."""
+        for run in runs:
+            if self.hello is not None and run.config_id == self.hello.config_id:
+                self._run(run, self.hello, mono_ns, offset, utc_ns, items)
+        known = None if self.hello is None else self.hello.config_id
+        for body in bodies:
+            if _config_of(body) != known and not isinstance(protocol.parse(body), Refusal):
+                self._held.append(body)
+                self._held_bytes += len(body)
+        while self._held_bytes > MAX_HELD_BYTES:
+            dropped = self._held.popleft()
+            self._held_bytes -= len(dropped)
+            self.counters.n_unexplained_rows += dropped[8] | dropped[9] << 8
+        if known is not None:
+            self.hello = None  # ask for the new one
+
+    def _explained(self, config_id: int) -> list[bytes]:
+        """What waited for the Hello of ``config_id``. What waited for another one came before this: it will not come."""
+        explained = [body for body in self._held if _config_of(body) == config_id]
+        self._held = deque(body for body in self._held if _config_of(body) != config_id)
+        self._drop_held()
+        return explained
+
+    def _drop_held(self) -> None:
+        self.counters.n_unexplained_rows += sum(body[8] | body[9] << 8 for body in self._held)
+        self._held.clear()
+        self._held_bytes = 0
+
+    def _run(self, run: Run, hello: Hello, mono_ns: int, offset: int, utc_ns: int, items: list[Item]) -> None:
+        n, c = run.counts.shape
+        text = None
+        if c != len(hello.channels):
+            text = f"SAMPLES of {c} channels, the Hello names {len(hello.channels)}"
+        elif hello.rate_hz is None and n > len(run.first_us):
+            text = f"SAMPLES of {n // len(run.first_us)} rows a frame, the Hello names no rate: each row needs its own time"
+        if text is not None:
+            self.counters.damage[Cause.MALFORMED] += 1
+            items.append(Refusal(Cause.MALFORMED, text))
+            return
+        # What is sent when a frame is full was begun long before: its newest row tells how its clock goes.
+        age_us = (int(run.first_us[-1]) - int(run.first_us[0])) % U32
+        if hello.rate_hz is not None:
+            age_us += int((n // len(run.first_us) - 1) * 1_000_000 / hello.rate_hz)
+        newest = self._unwrap((int(run.first_us[0]) + age_us) % U32, mono_ns, items)
+        first = newest - age_us
+        if self._next_index is not None:
+            missing = (run.index - self._next_index) % U32
+            if 0 < missing < U32 // 2:
+                self.counters.n_lost_rows += missing
+                items.append(Lost(missing, c))
+            elif missing:
+                self.counters.n_repeated_rows += min(n, U32 - missing)
+        self._next_index = (run.index + n) % U32
+        self.counters.n_rows += n
+        self._clock.hear(newest, mono_ns)
+        time_ns = None
+        if hello.rate_hz is None:
+            us = first + (run.first_us - run.first_us[0]) % U32
+            time_ns = np.array([self._clock.at(int(u)) for u in us], np.int64) + offset
+            start_ns = int(time_ns[0])
+        else:
+            start_ns = self._clock.at(first) + offset
+        if self._last_time_ns is not None and 0 < self._last_time_ns - start_ns < NS_PER_S:
+            start_ns = self._last_time_ns  # never back, however the host's clock was slewed meanwhile
+        span = 0 if hello.rate_hz is None else int((n - 1) * NS_PER_S / hello.rate_hz)
+        self._last_time_ns = start_ns + span if time_ns is None else int(time_ns[-1])
+        error_ns = self.error_ns
+        if error_ns is None:
+            clock = Clock.ARRIVAL
+        else:
+            clock = Clock.SYNCED if error_ns <= SYNCED_NS else Clock.DEVICE
+        rows = Rows(hello, run.counts, start_ns, time_ns, utc_ns, clock, error_ns, run.index, first)
+        items.append(rows)
+
+    def _took_damage(self) -> None:
+        for damage, n in self._decoder.damage.items():
+            self.counters.damage[damage] += n
+        self._decoder.damage.clear()
+
+
+def _config_of(body: bytes) -> int:
+    """config_id of a Samples body; -1 where it is too short for one."""
+    return body[4] | body[5] << 8 if len(body) >= DATA_AT else -1
+
+
+def _kind(hello: Hello) -> tuple[object, ...]:
+    """What is another one after a boot, or of another board: two may well have begun to count their boots alike."""
+    return hello.config_id, hello.serial, hello.channels, hello.rate_hz
