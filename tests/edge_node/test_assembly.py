@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -106,7 +106,7 @@ def test_what_saturates_shows_in_the_metric_and_in_the_alert(tmp_path: Path) -> 
     noise = np.random.default_rng(7).normal(size=(600, window.shape[1]))
     values = (window.mean(axis=0) + window.std(axis=0) * noise).astype(np.float32)
     values[300:] *= 3
-    healthy, fault = (dataclasses.replace(_rows(300, i), values=values[i : i + 300]) for i in (0, 300))
+    healthy, fault = (msgspec.structs.replace(_rows(300, i), values=values[i : i + 300]) for i in (0, 300))
 
     def saturated() -> float:
         (family,) = [f for f in families(core, {}, {}, None, 0, {}) if f.name == "saturated_outputs"]
