@@ -95,14 +95,24 @@ def test_what_the_configuration_calls_invalid_is_not_trained_on(tmp_path: Path) 
     assert load_bundle(tmp_path / "m").manifest.training.set_aside["sensor_fault"] > 0
 
 
-def test_windows_are_held_together_as_the_configuration_says(tmp_path: Path, capsys: Capture) -> None:
-    """A value every eight seconds on a grid of one: by default none would be held for so long."""
-    for name, time in (("default", TimeOptions()), ("held", TimeOptions(hold_s=10))):
+def test_windows_are_held_together_as_the_configuration_says_or_as_the_recording_needs(
+    tmp_path: Path,
+) -> None:
+    """A value every eight seconds on a grid of one: by default it is held over the seven that have none."""
+    for name, time, hold_s in (("default", TimeOptions(), 7.0), ("held", TimeOptions(hold_s=10), 10.0)):
         device = msgspec.structs.replace(PRESS, time=time)
         sparse = record(tmp_path / f"{name}.jsonl", device, every=8)
-        assert train(sparse, out=tmp_path / name) == (0 if name == "held" else REFUSED)
+        assert train(sparse, out=tmp_path / name) == 0
+        manifest = load_bundle(tmp_path / name).manifest
+        assert manifest.training.n_windows > 800
+        assert manifest.time_policy.hold_s == hold_s
+
+
+def test_values_are_held_no_longer_than_the_configuration_says(tmp_path: Path, capsys: Capture) -> None:
+    device = msgspec.structs.replace(PRESS, time=TimeOptions(hold_s=5))
+    sparse = record(tmp_path / "short.jsonl", device, every=8)
+    assert train(sparse, out=tmp_path / "short") == REFUSED
     assert "every window was set aside" in capsys.readouterr().err
-    assert load_bundle(tmp_path / "held").manifest.training.n_windows > 800
 
 
 def one_line(capsys: Capture) -> str:
