@@ -41,7 +41,6 @@ Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Baud = Annotated[int, msgspec.Meta(ge=50, le=20_000_000)]
-VidPid = Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{4}:[0-9a-fA-F]{4}$")]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -157,7 +156,7 @@ class SerialSource(
     protocol: Literal["framed", "lines"] = "framed"
     port: Name | None = None
     usb_serial: Name | None = None
-    vid_pid: VidPid | None = None
+    vid_pid: Name | None = None
     by_path: Name | None = None
     board: Name | None = None
     baud: Baud = 115200
@@ -189,7 +188,7 @@ class ModbusSource(
     tcp_port: Port = 502
     port: Name | None = None
     usb_serial: Name | None = None
-    vid_pid: VidPid | None = None
+    vid_pid: Name | None = None
     by_path: Name | None = None
     baud: Baud = 9600
     parity: Literal["N", "E", "O"] = "E"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
+from edge_node.config_payload import check_format
 from edge_node.config_schema import ModbusSource, SerialSource
 from edge_node.config_validation import Problem, nearest
 from edge_node.sources.payload_spec import PayloadSpec
@@ -11,11 +13,9 @@ from edge_node.toml_positions import KeyPath
 
 Channels = Mapping[str, tuple[str, ...]]  # device id -> its channels
 
+_VID_PID = re.compile("[0-9a-fA-F]{4}:[0-9a-fA-F]{4}")
 _NAMES = ("port", "usb_serial", "vid_pid", "by_path", "board")
-_FOR_LINES = tuple(
-    name for name in PayloadSpec.__struct_fields__ if name not in ("channels", "max_payload_bytes")
-)
-_DEFAULTS = PayloadSpec()
+_FOR_LINES = tuple(name for name in PayloadSpec.__struct_fields__ if name != "channels")
 
 
 def check_serial(source: SerialSource, at: KeyPath, known: Channels) -> Iterator[Problem]:
@@ -26,20 +26,57 @@ def check_serial(source: SerialSource, at: KeyPath, known: Channels) -> Iterator
             "`firmware-bridge list` shows what is there"
         )
         yield Problem(at, text)
+    yield from _check_vid_pid(source.vid_pid, at)
     yield from _check_device(source.device, (*at, "device"), known)
+    called: dict[str, str] = {}
     for channel, key in source.channels.items():
-        yield from _check_channel(source.device, channel, (*at, "channels", channel), key, known)
+        path = (*at, "channels", channel)
+        yield from _check_channel(source.device, channel, path, key, known)
+        if key in called:
+            yield Problem(path, f'is mapped to channel "{called[key]}" too', key, True)
+        called.setdefault(key, channel)
     if source.reconnect_min_s > source.reconnect_max_s:
         text = f"expected at most reconnect_max_s = {source.reconnect_max_s:g}"
         yield Problem((*at, "reconnect_min_s"), text, source.reconnect_min_s, True)
-    if source.protocol == "framed":
-        for name in _FOR_LINES:
-            if getattr(source, name) != getattr(_DEFAULTS, name):
-                yield Problem((*at, name), 'is only for protocol = "lines", and this one is "framed"')
-    elif source.board is not None:
+    if source.protocol == "lines":
+        yield from _check_lines(source, at, known)
+        return
+    defaults = SerialSource(device=source.device)
+    for name in _FOR_LINES:
+        if getattr(source, name) != getattr(defaults, name):
+            yield Problem((*at, name), 'is only for protocol = "lines", and this one is "framed"')
+
+
+def _check_lines(source: SerialSource, at: KeyPath, known: Channels) -> Iterator[Problem]:
+    if source.board is not None:
         yield Problem((*at, "board"), 'is only for protocol = "framed": lines do not say whose they are')
-    elif source.format == "packed":
+    if source.format == "packed":
         yield Problem((*at, "format"), "a packed block is no line of text", "packed", True)
+        return
+    yield from check_format(source, at)
+    if source.device_key is not None:
+        yield Problem((*at, "device_key"), "all lines of a port are of its device", source.device_key, True)
+    if source.header:
+        text = "who joins a line late has missed its first one: name the columns with columns = [...]"
+        yield Problem((*at, "header"), text, True, True)
+    n_channels = len(source.channels or known.get(source.device, ()))
+    if source.format == "number" and n_channels > 1:
+        text = f"a bare number is of one channel, and here are {n_channels}: name one in channels = {{...}}"
+        yield Problem((*at, "format"), text, "number", True)
+
+
+def check_ports(sources: Sequence[tuple[int, SerialSource | ModbusSource]]) -> Iterator[Problem]:
+    """Two sources cannot have one port."""
+    owners: dict[tuple[str, str], str] = {}
+    for i, source in sources:
+        for key in ("port", "usb_serial", "by_path"):
+            value = getattr(source, key)
+            if value is None:
+                continue
+            if (key, value) in owners:
+                text = f'source "{owners[key, value]}" has this port already'
+                yield Problem(("source", i, key), text, value, True)
+            owners.setdefault((key, value), source.name)
 
 
 def check_modbus(source: ModbusSource, at: KeyPath, known: Channels) -> Iterator[Problem]:
@@ -48,6 +85,7 @@ def check_modbus(source: ModbusSource, at: KeyPath, known: Channels) -> Iterator
     if (source.host is None) == (not serial_names):
         text = "give either host (Modbus TCP) or a serial port: port, usb_serial, vid_pid or by_path"
         yield Problem(at, text)
+    yield from _check_vid_pid(source.vid_pid, at)
     if not source.register:
         yield Problem(at, "[[source.register]] is missing: what is to be read?")
     seen: set[tuple[str, str]] = set()
@@ -66,8 +104,19 @@ def check_modbus(source: ModbusSource, at: KeyPath, known: Channels) -> Iterator
             )
         if register.address + register.n_words > 65536:
             yield Problem((*where, "address"), "the value reaches beyond 65535", register.address, True)
+        if source.host is None and register.slave == 0:
+            text = "no slave of a serial line has this number: 0 calls them all, and none answers"
+            yield Problem((*where, "slave"), text, 0, True)
+        if register.counter and (register.is_bit or register.type == "bit"):
+            yield Problem((*where, "counter"), "a single bit counts nothing")
         if register.scale == 0:
             yield Problem((*where, "scale"), "expected anything but 0", register.scale, True)
+
+
+def _check_vid_pid(value: str | None, at: KeyPath) -> Iterator[Problem]:
+    if value is not None and not _VID_PID.fullmatch(value):
+        text = 'expected vendor and product as lsusb shows them, such as "1a86:7523"'
+        yield Problem((*at, "vid_pid"), text, value, True)
 
 
 def _check_device(device: str, path: KeyPath, known: Channels) -> Iterator[Problem]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from glob import glob
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from edge_node.config_payload import check_format, check_timezone
 from edge_node.config_schema import (
     CHANNEL_LEVEL,
     DEVICE_LEVEL,
@@ -18,31 +18,14 @@ from edge_node.config_schema import (
     Source,
     Uplink,
 )
-from edge_node.config_serial import check_modbus, check_serial
+from edge_node.config_serial import check_modbus, check_ports, check_serial
 from edge_node.config_validation import Problem, nearest
-from edge_node.sources.payload_spec import PayloadSpec
 from edge_node.toml_positions import KeyPath
 from models.topics import check_level, filters_overlap
 
 Channels = Mapping[str, tuple[str, ...]]  # device id -> its channels
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-
-# Options of some formats: given with another they would be ignored, so they are refused.
-_ONLY_FOR = {
-    "time_key": ("json", "csv"),
-    "device_key": ("json", "csv", "influx"),
-    "rate_key": ("json",),
-    "period_key": ("json",),
-    "rows_key": ("json",),
-    "value_key": ("json",),
-    "columns": ("csv",),
-    "header": ("csv",),
-    "separator": ("csv",),
-    "measurement": ("influx",),
-    "tags": ("influx",),
-}
-_DEFAULTS = PayloadSpec()
 
 
 def check_broker(broker: Broker, path: KeyPath) -> Iterator[Problem]:
@@ -103,6 +86,7 @@ def check_sources(
     sources: Sequence[tuple[int, Source]], uplink: Uplink | None, known: Channels
 ) -> Iterator[Problem]:
     """All that is wrong with the sources and between them; ``known``: device id -> channels."""
+    yield from check_ports([(i, s) for i, s in sources if isinstance(s, SerialSource | ModbusSource)])
     names: set[str] = set()
     mapped: dict[tuple[str, str], str] = {}
     for i, source in sources:
@@ -151,17 +135,7 @@ def _check_replay(source: ReplaySource, at: KeyPath, known: Channels) -> Iterato
             yield Problem((*at, "paths", k), "there is no such file", str(path), True)
     if source.device_id is not None and source.device_id not in known:
         yield _unknown_device((*at, "device_id"), source.device_id, known)
-    yield from _check_timezone(source.timezone, at)
-
-
-def _check_timezone(name: str | None, at: KeyPath) -> Iterator[Problem]:
-    if name is None:
-        return
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        text = 'unknown time zone: expected a name such as "Europe/Berlin" or "UTC"'
-        yield Problem((*at, "timezone"), text, name, True)
+    yield from check_timezone(source.timezone, at)
 
 
 def _unknown_device(path: KeyPath, name: str, known: Channels) -> Problem:
@@ -188,17 +162,7 @@ def _check_subscription(sub: MqttSubscription, at: KeyPath, known: Channels) -> 
         if device not in known:
             yield _unknown_device((*at, "devices", name), device, known)
     yield from _check_channels(sub, at, known)
-    for key, wanted in _ONLY_FOR.items():
-        if sub.format not in wanted and getattr(sub, key) != getattr(_DEFAULTS, key):
-            formats = " or ".join(f'"{name}"' for name in wanted)
-            text = f'is only for format = {formats}, and this one is "{sub.format}"'
-            yield Problem((*at, key), text)
-    given = [k for k in ("rate_key", "period_key", "rate_hz") if getattr(sub, k) is not None]
-    if len(given) > 1:
-        yield Problem((*at, given[1]), f"give either this or {given[0]}")
-    if sub.timezone is not None and sub.time_unit != "iso":
-        yield Problem((*at, "timezone"), 'is only for time_unit = "iso"', sub.timezone, True)
-    yield from _check_timezone(sub.timezone, at)
+    yield from check_format(sub, at)
 
 
 def _check_topic(sub: MqttSubscription, path: KeyPath) -> Iterator[Problem]:

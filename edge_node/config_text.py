@@ -96,7 +96,7 @@ def _label(path: KeyPath, names: Mapping[KeyPath, str]) -> tuple[str, str]:
     n = 2 if len(path) > 1 and isinstance(path[1], int) else 1
     name = names.get(path[:n])
     label = f"[[{path[0]}]]" if n == 2 else f"[{path[0]}]"
-    if path[2:3] in (("subscribe",), ("limit",)) and len(path) > 3:
+    if path[2:3] in (("subscribe",), ("register",), ("limit",)) and len(path) > 3:
         label, n = f"[[{path[0]}.{path[2]}]]", 4
     if name is not None:
         label += f' of "{name}"' if n == 4 else f' "{name}"'

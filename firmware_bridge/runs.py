@@ -19,6 +19,9 @@ from firmware_bridge import protocol
 from firmware_bridge.protocol import U16, U32, Counts, Refusal, Samples, Type
 
 DATA_AT = protocol.HEADER.size + 16  # where a Samples body's values begin
+KIND_AT = protocol.HEADER.size  # of a TimeSync: whether it asks or answers
+_MOST_LOST = 4096  # frames at once: a number further ahead is one that began anew
+_REPEATED = 64  # a number at most so far back is one that was seen already
 _FIXED = np.array([0, 1, 4, 5, 6, 7, 8, 9])  # bytes of a Samples body that say what it is
 
 
@@ -44,13 +47,32 @@ class Bodies:
         self._bytes = np.frombuffer(self._blob, np.uint8)
         self.seqs = self._byte(2) | self._byte(3) << 8
 
-    def n_lost(self, last_seq: int | None) -> int:
-        """How many frames are missing before and between these, by their sequence numbers; ``last_seq`` came before
-        them (None: it is not known). A number that was seen already, or is far off, is a restart or a repetition:
-        nothing is known to be lost."""
-        seqs = self.seqs if last_seq is None else np.concatenate([[last_seq], self.seqs])
+    def n_lost(self, last_seq: int | None) -> tuple[int, int | None]:
+        """(How many frames are missing before and between these, by their sequence numbers; the number to go on from).
+        ``last_seq`` came before them; None: it is not known. A number that was just seen is a repetition, one that is far
+        off a restart: nothing is known to be lost. What only a host sends is an echo, with numbers of its own."""
+        seqs = self.seqs
+        types = self._byte(1)
+        echoed = types == Type.COMMAND
+        for i in np.flatnonzero(types == Type.TIME_SYNC).tolist():
+            body = self._bodies[i]
+            echoed[i] = len(body) > KIND_AT and body[KIND_AT] == 0
+        if echoed.any():
+            seqs = seqs[~echoed]
+        if last_seq is not None:
+            seqs = np.concatenate([[last_seq], seqs])
+        if not len(seqs):
+            return 0, last_seq
         steps = (np.diff(seqs) - 1) % U16
-        return int(steps[steps < U16 // 2].sum())
+        if (steps <= _MOST_LOST).all():
+            return int(steps.sum()), int(seqs[-1])
+        n, last = 0, int(seqs[0])
+        for seq in seqs[1:].tolist():
+            step = (seq - last - 1) % U16
+            if step < U16 - _REPEATED:
+                n += step if step <= _MOST_LOST else 0
+                last = seq
+        return n, last
 
     def stretches(self) -> Iterator[tuple[int, int, bool]]:
         """(first, end, whether they are Samples) of bodies that belong together; all others come one by one."""

@@ -9,13 +9,14 @@ to send and when. Pure: bytes and times in, values out; nothing that arrives rai
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
 from firmware_bridge import framing, protocol
+from firmware_bridge.clock_fit import MAX_SKEW
 from firmware_bridge.device_clock import DeviceClock, UtcOffset
 from firmware_bridge.framing import FrameDecoder
 from firmware_bridge.protocol import (
@@ -42,6 +43,11 @@ SYNC_NS = NS_PER_S // 2  # then regularly
 SYNC_TIMEOUT_NS = 5 * NS_PER_S
 RESET_US = 2_000_000  # a clock further from where it should be than this began anew,
 NEW_CONFIG_US = 100_000  # or than this, where the configuration is a new one too
+PACE_US = 100_000  # by which frames may be off the pace of their row numbers,
+PACE = 0.02  # and this share of the time between them
+MAX_EVENT_AGE_US = 10_000_000  # that an event may have waited for its turn
+CLOCK_STEP_NS = 4_000_000  # some boards count no finer
+MAX_SPAN_US = U32 // 2  # of a frame: what takes longer cannot be told from what wrapped
 SYNCED_NS = 5_000_000.0  # error bound from which a block's time counts as disciplined
 
 
@@ -129,9 +135,12 @@ class Session:
         self._decoder = FrameDecoder()
         self._clock = DeviceClock()
         self._utc = UtcOffset()
-        self._held: deque[bytes] = deque()
+        self._held: deque[tuple[bytes, int]] = deque()  # and when it came, monotonic ns
         self._held_bytes = 0
         self._next_index: int | None = None
+        self._newest: tuple[int, int, int] | None = (
+            None  # number of the last row, its device time, span of its frame
+        )
         self._last_seq: int | None = None
         self._seq = 0
         self._last_time_ns: int | None = None
@@ -139,6 +148,7 @@ class Session:
         self._synced_ns: int | None = None
         self._tokens: dict[int, int] = {}
         self._token = 0
+        self._n_burst = 0  # questions since the line or the clock is new
         self._command_id = 0
         self._refused_version = False
 
@@ -172,8 +182,8 @@ class Session:
             if not bodies:
                 return items
         batch = Bodies(bodies)
-        counters.n_lost_frames += batch.n_lost(self._last_seq)
-        self._last_seq = int(batch.seqs[-1])
+        n_lost, self._last_seq = batch.n_lost(self._last_seq)
+        counters.n_lost_frames += n_lost
         for first, end, samples in batch.stretches():
             if samples:
                 self._samples(batch, first, end, bodies, mono_ns, offset, utc_ns, items)
@@ -188,15 +198,13 @@ class Session:
         if self.hello is None and (self._asked_ns is None or mono_ns - self._asked_ns >= HELLO_RETRY_NS):
             self._asked_ns = mono_ns
             frames.append(self.command(Op.IDENTIFY)[1])
-        every = (
-            SYNC_BURST_NS
-            if self._clock.n_exchanges < SYNC_BURST and self._token < 4 * SYNC_BURST
-            else SYNC_NS
-        )
+        bursting = self._clock.n_exchanges < SYNC_BURST and self._n_burst < 4 * SYNC_BURST
+        every = SYNC_BURST_NS if bursting else SYNC_NS
         if self._synced_ns is None or mono_ns - self._synced_ns >= every:
             self._synced_ns = mono_ns
             self._tokens = {t: at for t, at in self._tokens.items() if mono_ns - at < SYNC_TIMEOUT_NS}
             self._token = (self._token + 1) % U16
+            self._n_burst += 1
             self._tokens[self._token] = mono_ns
             self.counters.n_asked += 1
             frames.append(self._frame(TimeSync(self._token)))
@@ -208,11 +216,14 @@ class Session:
         return self._command_id, self._frame(Command(self._command_id, op, rate_hz))
 
     def disconnected(self) -> None:
-        """The port is gone: what comes next is another stream, of the same board or another one. Row numbers say how
-        many rows passed meanwhile if it is the same boot of the same board."""
+        """The port is gone: what comes next is another stream, of the same board or another one, which its Hello will
+        say. Row numbers say how many rows passed meanwhile if it is the same boot of the same board."""
         self._decoder.reset()
         self._tokens.clear()
+        self.hello = None
         self._asked_ns = self._synced_ns = self._last_seq = None
+        self._n_burst = 0
+        self._refused_version = False
         self._drop_held()
         self._took_damage()
 
@@ -230,15 +241,12 @@ class Session:
                 self._refused_version |= message.cause is Cause.UNKNOWN_VERSION
             case Hello():
                 self._greet(message, mono_ns, items)
-                held = self._explained(message.config_id)
-                if held:
-                    self._samples(Bodies(held), 0, len(held), held, mono_ns, offset, utc_ns, items)
+                for bodies, came_ns in self._explained(message.config_id):
+                    self._samples(Bodies(bodies), 0, len(bodies), bodies, came_ns, offset, utc_ns, items)
             case TimeSync(reply=True):
                 self._answered(message, mono_ns, items)
             case Event():
-                us = self._unwrap(message.at_us, mono_ns, items)
-                self._clock.hear(us, mono_ns)
-                items.append(Logged(message, self._clock.at(us) + offset))
+                items.append(Logged(message, self._time_of(message.at_us, mono_ns) + offset))
             case Ack():
                 items.append(message)
             case _:
@@ -246,12 +254,19 @@ class Session:
 
     def _greet(self, hello: Hello, mono_ns: int, items: list[Item]) -> None:
         before = self._last_hello
-        new = before is None or _kind(before) != _kind(hello)
+        new = before is None or replace(before, now_us=hello.now_us) != hello
+        if before is not None and before.serial != hello.serial:
+            self._clock = DeviceClock()  # another board's, whatever it reads
+            self._n_burst = 0
         # Another configuration may be another boot: the clock is then held to account more strictly.
-        us = self._unwrap(hello.now_us, mono_ns, items, NEW_CONFIG_US if new else RESET_US)
-        self._clock.hear(us, mono_ns)
+        most_us = RESET_US
         if new:
-            self._next_index = None
+            self._next_index = self._newest = None
+            most_us = NEW_CONFIG_US
+        us = self._in_pace(hello.now_us)
+        if us is None:
+            us = self._unwrap(hello.now_us, mono_ns, items, most_us)
+        self._clock.hear(us, mono_ns)
         self.hello = self._last_hello = hello
         items.append(Greeting(hello, new))
 
@@ -259,20 +274,46 @@ class Session:
         sent_ns = self._tokens.pop(sync.token, None)
         if sent_ns is None:
             return
-        received = self._unwrap(sync.received_us, mono_ns, items)
-        replied = received + (sync.sent_us - sync.received_us) % U32
-        self._clock.exchange(sent_ns, mono_ns, received, replied)
-        self._clock.hear(replied, mono_ns)
+        took_us = (sync.sent_us - sync.received_us) % U32
+        if took_us * 1000 * (1 - MAX_SKEW) > mono_ns - sent_ns + CLOCK_STEP_NS:
+            text = f"TIME_SYNC: {took_us} µs between question and answer, and both took {(mono_ns - sent_ns) // 1000}"
+            self._refuse(Refusal(Cause.MALFORMED, text), items)
+            return
+        received = self._unwrap(sync.received_us, mono_ns, items, since_ns=sent_ns)
+        self._clock.exchange(sent_ns, mono_ns, received, received + took_us)
+        self._clock.hear(received + took_us, mono_ns)
         self.counters.n_exchanges += 1
 
-    def _unwrap(self, us: int, mono_ns: int, items: list[Item], most_us: int = RESET_US) -> int:
-        """Device time on its line; a clock that is far from where it should be begins a new one."""
+    def _time_of(self, us: int, mono_ns: int) -> int:
+        """Monotonic ns of an event at ``us``. It may have waited long for its turn, or be the first word of another
+        boot, so it tells nothing of the clock; far from where it should be, it is as old as its arrival."""
         unwrapped, off = self._clock.unwrap(us, mono_ns)
-        if abs(off) <= most_us:
+        if self._clock.expected_us(mono_ns) is None or not -MAX_EVENT_AGE_US < off < RESET_US:
+            return mono_ns
+        return self._clock.at(unwrapped)
+
+    def _in_pace(self, us: int) -> int | None:
+        """Device time on its line, if it is what comes after the last row: it is no later than that, however late."""
+        if self._newest is None:
+            return None
+        _, at_us, span_us = self._newest
+        off = (us - at_us + U32 // 2) % U32 - U32 // 2
+        return at_us + off if -PACE_US <= off <= 2 * (PACE_US + span_us) else None
+
+    def _unwrap(
+        self, us: int, mono_ns: int, items: list[Item], most_us: int = RESET_US, since_ns: int | None = None
+    ) -> int:
+        """Device time, of between ``since_ns`` and now, on its line; a clock that is far from where it should be begins
+        a new one."""
+        unwrapped, off = self._clock.unwrap(us, mono_ns)
+        most_us += self._clock.doubt_us(mono_ns)
+        late_us = 0 if since_ns is None else (mono_ns - since_ns) // 1000
+        if -most_us - late_us <= off <= most_us:
             return unwrapped
         self._clock = DeviceClock()
         self._tokens.clear()
-        self._synced_ns = None
+        self._synced_ns = self._newest = None
+        self._n_burst = 0
         self.counters.n_resets += 1
         items.append(Reset(off))
         return self._clock.unwrap(us, mono_ns)[0]
@@ -290,8 +331,7 @@ class Session:
     ) -> None:
         runs, refused = batch.runs(first, end)
         for refusal in refused:
-            self.counters.damage[refusal.cause] += 1
-            items.append(refusal)
+            self._refuse(refusal, items)
         hello = self.hello
         if hello is None or any(run.config_id != hello.config_id for run in runs):
             self._explain(bodies[first:end], runs, mono_ns, offset, utc_ns, items)
@@ -309,72 +349,128 @@ class Session:
         known = None if self.hello is None else self.hello.config_id
         for body in bodies:
             if _config_of(body) != known and not isinstance(protocol.parse(body), Refusal):
-                self._held.append(body)
+                self._held.append((body, mono_ns))
                 self._held_bytes += len(body)
         while self._held_bytes > MAX_HELD_BYTES:
-            dropped = self._held.popleft()
+            dropped, _ = self._held.popleft()
             self._held_bytes -= len(dropped)
             self.counters.n_unexplained_rows += dropped[8] | dropped[9] << 8
         if known is not None:
             self.hello = None  # ask for the new one
 
-    def _explained(self, config_id: int) -> list[bytes]:
-        """What waited for the Hello of ``config_id``. What waited for another one came before this: it will not come."""
-        explained = [body for body in self._held if _config_of(body) == config_id]
-        self._held = deque(body for body in self._held if _config_of(body) != config_id)
+    def _explained(self, config_id: int) -> list[tuple[list[bytes], int]]:
+        """What waited for the Hello of ``config_id``, read by read, and when each came. What waited for another one came
+        before this: it will not come."""
+        reads: list[tuple[list[bytes], int]] = []
+        others: deque[tuple[bytes, int]] = deque()
+        for body, came_ns in self._held:
+            if _config_of(body) != config_id:
+                others.append((body, came_ns))
+            elif reads and reads[-1][1] == came_ns:
+                reads[-1][0].append(body)
+            else:
+                reads.append(([body], came_ns))
+        self._held = others
         self._drop_held()
-        return explained
+        return reads
 
     def _drop_held(self) -> None:
-        self.counters.n_unexplained_rows += sum(body[8] | body[9] << 8 for body in self._held)
+        self.counters.n_unexplained_rows += sum(body[8] | body[9] << 8 for body, _ in self._held)
         self._held.clear()
         self._held_bytes = 0
 
     def _run(self, run: Run, hello: Hello, mono_ns: int, offset: int, utc_ns: int, items: list[Item]) -> None:
         n, c = run.counts.shape
+        n_frame = n // len(run.first_us)  # rows a frame
+        span_us = 0 if hello.rate_hz is None else int((n_frame - 1) * 1_000_000 / hello.rate_hz)
         text = None
         if c != len(hello.channels):
             text = f"SAMPLES of {c} channels, the Hello names {len(hello.channels)}"
-        elif hello.rate_hz is None and n > len(run.first_us):
-            text = f"SAMPLES of {n // len(run.first_us)} rows a frame, the Hello names no rate: each row needs its own time"
+        elif hello.rate_hz is None and n_frame > 1:
+            text = f"SAMPLES of {n_frame} rows a frame, the Hello names no rate: each row needs its own time"
+        elif span_us > MAX_SPAN_US:
+            text = f"SAMPLES of {n_frame} rows at {hello.rate_hz} Hz: a frame may span {MAX_SPAN_US // 60_000_000} minutes"
         if text is not None:
-            self.counters.damage[Cause.MALFORMED] += 1
-            items.append(Refusal(Cause.MALFORMED, text))
+            self._refuse(Refusal(Cause.MALFORMED, text), items)
             return
+        steps = np.diff(run.first_us) % U32
+        if len(steps) and hello.rate_hz is not None:
+            pace_us = n_frame * 1_000_000 / float(hello.rate_hz)
+            if (
+                np.abs(steps - pace_us).max() > PACE_US + PACE * pace_us
+            ):  # one time does not explain all of them
+                for i in range(len(run.first_us)):
+                    part = run.counts[i * n_frame : (i + 1) * n_frame]
+                    index = (run.index + i * n_frame) % U32
+                    single = Run(run.config_id, part, index, run.first_us[i : i + 1])
+                    self._run(single, hello, mono_ns, offset, utc_ns, items)
+                return
         # What is sent when a frame is full was begun long before: its newest row tells how its clock goes.
-        age_us = (int(run.first_us[-1]) - int(run.first_us[0])) % U32
-        if hello.rate_hz is not None:
-            age_us += int((n // len(run.first_us) - 1) * 1_000_000 / hello.rate_hz)
-        newest = self._unwrap((int(run.first_us[0]) + age_us) % U32, mono_ns, items)
-        first = newest - age_us
-        if self._next_index is not None:
-            missing = (run.index - self._next_index) % U32
-            if 0 < missing < U32 // 2:
-                self.counters.n_lost_rows += missing
-                items.append(Lost(missing, c))
-            elif missing:
-                self.counters.n_repeated_rows += min(n, U32 - missing)
+        age_us = int(steps.sum()) + span_us
+        newest_us = self._newest_of(run, hello, age_us, mono_ns, items)
+        counts = self._fresh(run, newest_us, items)
+        n_old = n - len(counts)
+        if n_old == n:
+            return
         self._next_index = (run.index + n) % U32
-        self.counters.n_rows += n
-        self._clock.hear(newest, mono_ns)
+        self._newest = ((run.index + n - 1) % U32, newest_us, span_us)
+        self.counters.n_rows += n - n_old
+        self._clock.hear(newest_us, mono_ns)
+        first_us = newest_us - age_us
         time_ns = None
         if hello.rate_hz is None:
-            us = first + (run.first_us - run.first_us[0]) % U32
+            us = first_us + np.concatenate([[0], steps.cumsum()])[n_old:]
+            device_us = int(us[0])
             time_ns = np.array([self._clock.at(int(u)) for u in us], np.int64) + offset
             start_ns = int(time_ns[0])
         else:
-            start_ns = self._clock.at(first) + offset
+            device_us = first_us + int(n_old * 1_000_000 / hello.rate_hz)
+            start_ns = self._clock.at(device_us) + offset
         if self._last_time_ns is not None and 0 < self._last_time_ns - start_ns < NS_PER_S:
             start_ns = self._last_time_ns  # never back, however the host's clock was slewed meanwhile
-        span = 0 if hello.rate_hz is None else int((n - 1) * NS_PER_S / hello.rate_hz)
-        self._last_time_ns = start_ns + span if time_ns is None else int(time_ns[-1])
-        error_ns = self.error_ns
+            time_ns = None if time_ns is None else np.maximum(time_ns, start_ns)
+        self._last_time_ns = start_ns if time_ns is None else int(time_ns[-1])
+        errors = [e for us in (first_us, newest_us) if (e := self._clock.error_at(us)) is not None]
+        error_ns = max(errors, default=None)
         if error_ns is None:
             clock = Clock.ARRIVAL
         else:
             clock = Clock.SYNCED if error_ns <= SYNCED_NS else Clock.DEVICE
-        rows = Rows(hello, run.counts, start_ns, time_ns, utc_ns, clock, error_ns, run.index, first)
-        items.append(rows)
+        index = (run.index + n_old) % U32
+        items.append(Rows(hello, counts, start_ns, time_ns, utc_ns, clock, error_ns, index, device_us))
+
+    def _newest_of(self, run: Run, hello: Hello, age_us: int, mono_ns: int, items: list[Item]) -> int:
+        """Unwrapped device time of the last row. A row that comes late, but at the pace of the numbers, waited
+        somewhere: its clock is the same."""
+        us = (int(run.first_us[0]) + age_us) % U32
+        if self._newest is not None and hello.rate_hz is not None:
+            index, at_us, _ = self._newest
+            ahead = (run.index + len(run.counts) - 1 - index + U32 // 2) % U32 - U32 // 2
+            passed_us = int(ahead * 1_000_000 / hello.rate_hz)
+            off = (us - at_us - passed_us + U32 // 2) % U32 - U32 // 2
+            if abs(off) <= PACE_US + PACE * abs(passed_us) and abs(passed_us) < MAX_SPAN_US:
+                return at_us + passed_us + off
+        return self._unwrap(us, mono_ns, items)
+
+    def _fresh(self, run: Run, newest_us: int, items: list[Item]) -> Counts:
+        """The rows of ``run`` that did not come before; what is missing before them is counted."""
+        if self._next_index is None:
+            return run.counts
+        missing = (run.index - self._next_index) % U32
+        if missing < U32 // 2:
+            if missing:
+                self.counters.n_lost_rows += missing
+                items.append(Lost(missing, run.counts.shape[1]))
+            return run.counts
+        if self._newest is None or newest_us > self._newest[1] + PACE_US:
+            return run.counts  # newer rows under old numbers: the board counts anew
+        n_old = min(len(run.counts), U32 - missing)
+        self.counters.n_repeated_rows += n_old
+        return run.counts[n_old:]
+
+    def _refuse(self, refusal: Refusal, items: list[Item]) -> None:
+        self.counters.damage[refusal.cause] += 1
+        items.append(refusal)
 
     def _took_damage(self) -> None:
         for damage, n in self._decoder.damage.items():
@@ -385,8 +481,3 @@ class Session:
 def _config_of(body: bytes) -> int:
     """config_id of a Samples body; -1 where it is too short for one."""
     return body[4] | body[5] << 8 if len(body) >= DATA_AT else -1
-
-
-def _kind(hello: Hello) -> tuple[object, ...]:
-    """What is another one after a boot, or of another board: two may well have begun to count their boots alike."""
-    return hello.config_id, hello.serial, hello.channels, hello.rate_hz

@@ -27,7 +27,8 @@ from serial.tools import list_ports
 from serial.tools.list_ports_common import ListPortInfo
 
 READ_TIMEOUT_S = 0.05
-WRITE_TIMEOUT_S = 1.0
+WRITE_TIMEOUT_S = 0.2  # of ports that cannot be asked to take what they can
+MAX_UNSENT = 4096  # bytes for a board that does not take them; what is more is not sent
 BACKOFF_S = (0.2, 10.0)  # at first, at most
 
 
@@ -138,6 +139,8 @@ def _why(path: str, error: Exception, settings: LineSettings) -> str:
         return f"{path}: another program has it open; `fuser {path}` says which"
     if isinstance(error, termios.error) or "Could not configure port" in text:
         return f"{path}: this is no serial port; `firmware-bridge list` shows those that are there"
+    if isinstance(error, ValueError) and "://" in path:
+        return f"{path}: {text}"
     if isinstance(error, ValueError) or "baud" in text.lower():
         return f"{path}: {settings.baud} baud is not possible here: {text}"
     return f"{path}: {os.strerror(number) if number else text}"
@@ -146,7 +149,7 @@ def _why(path: str, error: Exception, settings: LineSettings) -> str:
 def _group_of(path: str) -> str:
     try:
         return Path(path).group()
-    except (OSError, KeyError):
+    except (OSError, KeyError, NotImplementedError):
         return "dialout"
 
 
@@ -183,6 +186,7 @@ class Line:
         self.path: str | None = None  # where it is now
         self.last_error: str | None = None
         self.n_opens = 0
+        self.n_unsent = 0  # frames that the board did not take
         self.finished: Future[None] = (
             Future()
         )  # done once the thread has ended; a defect of ours is its exception
@@ -192,6 +196,8 @@ class Line:
         self._thread = threading.Thread(target=self._run, name=f"serial {name}", daemon=True)
         self._random = random.Random()
         self._try_from = 0
+        self._n_candidates = 1
+        self._unsent = b""
 
     @property
     def connected(self) -> bool:
@@ -215,22 +221,25 @@ class Line:
         self.finished.set_result(None)
 
     def _keep_up(self) -> None:
-        wait_s = self._backoff_s[0]
+        shortest_s, longest_s = self._backoff_s
+        wait_s = shortest_s
         while not self._stopping.is_set():
-            began = time.monotonic()
+            began, tried = time.monotonic(), self._try_from
             why = self._once()
             if self._stopping.is_set():
                 return
             self.last_error = why
             self._listener.lost(why)
-            if time.monotonic() - began > self._backoff_s[1]:
-                wait_s = self._backoff_s[0]
+            others = tried != self._try_from and self._try_from % self._n_candidates
+            if others or time.monotonic() - began > wait_s:
+                wait_s = shortest_s  # another candidate is to be tried, or it had gone well for a while
             self._stopping.wait(wait_s * self._random.uniform(0.5, 1.0))
-            wait_s = min(2 * wait_s, self._backoff_s[1])
+            wait_s = min(2 * wait_s, longest_s)
 
     def _once(self) -> str:
         """Opens the port and reads it until it is gone; why that is."""
         candidates = self._name.candidates()
+        self._n_candidates = max(1, len(candidates))
         if not candidates:
             return f"{self._name}: not plugged in; `firmware-bridge list` shows the ports that are there"
         path = candidates[self._try_from % len(candidates)]
@@ -239,7 +248,8 @@ class Line:
         except PortUnavailable as error:
             self._try_from += 1
             return str(error)
-        self.path, self.last_error = path, None
+        descriptors = _descriptors(port)
+        self.path, self.last_error, self._unsent = path, None, b""
         self.n_opens += 1
         try:
             self._listener.opened(path)
@@ -252,34 +262,77 @@ class Line:
             return f"{path}: the line was lost: {_reason(error)}"
         finally:
             self.path = None
-            _close(port)
+            _close(port, descriptors)
 
     def _turn(self, port: serial.Serial) -> str | None:
-        # What is waiting is taken in one read: one that fails later has discarded nothing.
-        data = port.read(max(1, port.in_waiting))
+        data = _read(port)
         if data:
             self._listener.received(data, time.monotonic_ns(), time.time_ns())
         for frame in self._listener.idle(time.monotonic_ns()):
-            with contextlib.suppress(
-                serial.SerialTimeoutException
-            ):  # a board that does not take it cannot hear
-                port.write(frame)
+            if len(self._unsent) + len(frame) > MAX_UNSENT:
+                self.n_unsent += 1
+            else:
+                self._unsent += frame
+        if self._unsent:
+            self._send(port)
         return self._listener.rejects()
 
+    def _send(self, port: serial.Serial) -> None:
+        """Writes what the port takes now: reading never waits for a board that does not read."""
+        fd = getattr(port, "fd", None)
+        if isinstance(fd, int):  # pyserial's own write would wait in a busy loop
+            with contextlib.suppress(BlockingIOError):
+                self._unsent = self._unsent[os.write(fd, self._unsent) :]
+            return
+        try:
+            port.write(self._unsent)
+        except serial.SerialTimeoutException:
+            self.n_unsent += 1
+        self._unsent = b""
 
-def _close(port: serial.Serial) -> None:
-    """Closes the descriptor, even if ``close`` raises."""
-    fd = getattr(port, "fd", None)
+
+def _read(port: serial.Serial) -> bytes:
+    """All that is there, or what comes first within READ_TIMEOUT_S. What has been read is not lost where the port is
+    gone just then: the next read will say so."""
+    n = port.in_waiting
+    data: bytes = port.read(max(1, n))
+    if data and not n:
+        with contextlib.suppress(serial.SerialException, OSError):
+            if more := port.in_waiting:
+                data += port.read(more)
+    return data
+
+
+_FDS = ("fd", "pipe_abort_read_r", "pipe_abort_read_w", "pipe_abort_write_r", "pipe_abort_write_w")
+
+
+def _descriptors(port: serial.Serial) -> dict[int, tuple[int, int]]:
+    """The file descriptors of an open port, and what each is open on."""
+    fds = (getattr(port, name, None) for name in _FDS)
+    return {fd: _opened(fd) for fd in fds if isinstance(fd, int)}
+
+
+def _opened(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def _close(port: serial.Serial, descriptors: dict[int, tuple[int, int]]) -> None:
+    """Closes the descriptors, even if ``close`` raises, but none that has been given to somebody else since."""
     try:
         port.close()
     except (serial.SerialException, OSError, termios.error):
-        if isinstance(fd, int):
+        for fd, opened in descriptors.items():
             with contextlib.suppress(OSError):
-                os.close(fd)
+                if _opened(fd) == opened:
+                    os.close(fd)
+
+
+_GONE = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBADF)
 
 
 def _reason(error: Exception) -> str:
     number = getattr(error, "errno", None)
-    if number:
+    if number and number not in _GONE:
         return os.strerror(number)
-    return "the device was unplugged" if "returned no data" in str(error) else str(error)
+    return "the device was unplugged" if number or "returned no data" in str(error) else str(error)

@@ -88,6 +88,10 @@ def _replay(config: ReplaySource, devices: Mapping[str, Device]) -> Source:
 
 
 def _serial(config: SerialSource, devices: Mapping[str, Device]) -> Source:
+    if config.protocol == "lines":
+        from edge_node.sources.serial_lines import SerialLines
+
+        return SerialLines(config, devices)
     from edge_node.sources.serial import SerialBoard
 
     return SerialBoard(config, devices)

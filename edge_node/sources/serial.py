@@ -1,29 +1,24 @@
-"""A board on a serial line, framed or in lines of text.
+"""A board on a serial line that speaks the framed protocol.
 
-The line is read on a thread of its own (:mod:`firmware_bridge.transport`), where its bytes become blocks. Counts are
-scaled here, and only here: by what the board says of its channels, then by what the configuration does.
+Counts are scaled here, and only here: by what the board says of its channels, then by what the configuration does.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Mapping, Sequence
 
 import structlog
 
 from edge_node.config_schema import SerialSource
-from edge_node.log_limit import LogLimit
-from edge_node.sources import Emit, Reach, SourceCounters
 from edge_node.sources.board_layout import BoardMismatch, layout_of
 from edge_node.sources.layout import Layout
+from edge_node.sources.serial_port import GARBAGE_HINT, SerialPort
 from firmware_bridge.framing import Damage
 from firmware_bridge.protocol import Ack, EventSeverity, Refusal
 from firmware_bridge.session import Greeting, Item, Logged, Lost, Reset, Rows, Session
-from firmware_bridge.transport import Line, LineSettings, PortName
-from models.signal import Device, DropReason, SampleBlock
+from models.signal import NS_PER_S, Device, DropReason, SampleBlock
 
-SAME_FAULT_LOG_S = 60.0
+HELLO_WAIT_NS = 10 * NS_PER_S  # boards that cannot hear say it every few seconds
 
 log = structlog.get_logger("linewatch.sources.serial")
 
@@ -35,74 +30,57 @@ _LEVELS = {
 }
 
 
-class SerialBoard:
-    """The ``serial`` source."""
+class SerialBoard(SerialPort):
+    """The ``serial`` source with ``protocol = "framed"``."""
 
     def __init__(self, config: SerialSource, devices: Mapping[str, Device]) -> None:
-        self._config = config
+        super().__init__(config, log)
         self._device = devices[config.device]
-        self._log = log.bind(source=config.name)
-        self._log_limit = LogLimit(SAME_FAULT_LOG_S)
-        self._emit: Emit = _refuse
-        self._counters = SourceCounters()
         self._session = Session()
         self._counted = _Seen()
         self._layout: tuple[Layout, list[int]] | None = None
         self._wrong: str | None = None
-        self._line = Line(
-            PortName(
-                path=config.port, usb_serial=config.usb_serial, vid_pid=config.vid_pid, by_path=config.by_path
-            ),
-            LineSettings(
-                baud=config.baud, dtr=config.dtr, rts=config.rts, reset_on_open=config.reset_on_open
-            ),
-            self,
-            backoff_s=(config.reconnect_min_s, config.reconnect_max_s),
-        )
-
-    @property
-    def name(self) -> str:
-        return self._config.name
-
-    @property
-    def counters(self) -> SourceCounters:
-        return self._counters.copy()
-
-    @property
-    def reach(self) -> Reach:
-        line = self._line
-        return Reach(line.connected, line.n_opens, line.last_error)
-
-    async def run(self, emit: Emit) -> None:
-        """Keeps the line up and emits blocks until cancelled."""
-        self._emit = emit
-        self._line.start()
-        try:
-            await asyncio.shield(asyncio.wrap_future(self._line.finished))
-        finally:
-            await asyncio.to_thread(self._line.stop)
+        self._waits_since: tuple[int, int] | None = None  # for a Hello: monotonic ns, and bytes by then
 
     def opened(self, path: str) -> None:
-        self._wrong = None
-        self._log.info("line open", port=path)
+        super().opened(path)
+        self._wrong = self._waits_since = None
 
     def lost(self, why: str) -> None:
         self._session.disconnected()
         self._count()
-        n_held = self._log_limit.due(why, time.monotonic())
-        if n_held is not None:
-            self._log.warning(why + (f" ({n_held} more since it was last logged)" if n_held else ""))
+        super().lost(why)
 
     def rejects(self) -> str | None:
         return self._wrong
 
     def idle(self, mono_ns: int) -> Sequence[bytes]:
-        return self._session.due(mono_ns)
+        session = self._session
+        if session.hello is not None:
+            self._waits_since = None
+        elif self._waits_since is None:
+            self._waits_since = mono_ns, session.counters.n_bytes
+        elif mono_ns - self._waits_since[0] > HELLO_WAIT_NS:
+            self._says_nothing(session.counters.n_bytes - self._waits_since[1])
+        return session.due(mono_ns)
 
     def received(self, data: bytes, mono_ns: int, utc_ns: int) -> None:
         for item in self._session.receive(data, mono_ns, utc_ns):
             self._take(item)
         self._count()
+
+    def _says_nothing(self, n: int) -> None:
+        """``n`` bytes, and no board has said who it is."""
+        text = f"no Hello within {HELLO_WAIT_NS // NS_PER_S} s, in {n} bytes"
+        text += (
+            f": {GARBAGE_HINT}, or no board of this protocol"
+            if n
+            else ": nothing is connected, or it does not send"
+        )
+        if self._config.board is not None:
+            self._wrong = f"{text}; board = {self._config.board!r} is looked for"
+        elif self._trouble is None:
+            self._fail(text)
 
     def _take(self, item: Item) -> None:
         match item:
@@ -135,40 +113,40 @@ class SerialBoard:
             return
         self._wrong = None
         if not greeting.new and self._layout is not None:
+            self._trouble = None
             return
         try:
             self._layout, remarks = layout_of(self._device, hello, self._config.channels)
         except BoardMismatch as error:
             self._layout = None
-            self._log.error(str(error))
+            self._fail(str(error))
             return
+        self._trouble = None
         rate = "irregular" if hello.rate_hz is None else f"{float(hello.rate_hz):g} Hz"
         self._log.info("board", serial=hello.serial, firmware=f"{hello.firmware} {hello.version}", rate=rate)
         for remark in remarks:
             self._log.warning(remark)
 
     def _rows(self, rows: Rows) -> None:
+        if self._wrong is not None:
+            return  # another board's, which is not ours
         if self._layout is None:
             self._counters.sample_drops[DropReason.UNKNOWN_CHANNEL] += rows.counts.size
             return
         layout, columns = self._layout
         counts = rows.counts if columns == list(range(rows.counts.shape[1])) else rows.counts[:, columns]
-        block = SampleBlock(
-            self._device.device_id,
-            layout.channels,
-            layout.to_si(counts),
-            rows.arrival_ns,
-            rows.start_ns if rows.time_ns is None else None,
-            rows.hello.rate_hz,
-            rows.time_ns,
-            rows.clock,
+        self._put(
+            SampleBlock(
+                self._device.device_id,
+                layout.channels,
+                layout.to_si(counts),
+                rows.arrival_ns,
+                rows.start_ns if rows.time_ns is None else None,
+                rows.hello.rate_hz,
+                rows.time_ns,
+                rows.clock,
+            )
         )
-        if self._emit(block):
-            self._counters.n_blocks += 1
-            self._counters.n_samples += block.n_samples
-        else:
-            self._counters.sample_drops[DropReason.QUEUE_FULL] += block.n_samples
-            self._fault(DropReason.QUEUE_FULL, "samples dropped: the gateway cannot keep up")
 
     def _n_channels(self, of_board: int) -> int:
         return of_board if self._layout is None else len(self._layout[1])
@@ -180,26 +158,26 @@ class SerialBoard:
         counters.n_messages += now.n_frames - seen.n_frames
         unexplained = now.n_unexplained_rows - seen.n_unexplained_rows
         if unexplained:
-            counters.sample_drops[DropReason.UNEXPLAINED] += unexplained * self._n_channels(
-                len(self._device.channels)
-            )
+            n = unexplained * self._n_channels(len(self._device.channels))
+            counters.sample_drops[DropReason.UNEXPLAINED] += n
             self._fault(DropReason.UNEXPLAINED, f"{unexplained} rows came without a Hello that explains them")
+        repeated = now.n_repeated_rows - seen.n_repeated_rows
+        if repeated:
+            n = repeated * self._n_channels(len(self._device.channels))
+            counters.sample_drops[DropReason.DUPLICATE] += n
+            self._fault(DropReason.DUPLICATE, f"{repeated} rows came twice")
         for cause, n in now.damage.items():
             more = n - seen.damage.get(cause, 0)
             if more:
                 counters.message_drops[DropReason(cause)] += more
-                if cause != Damage.CUT_IN:  # as whenever a line is joined
-                    self._fault(DropReason(cause), f"damaged frames: {cause}; {_DAMAGE_HINT}")
-        self._counted = _Seen(now.n_bytes, now.n_frames, now.n_unexplained_rows, dict(now.damage))
-
-    def _fault(self, reason: DropReason, text: str) -> None:
-        n_held = self._log_limit.due(reason, time.monotonic())
-        if n_held is not None:
-            more = f" ({n_held} more since it was last logged)" if n_held else ""
-            self._log.warning(text + more, reason=str(reason))
-
-
-_DAMAGE_HINT = "another baud rate, a bad cable, or a buffer that overflowed"
+                if cause in tuple(Damage) and cause != Damage.CUT_IN:  # which is as whenever a line is joined
+                    self._fault(
+                        DropReason(cause),
+                        f"damaged frames: {cause}; {GARBAGE_HINT}, or a buffer that overflowed",
+                    )
+        self._counted = _Seen(
+            now.n_bytes, now.n_frames, now.n_unexplained_rows, now.n_repeated_rows, dict(now.damage)
+        )
 
 
 class _Seen:
@@ -210,12 +188,9 @@ class _Seen:
         n_bytes: int = 0,
         n_frames: int = 0,
         n_unexplained_rows: int = 0,
+        n_repeated_rows: int = 0,
         damage: dict[str, int] | None = None,
     ) -> None:
         self.n_bytes, self.n_frames, self.n_unexplained_rows = n_bytes, n_frames, n_unexplained_rows
+        self.n_repeated_rows = n_repeated_rows
         self.damage = damage or {}
-
-
-def _refuse(_block: SampleBlock) -> bool:
-    """Stands where ``run`` puts the daemon's queue."""
-    return False

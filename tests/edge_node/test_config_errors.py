@@ -219,12 +219,14 @@ def test_not_toml(tmp_path: Path, text: str, expected: str) -> None:
         ),
         (
             GATEWAY + PRESS + "[[source]]\nhost = 'a'\n",
-            ['gateway.toml:7: [[source]]: type is missing: expected one of "mqtt", "replay"'],
+            [
+                'gateway.toml:7: [[source]]: type is missing: expected one of "mqtt", "replay", "serial", "modbus"'
+            ],
         ),
         (
             GATEWAY + PRESS + "[[source]]\ntype = 'mqt'\n",
             [
-                'gateway.toml:8: [[source]]: type = "mqt": expected one of "mqtt", "replay"; '
+                'gateway.toml:8: [[source]]: type = "mqt": expected one of "mqtt", "replay", "serial", "modbus"; '
                 'did you mean "mqtt"?'
             ],
         ),

@@ -1,0 +1,64 @@
+"""Firmware that sends lines of text on a serial line: CSV, JSON, Influx line protocol, bare numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+import structlog
+
+from edge_node.config_schema import SerialSource
+from edge_node.sources.payloads import Decoder
+from edge_node.sources.serial_port import GARBAGE_HINT, SerialPort
+from firmware_bridge.lines import LineDamage, LineSplitter
+from models.signal import Device, DropReason
+
+_MANY_LINES = ("csv", "influx")  # formats of which one payload may have many lines
+
+log = structlog.get_logger("linewatch.sources.serial")
+
+
+class SerialLines(SerialPort):
+    """The ``serial`` source with ``protocol = "lines"``. Raises ValueError for an unknown time zone."""
+
+    def __init__(self, config: SerialSource, devices: Mapping[str, Device]) -> None:
+        super().__init__(config, log)
+        self._splitter = LineSplitter(config.max_payload_bytes)
+        # A line is bounded by the splitter; what is decoded at once is what was read at once.
+        self._decoder = Decoder(
+            msgspec.structs.replace(config, max_payload_bytes=1 << 62), devices, device=config.device
+        )
+
+    def lost(self, why: str) -> None:
+        self._splitter.reset()
+        self._count_damage()
+        super().lost(why)
+
+    def received(self, data: bytes, mono_ns: int, utc_ns: int) -> None:
+        counters = self._counters
+        counters.n_bytes += len(data)
+        lines = self._splitter.feed(data)
+        counters.n_messages += len(lines)
+        if self._splitter.damage:
+            self._count_damage()
+        for payload in self._payloads(lines):
+            blocks, refused = self._decoder.decode(payload, utc_ns)
+            for block in blocks:
+                self._put(block)
+            for refusal in refused:
+                counters.message_drops[refusal.reason] += 1
+                self._fault(refusal.reason, refusal.text)
+
+    def _payloads(self, lines: list[bytes]) -> Iterator[bytes]:
+        if self._config.format not in _MANY_LINES:
+            yield from lines
+        elif lines:
+            yield b"\n".join(lines)
+
+    def _count_damage(self) -> None:
+        for damage, n in self._splitter.damage.items():
+            self._counters.message_drops[DropReason(damage)] += n
+            if damage in (LineDamage.OVERSIZE, LineDamage.MALFORMED):
+                what = "lines without an end" if damage is LineDamage.OVERSIZE else "lines that are no text"
+                self._fault(DropReason(damage), f"{what}: {GARBAGE_HINT}")
+        self._splitter.damage.clear()
