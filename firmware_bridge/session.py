@@ -420,12 +420,12 @@ class Session:
         time_ns = None
         if hello.rate_hz is None:
             us = first_us + np.concatenate([[0], steps.cumsum()])[n_old:]
+            device_us = int(us[0])
             time_ns = np.array([self._clock.at(int(u)) for u in us], np.int64) + offset
-            fresh_us = int(us[0])
             start_ns = int(time_ns[0])
         else:
-            fresh_us = first_us + int(n_old * 1_000_000 / hello.rate_hz)
-            start_ns = self._clock.at(fresh_us) + offset
+            device_us = first_us + int(n_old * 1_000_000 / hello.rate_hz)
+            start_ns = self._clock.at(device_us) + offset
         if self._last_time_ns is not None and 0 < self._last_time_ns - start_ns < NS_PER_S:
             start_ns = self._last_time_ns  # never back, however the host's clock was slewed meanwhile
             time_ns = None if time_ns is None else np.maximum(time_ns, start_ns)
@@ -437,7 +437,7 @@ class Session:
         else:
             clock = Clock.SYNCED if error_ns <= SYNCED_NS else Clock.DEVICE
         index = (run.index + n_old) % U32
-        items.append(Rows(hello, counts, start_ns, time_ns, utc_ns, clock, error_ns, index, fresh_us))
+        items.append(Rows(hello, counts, start_ns, time_ns, utc_ns, clock, error_ns, index, device_us))
 
     def _newest_of(self, run: Run, hello: Hello, age_us: int, mono_ns: int, items: list[Item]) -> int:
         """Unwrapped device time of the last row. A row that comes late, but at the pace of the numbers, waited

@@ -210,7 +210,7 @@ def test_a_good_board_passes_all() -> None:
         ("clock", {"standing": standing(error_ns=None, skew_ppm=None)}, "none of 20 TimeSync answered"),
         ("clock", {"standing": counted(n_exchanges=10)}, "fewer than 90%"),
         ("clock", {"standing": standing(error_ns=9e6)}, "more than 5 ms"),
-        ("clock", {"standing": standing(skew_ppm=-1000.0)}, "are these microseconds?"),
+        ("clock", {"standing": standing(skew_ppm=-20_000.0)}, "are these microseconds?"),
         ("reset", {"standing": counted(n_resets=2)}, "began anew 2 times"),
         ("reset", {"n_new_hellos": 2}, "began anew 1 time"),
         ("attaching late", {"late": Late(1.0, "/dev/p: gone")}, "did not open again: /dev/p: gone"),
