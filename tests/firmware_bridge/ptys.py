@@ -52,6 +52,13 @@ class Cable:
                 assert time.monotonic() < deadline, "nobody reads"
                 select.select([], [self.master], [], 0.05)
 
+    def waits(self, for_s: float) -> bool:
+        """Whether anything comes from the host within ``for_s``."""
+        try:
+            return bool(select.select([self.master], [], [], for_s)[0])
+        except (OSError, ValueError):  # unplugged meanwhile
+            return False
+
     def receive(self) -> bytes:
         """What has come from the host."""
         got = b""
