@@ -52,22 +52,27 @@ class Core:
         """Take ``blocks`` and score what they complete, in as few batches as memory allows; the number scored."""
         n = n_waiting = 0
         rows: dict[str, int] = {}  # that wait, by device
+        clocks, at_once, push = self._clocks, self._rows_at_once, self.pipeline.push
         for block in blocks:
-            device_id = block.device_id
+            device_id, n_rows = block.device_id, len(block.values)
             # An alert says what clock its windows had: those of another are settled first.
-            if self._clocks.setdefault(device_id, block.clock) is not block.clock:
-                self._clocks[device_id] = block.clock
+            if clocks.setdefault(device_id, block.clock) is not block.clock:
+                clocks[device_id] = block.clock
                 n, n_waiting, rows = n + self.score(), 0, {}
-            step = self._rows_at_once.get(device_id, max(block.n, 1))
-            for begin in range(0, block.n, step):
-                piece = block.slice(begin, begin + step) if step < block.n else block
-                n_rows = rows.get(device_id, 0) + piece.n
-                if n_waiting and (n_rows > step or n_waiting + piece.n_samples > MAX_SAMPLES_AT_ONCE):
+            step = at_once.get(device_id, n_rows)
+            wait = rows.get(device_id, 0) + n_rows
+            if wait <= step and n_waiting + block.values.size <= MAX_SAMPLES_AT_ONCE:  # as nearly always
+                push(block)
+                rows[device_id] = wait
+                n_waiting += block.values.size
+                continue
+            for begin in range(0, n_rows, step):
+                if n_waiting:
                     n, n_waiting, rows = n + self.score(), 0, {}
-                    n_rows = piece.n
-                self.pipeline.push(piece)
-                rows[device_id] = n_rows
-                n_waiting += piece.n_samples
+                piece = block.slice(begin, begin + step) if step < n_rows else block
+                push(piece)
+                rows[device_id] = len(piece.values)
+                n_waiting += piece.values.size
         return n + self.score()
 
     def score(self) -> int:

@@ -115,10 +115,12 @@ class Lane:
         """Take a block; returns the restarts of event time that it made."""
         if self._stale:
             block = self._resume(block)
-        if block.n:
-            self.windower.push(block)
-            self._clock = block.clock.value
-        return self.windower.take_clock_events()
+        windower = self.windower
+        if len(block.values):
+            windower.push(block)
+            if block.clock != self._clock:
+                self._clock = block.clock.value
+        return windower.take_clock_events() if windower.restarted else []
 
     def advance(self, now_ns: int) -> bool:
         """Let time pass; True when there may be something to collect."""

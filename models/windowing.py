@@ -56,6 +56,10 @@ class Windower:
         self._max_age_ns = _FOR_EVER if policy.max_age_s is None else to_ns(policy.max_age_s)
         self._stale_ns = to_ns(policy.stale_after_s)
         self._now_ns: int | None = None
+        self._n_channels = len(names)
+        self._plain: tuple[str, ...] | None = (
+            None  # channels of a block that is all there is, as the last one had them
+        )
         self._heard_ns = [0] * len(names)  # per channel, arrival of its last usable value
 
     @property
@@ -89,7 +93,7 @@ class Windower:
 
     def push(self, block: SampleBlock) -> None:
         """Files every sample of ``block``, or counts why not. Any block is taken: none raises."""
-        ledger, arrival_ns = self._ledger, block.arrival_ns
+        ledger, arrival_ns, channels = self._ledger, block.arrival_ns, block.channels
         n_samples = block.values.size
         ledger.n_samples_in += n_samples
         if block.device_id != self._device_id:
@@ -97,12 +101,19 @@ class Windower:
             return
         if not n_samples:
             return
-        self._tick(arrival_ns)
-        plan = self._streams.plan(block.channels)
-        if plan.plain and self._has_rate(block) and self._follows(block):
+        if self._now_ns is None or arrival_ns < self._now_ns:
+            self._tick(arrival_ns)
+        else:
+            self._now_ns = arrival_ns
+        if (
+            (channels is self._plain or self._is_plain(channels))
+            and (block.rate_hz is self._known_rate or self._has_rate(block))
+            and self._follows(block)
+        ):
             self.last_arrival_ns = arrival_ns
-            self._heard_ns = [arrival_ns] * len(self._heard_ns)
+            self._heard_ns = [arrival_ns] * self._n_channels
             return
+        plan = self._streams.plan(channels)
         self._timeline.catch_up()
         ledger.drop(DropReason.UNKNOWN_CHANNEL, block.n * plan.n_unknown)
         if not plan.parts:
@@ -161,6 +172,11 @@ class Windower:
         self._timeline.catch_up()
         return self._ledger.take()
 
+    @property
+    def restarted(self) -> bool:
+        """Whether :meth:`take_clock_events` has something to say."""
+        return bool(self._timeline.clock_events)
+
     def take_clock_events(self) -> list[ClockEvent]:
         """Restarts of event time since the last call."""
         events, self._timeline.clock_events = self._timeline.clock_events, []
@@ -188,6 +204,7 @@ class Windower:
             raise ValueError(f"the state is of {saved.of}, not of {self._identity()}")
         self._ledger.restore(saved.ledger)
         self._timeline.restore(saved.timeline)
+        self._plain = None
         self._streams = Streams(self.device.channel_names, joined=self.spec.mode is Mode.IRREGULAR)
         self._streams.streams = list(saved.streams)
         self.last_arrival_ns, self._now_ns = saved.last_arrival_ns, saved.now_ns
@@ -204,6 +221,13 @@ class Windower:
         elif now_ns < self._now_ns:  # set back: what was heard later than now was heard now
             self._heard_ns = [min(at_ns, now_ns) for at_ns in self._heard_ns]
         self._now_ns = now_ns
+
+    def _is_plain(self, channels: tuple[str, ...]) -> bool:
+        """Whether blocks of ``channels`` are just the one stream there is."""
+        plain = self._streams.plan(channels).plain
+        if plain:
+            self._plain = channels
+        return plain
 
     def _has_rate(self, block: SampleBlock) -> bool:
         """Whether a block is at the device's rate; comparing fractions takes longer than all the rest."""
