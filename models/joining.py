@@ -112,11 +112,13 @@ class Join:
             done = self._file_again(track, index, rows[:again], n_present, arrival_ns)
             if done < again:
                 return done
-            if done < n and clock.rejoin() and self._ledger.needs_all:
-                # No window may hold such a seam, and one that lacks a sample is none.
-                self._ledger.drop(DropReason.DUPLICATE, n_present)
-                track.skip(clock.head + 1, clock.head + 1)
-                done += 1
+            if done < n:
+                clock.rejoin()
+        if clock.spliced and done < n and self._ledger.needs_all:
+            # No window may hold such a seam, and one that lacks a sample is none.
+            self._ledger.drop(DropReason.DUPLICATE, n_present)
+            track.skip(clock.head + 1, clock.head + 1)
+            done += 1
         if done < n:
             late = track.closed_to - clock.head
             if late > 0:  # another stream, or the clock, has closed the windows of these rows

@@ -36,6 +36,7 @@ class SampleClock(msgspec.Struct, kw_only=True):
     last_slip: int | None = None
     drifting: bool = False
     overlap: tuple[int, int, int] | None = None  # (ns, index, next index) of a block that reaches back
+    spliced: bool = False  # the sample at head comes from another timeline than the one before it
 
     @classmethod
     def starting(
@@ -66,7 +67,7 @@ class SampleClock(msgspec.Struct, kw_only=True):
 
     def follows(self, t_ns: int) -> bool:
         """Whether rows from ``t_ns`` on just go on."""
-        if self.overlap is not None:
+        if self.overlap is not None or self.spliced:
             return False
         num = self.num
         ahead = (t_ns - self.ref_ns) * num - (self.head - self.ref_index) * NS_PER_S * self.denominator
@@ -125,21 +126,21 @@ class SampleClock(msgspec.Struct, kw_only=True):
         self.overlap = (t_ns, index, min(index + n, head))
         return index
 
-    def rejoin(self) -> bool:
-        """The rows that reached back now go on past ``head``: theirs is the newest timeline. Whether it is another one
-        than before: what follows is then not what came after the samples that are there."""
+    def rejoin(self) -> None:
+        """The rows that reached back now go on past ``head``: theirs is the newest timeline. Where it is another one
+        than before, what follows is not what came after the samples that are there: ``spliced``."""
         assert self.overlap is not None
         at_ns, at_index, _ = self.overlap
         off = (at_ns - self.ref_ns) * self.num - (at_index - self.ref_index) * self.period
-        spliced = not -CUT_NS * self.num <= off <= CUT_NS * self.num
-        if spliced:
+        if not -CUT_NS * self.num <= off <= CUT_NS * self.num:
             self.refer(at_ns, at_index)
+            self.spliced = True
         self.overlap = None
-        return spliced
 
     def append(self, n: int) -> None:
         """``n`` rows were put at ``head``."""
         end = self.head + n
+        self.spliced = False
         while self.drifting:
             at = self.head if self.last_slip is None else max(self.head, self.last_slip + SLIP_EVERY)
             if at >= end:

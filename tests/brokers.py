@@ -62,6 +62,9 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -
     return result
 
 
+KEEP_ALL = "max_queued_messages 0"  # mosquitto drops what a slow subscriber has waiting beyond 1,000
+
+
 class Broker:
     """One mosquitto. ``options`` are lines of its configuration; the default lets anybody in."""
 
@@ -80,7 +83,7 @@ class Broker:
         if os.geteuid() == 0:
             lines.append("user root")  # else it gives up the right to read the test's folder
         self._config = folder / "mosquitto.conf"
-        self._config.write_text("\n".join([*lines, "set_tcp_nodelay true", *options]) + "\n")
+        self._config.write_text("\n".join([*lines, "set_tcp_nodelay true", KEEP_ALL, *options]) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -125,7 +125,7 @@ def test_an_existing_recording_is_never_overwritten(tmp_path: Path, suffix: str)
 def test_other_suffixes_and_unwritable_places_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LogError, match=r"ends in \.jsonl or \.parquet"):
         RecordingWriter(tmp_path / "log.csv")
-    with pytest.raises(LogError, match="cannot be created"):
+    with pytest.raises(LogError, match="there is no folder"):
         RecordingWriter(tmp_path / "nowhere" / "log.jsonl")
 
 
