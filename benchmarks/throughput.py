@@ -12,7 +12,6 @@ import numpy as np
 
 from benchmarks import plant
 from benchmarks.timing import ratio, take_turns
-from edge_node.daemon import BLOCKS_A_TURN
 from models import scoring
 from models.features import extract
 from models.signal import NS_PER_S, SampleBlock
@@ -81,8 +80,8 @@ def _by_devices(folder: Path, model: Path, *, quick: bool) -> dict[str, float]:
 
 def _push(core: plant.Core, blocks: list[SampleBlock]) -> None:
     """As the daemon does with a queue that is never empty."""
-    for i in range(0, len(blocks), BLOCKS_A_TURN):
-        core.push(*blocks[i : i + BLOCKS_A_TURN])
+    for i in range(0, len(blocks), core.blocks_a_turn):
+        core.push(*blocks[i : i + core.blocks_a_turn])
         core.pipeline.events()
 
 

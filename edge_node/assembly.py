@@ -26,8 +26,12 @@ from models.signal import ArtifactTarget, Clock, Device, DropReason, SampleBlock
 
 # Blocks of a device that complete more windows than this are scored in pieces: bounds memory, changes nothing else.
 MAX_WINDOWS_AT_ONCE = 1024
-# What is pushed before the next scoring: values (4 bytes each, and a window holds a copy).
+# What is pushed before the next scoring: this many values (4 bytes each, and a window may hold a copy), or two windows of
+# every device, which its buffer holds anyway: a backlog of many devices is worked off in few, large batches.
 MAX_SAMPLES_AT_ONCE = 1 << 20
+_WINDOWS_AT_ONCE = 2
+_BLOCKS_A_TURN = 256
+_BLOCKS_OF_A_DEVICE = 4
 
 
 @dataclass(slots=True)
@@ -40,13 +44,21 @@ class Core:
     n_inference_failures: int = 0
     last_failure: str | None = None
     _rows_at_once: dict[str, int] = field(init=False)
+    _samples_at_once: int = field(init=False)
     _clocks: dict[str, Clock] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        held = sum(plan.window.n * len(plan.device.channels) for plan in self.plans)
+        self._samples_at_once = max(MAX_SAMPLES_AT_ONCE, _WINDOWS_AT_ONCE * held)
         self._rows_at_once = {
             plan.device.device_id: max(plan.window.n, MAX_WINDOWS_AT_ONCE * plan.window.hop)
             for plan in self.plans
         }
+
+    @property
+    def blocks_a_turn(self) -> int:
+        """How many blocks of a backlog to push at once: a few of every device."""
+        return max(_BLOCKS_A_TURN, _BLOCKS_OF_A_DEVICE * len(self.plans))
 
     def push(self, *blocks: SampleBlock) -> int:
         """Take ``blocks`` and score what they complete, in as few batches as memory allows; the number scored."""
@@ -61,7 +73,7 @@ class Core:
                 n, n_waiting, rows = n + self.score(), 0, {}
             step = at_once.get(device_id, n_rows)
             wait = rows.get(device_id, 0) + n_rows
-            if wait <= step and n_waiting + block.values.size <= MAX_SAMPLES_AT_ONCE:  # as nearly always
+            if wait <= step and n_waiting + block.values.size <= self._samples_at_once:  # as nearly always
                 push(block)
                 rows[device_id] = wait
                 n_waiting += block.values.size

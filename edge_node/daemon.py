@@ -42,7 +42,6 @@ from models.signal import NS_PER_S, Device, SampleBlock
 from models.time_policy import RecordedDevice
 from models.topics import GatewayTopics
 
-BLOCKS_A_TURN = 256
 _FIXED = ("log_level", "log_format", "metrics_host", "metrics_port", "queue_samples")  # while the daemon runs
 _LEVELS: dict[Severity, int] = {
     "info": logging.INFO,
@@ -170,7 +169,7 @@ class Daemon:
 
     def _turn(self) -> None:
         """Blocks that wait, then the clock if it is time, then what follows from both."""
-        blocks = self._queue.take(BLOCKS_A_TURN)
+        blocks = self._queue.take(self._core.blocks_a_turn)
         for block in blocks:
             self._record(block)
         self._core.push(*blocks)

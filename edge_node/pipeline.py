@@ -29,7 +29,7 @@ from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING, DevicePlan, ServedMode
 from edge_node.settling import Trace
 from models import codec, scoring
 from models.calibration import p_values
-from models.features import extract
+from models.features import extract_pieces
 from models.gating import Gate, GateState
 from models.signal import ArtifactTarget, DropReason, SampleBlock, samples_to_ns
 
@@ -140,15 +140,19 @@ class Pipeline:
         """Windows that are ready, as batches to score: at most ``max_batches_out`` are ever out."""
         dirty, self._dirty = self._dirty, {}
         fresh: dict[str, list[Chunk]] = {}
+        n_fresh = dict.fromkeys(self._at_once, 0)
         for device_id in dirty:
             lane = self._lanes[device_id]
             self._collect(lane)
             if chunks := lane.take_fresh():
                 # Before the windows of the next lanes push these out of the cache.
-                waiting = fresh.setdefault(lane.plan.engine, [])
-                waiting += chunks
-                if sum([chunk.n for chunk in waiting]) >= self._at_once[lane.plan.engine]:
-                    self._extract(fresh.pop(lane.plan.engine))
+                engine = lane.plan.engine
+                fresh.setdefault(engine, []).extend(chunks)
+                for chunk in chunks:
+                    n_fresh[engine] += chunk.rows.size
+                if n_fresh[engine] >= self._at_once[engine]:
+                    n_fresh[engine] = 0
+                    self._extract(fresh.pop(engine))
         for waiting in fresh.values():
             self._extract(waiting)
         batches: list[ScoreBatch] = []
@@ -330,11 +334,11 @@ class Pipeline:
     def _extract(self, chunks: list[Chunk]) -> None:
         """Features of chunks that have none, all of one engine."""
         model = self._model(chunks[0])
-        values = _joined([c.values for c in chunks if c.values is not None])
+        values = [c.values for c in chunks if c.values is not None]
         valid = None
-        if any(c.valid is not None for c in chunks):
+        if any([c.valid is not None for c in chunks]):
             valid = _joined([_valid(c) for c in chunks])
-        matrix = extract(model.manifest.features, values, valid, model.manifest.window.rate_hz)
+        matrix = extract_pieces(model.manifest.features, values, valid, model.manifest.window.rate_hz)
         begin = 0
         for chunk in chunks:
             end = begin + chunk.n

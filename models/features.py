@@ -151,15 +151,28 @@ def extract(
     if values.ndim != 3 or (valid is not None and valid.shape != values.shape):
         shapes = f"values {values.shape}" + ("" if valid is None else f" and valid {valid.shape}")
         raise ValueError(f"{shapes} must be [windows, samples, channels]")
-    w, n, c = values.shape
+    return extract_pieces(spec, (values,), valid, rate_hz)
+
+
+def extract_pieces(
+    spec: FeatureSpec,
+    pieces: Sequence[NDArray[np.float32]],
+    valid: NDArray[np.bool_] | None,
+    rate_hz: Fraction,
+) -> NDArray[np.float32]:
+    """What :func:`extract` gives for the windows of ``pieces``, one after the other: each float32[w, n, c] with the same n
+    and c, of any strides. ``valid`` covers them all."""
+    w = sum([len(piece) for piece in pieces])
+    _, n, c = pieces[0].shape
     _check(spec, c, n)
     k = c * _n_per_channel(spec, n)
     out = np.empty((w, k), dtype=np.float32)
     step = max(1, _CHUNK_VALUES // max(1, n * c))
     step = max(1, -(-w // max(1, -(-w // step))))  # parts of about the same size
+    series = _Series(pieces, n, c)
     for start in range(0, w, step):
-        part = slice(start, start + step)
-        x = np.ascontiguousarray(values[part].transpose(0, 2, 1), dtype=np.float64)
+        x = series.take(min(step, w - start))
+        part = slice(start, start + len(x))
         ok = None
         if valid is not None and not valid[part].all():
             ok = np.ascontiguousarray(valid[part].transpose(0, 2, 1))
@@ -169,6 +182,26 @@ def extract(
             columns = feature_kernels.vibration(x, ok, spec.floors, spec.n_bands)
         out[part] = columns.reshape(x.shape[0], k)
     return out
+
+
+class _Series:
+    """The windows of some arrays, copied once: into the order and the precision of the kernels."""
+
+    def __init__(self, pieces: Sequence[NDArray[np.float32]], n: int, c: int) -> None:
+        self._pieces, self._n, self._c = iter(pieces), n, c
+        self._rest: NDArray[np.float32] | None = None
+
+    def take(self, w: int) -> NDArray[np.float64]:
+        """The next ``w``, float64[w, c, n]."""
+        x = np.empty((w, self._c, self._n))
+        done = 0
+        while done < w:
+            piece = next(self._pieces) if self._rest is None else self._rest
+            m = min(len(piece), w - done)
+            x[done : done + m] = piece[:m].transpose(0, 2, 1)
+            self._rest = piece[m:] if m < len(piece) else None
+            done += m
+        return x
 
 
 def readable(info: FeatureInfo, value: float, origin: float) -> float:

