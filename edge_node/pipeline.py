@@ -336,7 +336,7 @@ class Pipeline:
         model = self._model(chunks[0])
         values = [c.values for c in chunks if c.values is not None]
         valid = None
-        if any([c.valid is not None for c in chunks]):
+        if any(c.valid is not None for c in chunks):
             valid = _joined([_valid(c) for c in chunks])
         matrix = extract_pieces(model.manifest.features, values, valid, model.manifest.window.rate_hz)
         begin = 0

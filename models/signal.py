@@ -196,7 +196,8 @@ class WindowBatch(msgspec.Struct, frozen=True, eq=False):
     """Closed windows of one device, oldest first.
 
     ``values`` float32[w, n, c], of any strides and to be read only: windows that overlap may share memory. Where
-    ``valid`` bool[w, n, c] is False the value is filled (last valid one held, 0 before the first) and means nothing. ``start_ns``, ``end_ns`` int64[w], half-open. ``whole``: it is known that
+    ``valid`` bool[w, n, c] is False the value is filled (last valid one held, 0 before the first) and means nothing.
+    ``start_ns``, ``end_ns`` int64[w], half-open. ``whole``: it is known that
     every value is valid, and nobody needs to look.
     """
 
