@@ -72,7 +72,8 @@ def commands() -> dict[str, str]:
     section = README.read_text().split("## Use it")[1].split("\n## ")[0]
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```", section, re.MULTILINE | re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
-    return {" ".join(line.split()[:2]): line for line in lines}
+    named = {" ".join(line.split()[:2]): line for line in lines}
+    return {name: line for name, line in named.items() if not name.startswith("firmware-bridge ")}  # the bench's
 
 
 def shell(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
