@@ -73,7 +73,9 @@ def commands() -> dict[str, str]:
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```", section, re.MULTILINE | re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
     named = {" ".join(line.split()[:2]): line for line in lines}
-    return {name: line for name, line in named.items() if not name.startswith("firmware-bridge ")}  # the bench's
+    return {
+        name: line for name, line in named.items() if not name.startswith("firmware-bridge ")
+    }  # the bench's
 
 
 def shell(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
