@@ -140,6 +140,9 @@ def _why(path: str, error: Exception, settings: LineSettings) -> str:
         )
     if number in (errno.EBUSY, errno.EAGAIN, errno.EWOULDBLOCK) or "exclusively lock" in text:
         return f"{path}: another program has it open; `fuser {path}` says which"
+    if isinstance(error, termios.error) and error.args[:1] == (errno.EINVAL,):
+        line = f"{settings.baud} baud, parity {settings.parity}, stop bits {settings.stop_bits}"
+        return f"{path}: {line}: not possible here; another adapter may know it"
     if isinstance(error, termios.error) or "Could not configure port" in text:
         return f"{path}: this is no serial port; `firmware-bridge list` shows those that are there"
     if isinstance(error, ValueError) and "://" in path:
