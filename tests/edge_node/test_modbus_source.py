@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from fractions import Fraction
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from edge_node.config import load_config
 from edge_node.config_schema import ModbusRegister, ModbusSource
 from edge_node.figures import connections
 from edge_node.sources import SOURCES, Source
@@ -203,6 +205,16 @@ def test_a_source_whose_slave_hangs_ends_when_it_is_told_to(slaves: Slaves) -> N
     with running(build(slaves, VOLTAGE, timeout_s=60.0)):
         wait_for(lambda: slaves.asked[1], "the question")
     # `running` has waited for its end, and not for a minute
+
+
+def test_the_example_of_the_docs_is_valid(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "modbus.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    path = tmp_path / "gateway.toml"
+    path.write_text('[gateway]\nname = "g1"\n' + example, encoding="utf-8")
+    (source,) = load_config(path).sources
+    assert isinstance(source, ModbusSource)
+    assert [r.channel for r in source.register] == ["power", "consumption", "door"]
 
 
 # The real daemon
