@@ -75,12 +75,13 @@ def test_rows_are_of_their_devices_in_si_units(slaves: Slaves) -> None:
     source = build(slaves, PRESSURE, POWER, ON, VOLTAGE)
     with running(source) as got:
         wait_for(lambda: len(of(got, "pump")) >= 5, "rows")
-        reach = source.reach
-    for block in of(got, "meter"):
+        reach, whole = source.reach, Collected()
+        whole.blocks = list(got.blocks)  # to be stopped cuts a round short
+    for block in of(whole, "meter"):
         row = dict(zip(block.channels, block.values[0].tolist(), strict=True))
         assert row == pytest.approx({"voltage": 230.1, "power": 5000 * 0.001 + 1.0 - 2.0})
         assert block.time_ns is not None
-    for block in of(got, "pump"):
+    for block in of(whole, "pump"):
         row = dict(zip(block.channels, block.values[0].tolist(), strict=True))
         assert row == pytest.approx({"on": 1, "pressure": 101_400.0})
         assert block.rate_hz == 20
@@ -114,7 +115,7 @@ def test_a_counter_comes_with_its_second_reading(slaves: Slaves) -> None:
     source = build(slaves, VOLTAGE, ENERGY)
     with running(source) as got:
         wait_for(lambda: len(got.blocks) >= 3, "rows")
-    first, *others = got.blocks
+        first, *others = got.blocks
     assert first.channels == ("voltage",)
     assert {b.channels for b in others} == {("voltage", "energy")}
     assert {float(b.values[0, 1]) for b in others} == {0.0}

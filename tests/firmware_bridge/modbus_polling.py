@@ -24,23 +24,28 @@ BOTH = (*ONE, Register(slave=2, address=5))
 
 
 class Told:
-    """All that a poller tells, in order."""
+    """All that a poller tells, in order, until it is told to stop: that cuts a round short."""
 
     def __init__(self) -> None:
         self.all: list[Reading | tuple[int, Fault] | str] = []
         self.opened: list[str] = []
+        self.stopping = False
 
     def read(self, reading: Reading) -> None:
-        self.all.append(reading)
+        self._add(reading)
 
     def failed(self, slave: int, fault: Fault) -> None:
-        self.all.append((slave, fault))
+        self._add((slave, fault))
 
     def connected(self, what: str) -> None:
         self.opened.append(what)
 
     def lost(self, why: str) -> None:
-        self.all.append(why)
+        self._add(why)
+
+    def _add(self, what: Reading | tuple[int, Fault] | str) -> None:
+        if not self.stopping:
+            self.all.append(what)
 
     def readings(self, slave: int = 1) -> list[Reading]:
         return [t for t in self.all if isinstance(t, Reading) and t.slave == slave]
@@ -60,6 +65,7 @@ def polling(bus: Bus, registers: Sequence[Register] = ONE) -> Iterator[tuple[Tol
     try:
         yield told, poller
     finally:
+        told.stopping = True
         poller.stop(20)
         assert poller.finished.done()
         assert poller.finished.exception() is None
