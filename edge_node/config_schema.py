@@ -193,8 +193,8 @@ class ModbusSource(
     baud: Baud = 9600
     parity: Literal["N", "E", "O"] = "E"
     stop_bits: Literal[1, 2] = 1
-    timeout_s: Positive = 0.5
-    poll_s: Positive = 1.0
+    timeout_s: Annotated[float, msgspec.Meta(ge=0.001, le=60)] = 0.5
+    poll_s: Annotated[float, msgspec.Meta(ge=0.001, le=86_400)] = 1.0
     register: tuple[ModbusRegister, ...] = ()
 
 

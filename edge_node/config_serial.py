@@ -84,6 +84,10 @@ def check_modbus(source: ModbusSource, at: KeyPath, known: Names) -> Iterator[Pr
     if (source.host is None) == (not serial_names):
         text = "give either host (Modbus TCP) or a serial port: port, usb_serial, vid_pid or by_path"
         yield Problem(at, text)
+    elif source.host is not None:
+        yield from _check_unset(source, ("baud", "parity", "stop_bits"), at, "a serial line, and this is TCP")
+    else:
+        yield from _check_unset(source, ("tcp_port",), at, "host, and this is a serial line")
     yield from _check_vid_pid(source.vid_pid, at)
     if not source.register:
         yield Problem(at, "[[source.register]] is missing: what is to be read?")
@@ -110,6 +114,13 @@ def check_modbus(source: ModbusSource, at: KeyPath, known: Names) -> Iterator[Pr
             yield Problem((*where, "counter"), "a single bit counts nothing")
         if register.scale == 0:
             yield Problem((*where, "scale"), "expected anything but 0", register.scale, True)
+
+
+def _check_unset(source: ModbusSource, names: Sequence[str], at: KeyPath, what: str) -> Iterator[Problem]:
+    """Nobody shall think that an option does something here that only does so elsewhere."""
+    for name in names:
+        if getattr(source, name) != getattr(ModbusSource(), name):
+            yield Problem((*at, name), f"is only for {what}", getattr(source, name), True)
 
 
 def _check_vid_pid(value: str | None, at: KeyPath) -> Iterator[Problem]:

@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import msgspec
 from tabulate import tabulate
@@ -28,24 +27,19 @@ from firmware_bridge.recorder import NotRecordable, record
 from firmware_bridge.stopping import Stopping
 from firmware_bridge.transport import LineSettings, PortName, PortUnavailable
 from firmware_bridge.verify import verify
+from models.cli_values import Parser, positive
 from models.logs import LogError
 
-FAILED, USAGE = 1, 2
+FAILED = 1
 VERIFY_S = 20.0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
-        raise SystemExit(USAGE)
-
-
 def parser() -> argparse.ArgumentParser:
-    top = _Parser(
+    top = Parser(
         prog="firmware-bridge", description="Microcontrollers on serial ports: find, watch, judge, simulate."
     )
     top.add_argument("--version", action="version", version=importlib.metadata.version("linewatch"))
-    commands = top.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
 
     listing = commands.add_parser(
         "list",
@@ -78,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         "--device", type=cli_values.name, help="what it is called there; default: the board's serial number"
     )
     recording.add_argument(
-        "--interval-s", type=cli_values.seconds, metavar="S", help="from row to row, of an irregular board"
+        "--interval-s", type=positive, metavar="S", help="from row to row, of an irregular board"
     )
     recording.set_defaults(act=_record)
 
@@ -105,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     forwarding.add_argument("--qos", type=int, choices=(0, 1), default=0, help="default: %(default)s")
     forwarding.add_argument(
         "--queue-mb",
-        type=cli_values.seconds,
+        type=positive,
         default=64.0,
         metavar="MB",
         help="what may wait for the broker; default: 64",
@@ -207,9 +201,7 @@ def _add_port(command: argparse.ArgumentParser) -> None:
         "--reset-on-open", action="store_true", help="let the port's opening reset a board that is wired so"
     )
     command.add_argument("--wait", action="store_true", help="wait for a port that is not there yet")
-    command.add_argument(
-        "--for", dest="for_s", type=cli_values.seconds, metavar="S", help="stop after this long"
-    )
+    command.add_argument("--for", dest="for_s", type=positive, metavar="S", help="stop after this long")
 
 
 def _line(given: argparse.Namespace) -> tuple[PortName, LineSettings]:

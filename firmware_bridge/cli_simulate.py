@@ -15,6 +15,7 @@ from firmware_bridge import cli_values
 from firmware_bridge.protocol import BoardChannel
 from firmware_bridge.simulator import VIBRATION, Faults, Simulator, vibration
 from firmware_bridge.stopping import Stopping
+from models.cli_values import not_negative, number, positive
 from models.messages import rfc3339
 from models.signal import NS_PER_S
 
@@ -47,21 +48,19 @@ def add(commands: Any) -> None:
         ("--reboot", "times the board starts anew, a minute"),
     ):
         simulate.add_argument(
-            name, type=cli_values.not_negative, default=0.0, metavar="N", help=f"{what}; default: none"
+            name, type=not_negative, default=0.0, metavar="N", help=f"{what}; default: none"
         )
     simulate.add_argument(
         "--drift-ppm",
-        type=cli_values.number,
+        type=number,
         default=0.0,
         metavar="PPM",
         help="how much too fast its clock is",
     )
     simulate.add_argument(
-        "--worn-after", type=cli_values.seconds, metavar="S", help="the bearing is damaged from then on"
+        "--worn-after", type=positive, metavar="S", help="the bearing is damaged from then on"
     )
-    simulate.add_argument(
-        "--for", dest="for_s", type=cli_values.seconds, metavar="S", help="stop after this long"
-    )
+    simulate.add_argument("--for", dest="for_s", type=positive, metavar="S", help="stop after this long")
     simulate.add_argument("--seed", type=int, default=1, help="of signal and faults; default: %(default)s")
     simulate.set_defaults(act=_simulate)
 

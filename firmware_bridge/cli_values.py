@@ -1,4 +1,4 @@
-"""What people write on the command line, as values."""
+"""What people write on ``firmware-bridge``'s command line, beside :mod:`models.cli_values`, as values."""
 
 from __future__ import annotations
 
@@ -50,30 +50,3 @@ def baud(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 50 <= int(text) <= 20_000_000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a baud rate: a whole number from 50 to 20000000")
     return int(text)
-
-
-def seconds(text: str) -> float:
-    """An argparse type: a number above 0."""
-    value = number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def not_negative(text: str) -> float:
-    """An argparse type: a number of at least 0."""
-    value = number(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is less than 0")
-    return value
-
-
-def number(text: str) -> float:
-    """An argparse type: a finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not abs(value) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
-    return value

@@ -1,55 +1,22 @@
 """Polling Modbus slaves, RTU on a serial line or TCP: one thread a bus.
 
-Strategy: each round reads what is planned, slave by slave; a slave that does not answer costs one timeout and is then
-asked ever more rarely. What was read is handed over as raw numbers with the time half-way between question and
-answer.
+Strategy: each round reads what is planned, slave by slave. A slave that does not answer costs one timeout and is then
+asked ever more rarely; of several such slaves no more than one a round costs its timeout. What was read is handed over as
+numbers with the time half-way between question and answer.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-import serial
-from pymodbus.client import ModbusSerialClient, ModbusTcpClient
-from pymodbus.exceptions import ModbusException
-from pymodbus.pdu import ModbusPDU
-
-from firmware_bridge.registers import Patience, Rate, Register, Request, plan, value_of
-from firmware_bridge.transport import PortName
-
-Client = ModbusSerialClient | ModbusTcpClient
-
-_EXCEPTIONS = {
-    1: "it does not know the function",
-    2: "it has no such address",
-    3: "it refuses the count",
-    4: "it failed inside",
-    6: "it is busy",
-    10: "the gateway on the way has no path to it",
-    11: "the device behind the gateway does not answer",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bus:
-    """Where the slaves are: ``host`` and ``tcp_port``, or a serial ``port``."""
-
-    host: str | None = None
-    tcp_port: int = 502
-    port: PortName = PortName()  # noqa: RUF009 (frozen)
-    baud: int = 9600
-    parity: str = "E"
-    stop_bits: int = 1
-    timeout_s: float = 0.5
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.tcp_port}" if self.host is not None else str(self.port)
+from firmware_bridge.modbus_link import Bus, BusLost, Fault, Link
+from firmware_bridge.registers import Patience, Rate, Register, Request, plan, singly, turns, value_of
+from firmware_bridge.transport import BACKOFF_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +30,14 @@ class Reading:
     whole: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    """The slave is there, and will not say."""
-
-    why: str
-
-
 class Taker(Protocol):
     """What a :class:`Poller` tells, on its thread."""
 
     def read(self, reading: Reading) -> None:
         """One slave's registers of one round."""
 
-    def silent(self, slave: int, why: str) -> None:
-        """A slave did not answer, or refused a request."""
+    def failed(self, slave: int, fault: Fault) -> None:
+        """A question had no answer."""
 
     def connected(self, what: str) -> None:
         """The bus is open."""
@@ -89,17 +49,29 @@ class Taker(Protocol):
 class Poller:
     """Reads ``registers`` every ``poll_s`` from :meth:`start` to :meth:`stop`."""
 
-    def __init__(self, bus: Bus, registers: Sequence[Register], poll_s: float, taker: Taker) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        registers: Sequence[Register],
+        poll_s: float,
+        taker: Taker,
+        *,
+        backoff_s: tuple[float, float] = BACKOFF_S,
+    ) -> None:
         self.n_opens = 0
         self.is_open = False
         self.last_error: str | None = None
         self.finished: Future[None] = Future()
         self._bus, self._registers, self._poll_s, self._taker = bus, registers, poll_s, taker
+        self._backoff_s = backoff_s
         self._by_slave: dict[int, list[Request]] = {}
         for request in plan(registers):
             self._by_slave.setdefault(request.slave, []).append(request)
         self._patience = {slave: Patience(poll_s) for slave in self._by_slave}
         self._rates = {i: Rate(r) for i, r in enumerate(registers) if r.counter}
+        self._link: Link | None = None
+        self._n_tried = 0
+        self._n_answers = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"modbus {bus}", daemon=True)
 
@@ -107,125 +79,120 @@ class Poller:
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
+        """Ends the round, whoever does not answer; what is stuck in a driver is left behind after ``timeout_s``."""
         self._stopping.set()
+        if (link := self._link) is not None:
+            link.cancel()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
         try:
-            wait_s = self._poll_s
-            while not self._stopping.is_set():
-                why = self._connected()
-                if self._stopping.is_set():
-                    break
-                self.last_error = why
-                self._taker.lost(why)
-                wait_s = min(2 * wait_s, 10.0) if not self.n_opens else min(self._poll_s, 10.0)
-                self._stopping.wait(wait_s)
+            self._keep_up()
         except BaseException as error:  # a defect: whoever waits for the bus is told
             self.finished.set_exception(error)
             raise
         self.finished.set_result(None)
 
-    def _connected(self) -> str:
-        """Polls until the bus is lost; why that is."""
-        client = self._client()
-        if client is None:
-            return f"{self._bus}: not plugged in; `firmware-bridge list` shows the ports that are there"
+    def _keep_up(self) -> None:
+        shortest_s, longest_s = self._backoff_s
+        wait_s = shortest_s
+        while not self._stopping.is_set():
+            n_before = self._n_answers
+            try:
+                self._once()
+            except BusLost as error:
+                if self._stopping.is_set():
+                    return
+                self.last_error = str(error)
+                self._taker.lost(str(error))
+            if self._n_answers != n_before:
+                wait_s = shortest_s  # it had gone well
+            self._stopping.wait(wait_s)
+            wait_s = min(2 * wait_s, longest_s)
+
+    def _once(self) -> None:
+        """Opens the bus and polls until it is to stop. Raises BusLost."""
         try:
-            if not client.connect():
-                return f"{self._bus}: cannot be opened"
+            link = Link(self._bus, self._n_tried)
+        except BusLost:
+            self._n_tried += 1
+            raise
+        try:
+            self._link = link  # before `stopping` is looked at: whoever sets it finds the link
             self.n_opens += 1
             self.is_open, self.last_error = True, None
-            self._taker.connected(str(self._bus))
+            self._taker.connected(link.where)
             next_ns = time.monotonic_ns()
             while not self._stopping.is_set():
-                self._round(client)
+                if not self._round(link):
+                    link.renew()
                 next_ns = max(next_ns + round(self._poll_s * 1e9), time.monotonic_ns())
                 self._stopping.wait((next_ns - time.monotonic_ns()) / 1e9)
-                if not client.connected and not client.connect():
-                    return f"{self._bus}: the connection was lost"
-            return "stopped"
-        except (OSError, serial.SerialException) as error:
-            return f"{self._bus}: the line was lost: {error}"
         finally:
-            self.is_open = False
-            with contextlib.suppress(OSError, serial.SerialException):
-                client.close()  # type: ignore[no-untyped-call]
+            self.is_open, self._link = False, None
+            link.close()
 
-    def _client(self) -> Client | None:
-        bus = self._bus
-        if bus.host is not None:
-            return ModbusTcpClient(bus.host, port=bus.tcp_port, timeout=bus.timeout_s, retries=0)
-        candidates = bus.port.candidates()
-        if not candidates:
-            return None
-        return ModbusSerialClient(
-            candidates[0],
-            baudrate=bus.baud,
-            parity=bus.parity,
-            stopbits=bus.stop_bits,
-            timeout=bus.timeout_s,
-            retries=0,
-        )
-
-    def _round(self, client: Client) -> None:
-        for slave, requests in self._by_slave.items():
-            if self._stopping.is_set() or not self._patience[slave].due(time.monotonic_ns()):
-                continue
-            began_utc, began = time.time_ns(), time.monotonic_ns()
-            values: dict[int, float] = {}
-            why, answered = None, True
-            for request in requests:
-                words = self._read(client, request)
-                if isinstance(words, _Refused):
-                    why = words.why
-                    continue
-                if isinstance(words, str):
-                    why, answered = words, False
-                    break
-                mono_ns = time.monotonic_ns()
-                for i in request.registers:
-                    self._take(i, words, request, mono_ns, values)
-            if answered:
-                self._patience[slave].answered()
+    def _round(self, link: Link) -> bool:
+        """Asks whose turn it is; whether somebody answered, if anybody was asked."""
+        answers: list[bool] = []
+        waited_in_vain = False
+        for slave in turns(self._patience, time.monotonic_ns()):
+            patience = self._patience[slave]
+            was_tried = patience.is_tried
+            if self._stopping.is_set() or (was_tried and waited_in_vain):
+                break
+            answers.append(self._ask(link, slave))
+            if answers[-1]:
+                patience.answered()
+                self._n_answers += 1
             else:
-                self._patience[slave].failed(time.monotonic_ns())
-            if why is not None:
-                self._taker.silent(slave, why)
-            utc_ns = began_utc + (time.monotonic_ns() - began) // 2
-            if values or why is None:
-                self._taker.read(Reading(slave, values, utc_ns, why is None))
+                patience.failed(time.monotonic_ns())
+                waited_in_vain |= was_tried
+        return any(answers) or not answers
 
-    def _take(
-        self, i: int, words: list[int], request: Request, mono_ns: int, values: dict[int, float]
-    ) -> None:
-        register = self._registers[i]
-        at = register.address - request.address
-        raw: float | None = value_of(register, words[at : at + register.n_words])
-        if i in self._rates:
-            assert raw is not None
-            raw = self._rates[i].step(raw, mono_ns)
-        if raw is not None:
-            values[i] = raw * register.scale + register.offset
+    def _ask(self, link: Link, slave: int) -> bool:
+        """Reads all of ``slave`` and tells what came; whether it is there."""
+        began_utc, began = time.time_ns(), time.monotonic_ns()
+        values: dict[int, float] = {}
+        whole, alive, lost = True, True, None
+        for request in tuple(self._by_slave[slave]):
+            try:
+                answer = link.ask(request)
+            except BusLost as error:  # what was read before is not lost with it
+                whole, lost = False, error
+                break
+            if not isinstance(answer, Fault):
+                self._take(request, answer, values)
+                continue
+            whole = False
+            if answer.divisible and len(request.registers) > 1:
+                answer = self._divide(request, answer)
+            self._taker.failed(slave, answer)
+            if answer.dead:
+                alive = False
+                break
+        utc_ns = began_utc + (time.monotonic_ns() - began) // 2
+        if values or whole:
+            self._taker.read(Reading(slave, values, utc_ns, whole))
+        if lost is not None:
+            raise lost
+        return alive
 
-    def _read(self, client: Client, request: Request) -> list[int] | _Refused | str:
-        """The words, or why there are none: the slave refused, or did not answer."""
-        read = {
-            1: client.read_coils,
-            2: client.read_discrete_inputs,
-            3: client.read_holding_registers,
-            4: client.read_input_registers,
-        }[request.function]
-        where = f"slave {request.slave}, function {request.function}, address {request.address}"
-        try:
-            reply: ModbusPDU = read(request.address, count=request.count, device_id=request.slave)
-        except ModbusException as error:
-            return f"{where}: no answer: {error.string}"
-        if reply.isError():
-            code = reply.exception_code
-            return _Refused(f"{where}: refused: {_EXCEPTIONS.get(code, f'exception {code}')}")
-        words: list[int] = [int(w) for w in (reply.bits if request.function in (1, 2) else reply.registers)]
-        if len(words) < request.count:
-            return _Refused(f"{where}: {len(words)} values in place of {request.count}")
-        return words
+    def _divide(self, request: Request, fault: Fault) -> Fault:
+        """One register that the slave does not have must not cost its neighbours: from now on each is asked alone."""
+        requests = self._by_slave[request.slave]
+        at = requests.index(request)
+        requests[at : at + 1] = singly(request, self._registers)
+        return replace(fault, text=f"{fault.text}; each is asked alone from now on")
+
+    def _take(self, request: Request, words: list[int], values: dict[int, float]) -> None:
+        mono_ns = time.monotonic_ns()
+        for i in request.registers:
+            register = self._registers[i]
+            at = register.address - request.address
+            raw: int | float | None = value_of(register, words[at : at + register.n_words])
+            if raw is not None and i in self._rates:
+                raw = self._rates[i].step(raw, mono_ns)
+            if raw is not None:
+                values[i] = raw * register.scale + register.offset

@@ -7,7 +7,7 @@ Addresses are zero-based, as they go over the wire: register 40001 of a manual i
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,30 +87,34 @@ def plan(registers: Sequence[Register]) -> list[Request]:
             count = max(end, last.address + last.count) - last.address
             requests[-1] = Request(last.slave, last.function, last.address, count, (*last.registers, i))
         else:
-            requests.append(
-                Request(register.slave, register.function, register.address, register.n_words, (i,))
-            )
+            requests.append(_alone(i, register))
     return requests
 
 
-def value_of(register: Register, words: Sequence[int]) -> float:
-    """The raw number in ``words`` (or bits), as many as ``n_words``."""
+def singly(request: Request, registers: Sequence[Register]) -> list[Request]:
+    """``request`` as one read a register: for a slave that refuses to read them together."""
+    return [_alone(i, registers[i]) for i in request.registers]
+
+
+def value_of(register: Register, words: Sequence[int]) -> int | float:
+    """The raw number in ``words`` (or bits), as many as ``n_words``; exact, for a counter of 64 bits counts on where floats
+    have gaps."""
     if register.type == "bit" or register.is_bit:
-        return float(words[0] != 0)
+        return int(words[0] != 0)
     ordered = words if register.word_order == "big" else words[::-1]
     data = b"".join(int(word).to_bytes(2, register.byte_order) for word in ordered)
-    return float(struct.unpack(">" + _CODES[register.type], data)[0])
+    value: int | float = struct.unpack(">" + _CODES[register.type], data)[0]
+    return value
 
 
 class Rate:
     """A counter's increase a second."""
 
     def __init__(self, register: Register) -> None:
-        bits = 16 * register.n_words
-        self._span = 0.0 if register.type.startswith("float") else float(2**bits)
-        self._before: tuple[float, int] | None = None
+        self._span = 0 if register.type.startswith("float") else 1 << (16 * register.n_words)
+        self._before: tuple[int | float, int] | None = None
 
-    def step(self, raw: float, mono_ns: int) -> float | None:
+    def step(self, raw: int | float, mono_ns: int) -> float | None:
         """The rate since the last reading; None for the first one, and where the counter was reset. A fall by more
         than half of what the type can hold is a wrap."""
         before, self._before = self._before, (raw, mono_ns)
@@ -133,6 +137,16 @@ class Patience:
         self._n_failures = 0
         self._not_before_ns = 0
 
+    @property
+    def is_tried(self) -> bool:
+        """Whether it failed when it was last asked."""
+        return self._n_failures > 0
+
+    @property
+    def not_before_ns(self) -> int:
+        """When it is its turn again; 0: always."""
+        return self._not_before_ns
+
     def due(self, mono_ns: int) -> bool:
         return mono_ns >= self._not_before_ns
 
@@ -143,6 +157,16 @@ class Patience:
         self._n_failures += 1
         wait_ns = min(self._poll_ns * 2.0 ** min(self._n_failures, 30), BACKOFF_MAX_S * 1e9)
         self._not_before_ns = mono_ns + round(max(wait_ns, self._poll_ns))
+
+
+def turns(patience: Mapping[int, Patience], mono_ns: int) -> list[int]:
+    """The slaves whose turn it is: first those that answer, then those that did not, the longest overdue before the others."""
+    due = [slave for slave, waits in patience.items() if waits.due(mono_ns)]
+    return sorted(due, key=lambda slave: patience[slave].not_before_ns)
+
+
+def _alone(i: int, register: Register) -> Request:
+    return Request(register.slave, register.function, register.address, register.n_words, (i,))
 
 
 def _place(register: Register) -> tuple[int, int, int, int]:

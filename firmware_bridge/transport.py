@@ -90,6 +90,8 @@ class LineSettings:
     when the port is closed, so that opening it again does not reset boards that reset on DTR."""
 
     baud: int = 115200
+    parity: str = "N"
+    stop_bits: int = 1
     dtr: bool | None = None
     rts: bool | None = None
     reset_on_open: bool = False
@@ -100,6 +102,7 @@ def open_port(path: str, settings: LineSettings) -> serial.Serial:
     try:
         port: serial.Serial = serial.serial_for_url(path, do_not_open=True)
         port.baudrate = settings.baud
+        port.parity, port.stopbits = settings.parity, settings.stop_bits
         port.timeout, port.write_timeout = READ_TIMEOUT_S, WRITE_TIMEOUT_S
         if "://" not in path:
             port.exclusive = True
@@ -137,6 +140,9 @@ def _why(path: str, error: Exception, settings: LineSettings) -> str:
         )
     if number in (errno.EBUSY, errno.EAGAIN, errno.EWOULDBLOCK) or "exclusively lock" in text:
         return f"{path}: another program has it open; `fuser {path}` says which"
+    if isinstance(error, termios.error) and error.args[:1] == (errno.EINVAL,):
+        line = f"{settings.baud} baud, parity {settings.parity}, stop bits {settings.stop_bits}"
+        return f"{path}: {line}: not possible here; another adapter may know it"
     if isinstance(error, termios.error) or "Could not configure port" in text:
         return f"{path}: this is no serial port; `firmware-bridge list` shows those that are there"
     if isinstance(error, ValueError) and "://" in path:

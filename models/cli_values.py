@@ -1,4 +1,4 @@
-"""What people write on command lines, as values: one reading of it for ``edge-node`` and ``cloud-sink``."""
+"""What people write on command lines, as values: one reading of it for all three programs."""
 
 from __future__ import annotations
 
@@ -116,6 +116,14 @@ def not_negative(text: str) -> float:
     value = _number(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
+
+
+def number(text: str) -> float:
+    """An argparse type: finite numbers."""
+    value = _number(text)
+    if not abs(value) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return value
 
 

@@ -252,7 +252,7 @@ class DropReason(enum.StrEnum):
     INFERENCE_FAILED = "inference_failed"
     NOT_FINITE_SCORE = "not_finite_score"
     # events
-    REFUSED = "refused"
+    REFUSED = "refused"  # also by a Modbus slave, before there are samples
     EVICTED = "evicted"
 
 

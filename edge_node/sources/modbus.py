@@ -16,8 +16,9 @@ import structlog
 from edge_node.config_schema import ModbusSource
 from edge_node.log_limit import LogLimit
 from edge_node.sources import Emit, Reach, SourceCounters
-from edge_node.sources.layout import Layout
-from firmware_bridge.modbus import Bus, Poller, Reading
+from edge_node.sources.layout import Layout, timed_block
+from firmware_bridge.modbus import Poller, Reading
+from firmware_bridge.modbus_link import Bus, Fault
 from firmware_bridge.transport import PortName
 from models.signal import Clock, Device, DropReason, SampleBlock
 
@@ -37,7 +38,7 @@ class ModbusBus:
         self._counters = SourceCounters()
         self._devices = devices
         self._layouts: dict[tuple[int, ...], Layout] = {}
-        self._silent: dict[int, str] = {}
+        self._faults: dict[int, Fault] = {}  # by slave, what it last did not answer, until it answers all
         port = PortName(
             path=config.port, usb_serial=config.usb_serial, vid_pid=config.vid_pid, by_path=config.by_path
         )
@@ -50,6 +51,7 @@ class ModbusBus:
             stop_bits=config.stop_bits,
             timeout_s=config.timeout_s,
         )
+        self._n_slaves = len({register.slave for register in config.register})
         self._poller = Poller(bus, config.register, config.poll_s, self)
 
     @property
@@ -62,11 +64,16 @@ class ModbusBus:
 
     @property
     def reach(self) -> Reach:
-        """Connected while the bus is open and some slave answers all that it is asked."""
-        poller, silent = self._poller, dict(self._silent)
-        n_slaves = len({r.slave for r in self._config.register})
-        error = poller.last_error or next(iter(silent.values()), None)
-        return Reach(poller.is_open and len(silent) < n_slaves, poller.n_opens, error)
+        """Connected while the bus is open and some slave answers. The error names the first slave that does not answer all
+        it is asked, and says how many others there are."""
+        poller, faults = self._poller, self._faults.copy()
+        n_dead = sum(fault.dead for fault in faults.values())
+        error = poller.last_error
+        if error is None and faults:
+            error = min(faults.values(), key=lambda fault: not fault.dead).text
+            if len(faults) > 1:
+                error += f" (and {len(faults) - 1} more of {self._n_slaves} slaves)"
+        return Reach(poller.is_open and n_dead < self._n_slaves, poller.n_opens, error)
 
     async def run(self, emit: Emit) -> None:
         """Polls and emits rows until cancelled."""
@@ -80,39 +87,28 @@ class ModbusBus:
     def read(self, reading: Reading) -> None:
         arrival_ns = time.time_ns()
         registers = self._config.register
-        if reading.whole and self._silent.pop(reading.slave, None) is not None:
+        if reading.whole and self._faults.pop(reading.slave, None) is not None:
             self._log.info(f"slave {reading.slave} answers all again")
         self._counters.n_messages += 1
         by_device: dict[str, list[int]] = {}
         for i in reading.values:
             by_device.setdefault(registers[i].device, []).append(i)
-        for device_id, places in by_device.items():
-            layout = self._layout(tuple(places))
+        for places in by_device.values():
             raw = np.array([[reading.values[i] for i in places]])
             times = np.array([reading.utc_ns], np.int64)
-            self._put(
-                SampleBlock(
-                    device_id,
-                    layout.channels,
-                    layout.to_si(raw),
-                    arrival_ns,
-                    time_ns=times,
-                    clock=Clock.ARRIVAL,
-                )
-            )
+            self._put(timed_block(self._layout(tuple(places)), raw, times, arrival_ns, Clock.ARRIVAL))
 
-    def silent(self, slave: int, why: str) -> None:
-        self._counters.message_drops[DropReason.NO_ANSWER] += 1
-        self._silent[slave] = why
-        if self._log_limit.due(why, time.monotonic()) is not None:
-            self._log.warning(why)
+    def failed(self, slave: int, fault: Fault) -> None:
+        self._counters.message_drops[fault.reason] += 1
+        self._faults[slave] = fault
+        self._warn(fault.text, fault.text)
 
     def connected(self, what: str) -> None:
-        self._log.info("bus open", bus=what)
+        if self._log_limit.due(("open", what), time.monotonic()) is not None:
+            self._log.info("bus open", bus=what)
 
     def lost(self, why: str) -> None:
-        if self._log_limit.due(why, time.monotonic()) is not None:
-            self._log.warning(why)
+        self._warn(why, why)
 
     def _layout(self, places: tuple[int, ...]) -> Layout:
         layout = self._layouts.get(places)
@@ -129,8 +125,13 @@ class ModbusBus:
             self._counters.n_samples += block.n_samples
             return
         self._counters.sample_drops[DropReason.QUEUE_FULL] += block.n_samples
-        if self._log_limit.due(DropReason.QUEUE_FULL, time.monotonic()) is not None:
-            self._log.warning("samples dropped: the gateway cannot keep up")
+        self._warn(DropReason.QUEUE_FULL, "samples dropped: the gateway cannot keep up")
+
+    def _warn(self, key: str, text: str) -> None:
+        n_held = self._log_limit.due(key, time.monotonic())
+        if n_held is not None:
+            more = f" ({n_held} more since it was last logged)" if n_held else ""
+            self._log.warning(text + more)
 
 
 def _refuse(_block: SampleBlock) -> bool:

@@ -237,10 +237,46 @@ def test_two_sources_of_one_port(tmp_path: Path, key: str) -> None:
             ],
         ),
         (
+            TCP + 'baud = 19200\nparity = "N"\nstop_bits = 2\n' + REGISTER,
+            [
+                "14: [[source]]: baud = 19200: is only for a serial line, and this is TCP",
+                '15: [[source]]: parity = "N": is only for a serial line, and this is TCP',
+                "16: [[source]]: stop_bits = 2: is only for a serial line, and this is TCP",
+            ],
+        ),
+        (
+            MODBUS + 'port = "/dev/ttyS0"\ntcp_port = 1502\n' + REGISTER,
+            ["14: [[source]]: tcp_port = 1502: is only for host, and this is a serial line"],
+        ),
+        (
+            MODBUS + 'vid_pid = "1a86"\n' + REGISTER,
+            [
+                '13: [[source]]: vid_pid = "1a86": expected vendor and product as lsusb shows them, such as "1a86:7523"'
+            ],
+        ),
+        (
+            TCP + REGISTER + 'type = "unit16"',
+            [
+                '19: [[source.register]]: type = "unit16": expected one of "bit", "float32", "float64", "int16", '
+                '"int32", "int64", "uint16", "uint32", "uint64"; did you mean "uint16"?'
+            ],
+        ),
+        (
+            TCP + REGISTER.replace("address", "adress"),
+            ['18: [[source.register]]: adress = 7: unknown key; did you mean "address"?'],
+        ),
+        (
+            TCP + "timeout_s = 100\n" + REGISTER,
+            ["14: [[source]]: timeout_s = 100: expected a number at least 0.001 and at most 60"],
+        ),
+        (
             TCP + 'parity = "X"\n' + REGISTER,
             ['14: [[source]]: parity = "X": expected one of "E", "N", "O"'],
         ),
-        (TCP + "poll_s = 0\n" + REGISTER, ["14: [[source]]: poll_s = 0: expected a number above 0"]),
+        (
+            TCP + "poll_s = 0\n" + REGISTER,
+            ["14: [[source]]: poll_s = 0: expected a number at least 0.001 and at most 86400"],
+        ),
     ],
 )
 def test_modbus_sources(tmp_path: Path, text: str, expected: list[str]) -> None:
