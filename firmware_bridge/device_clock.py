@@ -116,13 +116,13 @@ class DeviceClock:
     @property
     def error_ns(self) -> float | None:
         """How far :meth:`at` may be off now; None before the first exchange."""
-        return None if self._last is None else self.error_at(self._last[0])
+        return None if self._last is None else self.error_within(self._last[0], self._last[0])
 
-    def error_at(self, us: float) -> float | None:
-        """How far :meth:`at` may be off at ``us``, of some time near now; None before the first exchange."""
+    def error_within(self, first_us: float, last_us: float) -> float | None:
+        """How far :meth:`at` may be off between two times near now; None before the first exchange."""
         if self.fit is None or not self._exchanges:
             return None
-        return self.fit.error_ns(us, self._leg_at(us).at(us))
+        return max(self.fit.error_ns(us, self._leg_at(us).at(us)) for us in (first_us, last_us))
 
     @property
     def n_exchanges(self) -> int:

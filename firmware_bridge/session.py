@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ from firmware_bridge.protocol import (
     Refusal,
     TimeSync,
 )
-from firmware_bridge.runs import DATA_AT, Bodies, Run
+from firmware_bridge.runs import DATA_AT, Bodies, Pattern, Run
 from models.signal import NS_PER_S, Clock
 
 MAX_HELD_BYTES = 1 << 18  # of Samples that wait for their Hello
@@ -142,6 +143,8 @@ class Session:
             None  # number of the last row, its device time, span of its frame
         )
         self._last_seq: int | None = None
+        self._pattern: Pattern | None = None  # of the frames that came last, once a Hello has explained them
+        self._shape: _Shape | None = None
         self._seq = 0
         self._last_time_ns: int | None = None
         self._asked_ns: int | None = None
@@ -174,6 +177,11 @@ class Session:
         items: list[Item] = []
         offset = self._utc.at(mono_ns, utc_ns)
         counters.n_clock_steps = self._utc.n_steps
+        run = self._going_on(bodies)
+        if run is not None and self.hello is not None:
+            self._last_seq = ((self._last_seq or 0) + len(bodies)) % U16
+            self._run(run, self.hello, mono_ns, offset, utc_ns, items)
+            return items
         if min(map(len, bodies)) < protocol.HEADER.size:
             short = [body for body in bodies if len(body) < protocol.HEADER.size]
             for body in short:
@@ -190,6 +198,15 @@ class Session:
             else:
                 self._message(bodies[first], mono_ns, offset, utc_ns, items)
         return items
+
+    def _going_on(self, bodies: list[bytes]) -> Run | None:
+        """The run that ``bodies`` are where they are but more of what came last; None: they need a closer look."""
+        pattern, seq, index, hello = self._pattern, self._last_seq, self._next_index, self.hello
+        if pattern is None or seq is None or index is None or hello is None:
+            return None
+        return (
+            pattern.follows(bodies, (seq + 1) % U16, index) if pattern.config_id == hello.config_id else None
+        )
 
     def due(self, mono_ns: int) -> list[bytes]:
         """Frames to send now: call it at least every ``SYNC_BURST_NS`` to begin with, later as often as reads
@@ -381,57 +398,48 @@ class Session:
 
     def _run(self, run: Run, hello: Hello, mono_ns: int, offset: int, utc_ns: int, items: list[Item]) -> None:
         n, c = run.counts.shape
-        n_frame = n // len(run.first_us)  # rows a frame
-        span_us = 0 if hello.rate_hz is None else int((n_frame - 1) * 1_000_000 / hello.rate_hz)
-        text = None
-        if c != len(hello.channels):
-            text = f"SAMPLES of {c} channels, the Hello names {len(hello.channels)}"
-        elif hello.rate_hz is None and n_frame > 1:
-            text = f"SAMPLES of {n_frame} rows a frame, the Hello names no rate: each row needs its own time"
-        elif span_us > MAX_SPAN_US:
-            text = f"SAMPLES of {n_frame} rows at {hello.rate_hz} Hz: a frame may span {MAX_SPAN_US // 60_000_000} minutes"
-        if text is not None:
-            self._refuse(Refusal(Cause.MALFORMED, text), items)
+        first_us = run.first_us
+        n_frame = n // len(first_us)  # rows a frame
+        shape = self._shape
+        if shape is None or shape.hello is not hello or (shape.n_rows, shape.n_channels) != (n_frame, c):
+            shape = self._shape = _shape(hello, n_frame, c)
+        if shape.refused is not None:
+            self._refuse(Refusal(Cause.MALFORMED, shape.refused), items)
             return
-        steps = np.diff(run.first_us) % U32
-        if len(steps) and hello.rate_hz is not None:
-            pace_us = n_frame * 1_000_000 / float(hello.rate_hz)
-            if (
-                np.abs(steps - pace_us).max() > PACE_US + PACE * pace_us
-            ):  # one time does not explain all of them
-                for i in range(len(run.first_us)):
-                    part = run.counts[i * n_frame : (i + 1) * n_frame]
-                    index = (run.index + i * n_frame) % U32
-                    single = Run(run.config_id, part, index, run.first_us[i : i + 1])
-                    self._run(single, hello, mono_ns, offset, utc_ns, items)
-                return
+        steps = [(b - a) % U32 for a, b in pairwise(first_us)]
+        if steps and not shape.least_us <= min(steps) <= max(steps) <= shape.most_us:
+            for i, us in enumerate(first_us):  # one time does not explain all of them
+                part = run.counts[i * n_frame : (i + 1) * n_frame]
+                single = Run(run.pattern, part, (run.index + i * n_frame) % U32, (us,))
+                self._run(single, hello, mono_ns, offset, utc_ns, items)
+            return
+        self._pattern = run.pattern
         # What is sent when a frame is full was begun long before: its newest row tells how its clock goes.
-        age_us = int(steps.sum()) + span_us
-        newest_us = self._newest_of(run, hello, age_us, mono_ns, items)
+        age_us = sum(steps) + shape.span_us
+        newest_us = self._newest_of(run, shape, age_us, mono_ns, items)
         counts = self._fresh(run, newest_us, items)
         n_old = n - len(counts)
         if n_old == n:
             return
         self._next_index = (run.index + n) % U32
-        self._newest = ((run.index + n - 1) % U32, newest_us, span_us)
+        self._newest = ((run.index + n - 1) % U32, newest_us, shape.span_us)
         self.counters.n_rows += n - n_old
         self._clock.hear(newest_us, mono_ns)
-        first_us = newest_us - age_us
+        oldest_us = newest_us - age_us
         time_ns = None
         if hello.rate_hz is None:
-            us = first_us + np.concatenate([[0], steps.cumsum()])[n_old:]
-            device_us = int(us[0])
-            time_ns = np.array([self._clock.at(int(u)) for u in us], np.int64) + offset
+            each_us = list(accumulate(steps, initial=oldest_us))[n_old:]
+            device_us = each_us[0]
+            time_ns = np.array([self._clock.at(us) for us in each_us], np.int64) + offset
             start_ns = int(time_ns[0])
         else:
-            device_us = first_us + int(n_old * 1_000_000 / hello.rate_hz)
+            device_us = oldest_us + shape.us(n_old)
             start_ns = self._clock.at(device_us) + offset
         if self._last_time_ns is not None and 0 < self._last_time_ns - start_ns < NS_PER_S:
             start_ns = self._last_time_ns  # never back, however the host's clock was slewed meanwhile
             time_ns = None if time_ns is None else np.maximum(time_ns, start_ns)
         self._last_time_ns = start_ns if time_ns is None else int(time_ns[-1])
-        errors = [e for us in (first_us, newest_us) if (e := self._clock.error_at(us)) is not None]
-        error_ns = max(errors, default=None)
+        error_ns = self._clock.error_within(oldest_us, newest_us)
         if error_ns is None:
             clock = Clock.ARRIVAL
         else:
@@ -439,14 +447,14 @@ class Session:
         index = (run.index + n_old) % U32
         items.append(Rows(hello, counts, start_ns, time_ns, utc_ns, clock, error_ns, index, device_us))
 
-    def _newest_of(self, run: Run, hello: Hello, age_us: int, mono_ns: int, items: list[Item]) -> int:
+    def _newest_of(self, run: Run, shape: _Shape, age_us: int, mono_ns: int, items: list[Item]) -> int:
         """Unwrapped device time of the last row. A row that comes late, but at the pace of the numbers, waited
         somewhere: its clock is the same."""
-        us = (int(run.first_us[0]) + age_us) % U32
-        if self._newest is not None and hello.rate_hz is not None:
+        us = (run.first_us[0] + age_us) % U32
+        if self._newest is not None and shape.hello.rate_hz is not None:
             index, at_us, _ = self._newest
             ahead = (run.index + len(run.counts) - 1 - index + U32 // 2) % U32 - U32 // 2
-            passed_us = int(ahead * 1_000_000 / hello.rate_hz)
+            passed_us = shape.us(ahead)
             off = (us - at_us - passed_us + U32 // 2) % U32 - U32 // 2
             if abs(off) <= PACE_US + PACE * abs(passed_us) and abs(passed_us) < MAX_SPAN_US:
                 return at_us + passed_us + off
@@ -476,6 +484,47 @@ class Session:
         for damage, n in self._decoder.damage.items():
             self.counters.damage[damage] += n
         self._decoder.damage.clear()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shape:
+    """What ``hello`` makes of frames of so many rows and channels: how long one lasts, and how far apart the first rows
+    of two may be; ``refused``: why it makes nothing of them."""
+
+    hello: Hello
+    n_rows: int
+    n_channels: int
+    refused: str | None
+    span_us: int
+    least_us: float
+    most_us: float
+    us_of: tuple[int, int]  # a row, as a fraction
+
+    def us(self, n: int) -> int:
+        """That ``n`` rows last."""
+        numerator, denominator = self.us_of
+        return n * numerator // denominator
+
+
+def _shape(hello: Hello, n_rows: int, n_channels: int) -> _Shape:
+    rate = hello.rate_hz
+    us_of = (0, 1) if rate is None else (1_000_000 * rate.denominator, rate.numerator)
+    span_us = (n_rows - 1) * us_of[0] // us_of[1]
+    least_us, most_us = 0.0, float(U32)
+    if rate is not None:
+        pace_us = n_rows * us_of[0] / us_of[1]
+        slack_us = PACE_US + PACE * pace_us
+        least_us, most_us = pace_us - slack_us, pace_us + slack_us
+    refused = None
+    if n_channels != len(hello.channels):
+        refused = f"SAMPLES of {n_channels} channels, the Hello names {len(hello.channels)}"
+    elif rate is None and n_rows > 1:
+        refused = f"SAMPLES of {n_rows} rows a frame, the Hello names no rate: each row needs its own time"
+    elif span_us > MAX_SPAN_US:
+        refused = (
+            f"SAMPLES of {n_rows} rows at {rate} Hz: a frame may span {MAX_SPAN_US // 60_000_000} minutes"
+        )
+    return _Shape(hello, n_rows, n_channels, refused, span_us, least_us, most_us, us_of)
 
 
 def _config_of(body: bytes) -> int:
