@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,13 +26,12 @@ SEQ_AT, CONFIG_AT, FIRST_US_AT, INDEX_AT, DATA_AT = 2, 4, 12, 16, 20
 KIND_AT = protocol.HEADER.size  # of a TimeSync: whether it asks or answers
 _MOST_LOST = 4096  # frames at once: a number further ahead is one that began anew
 _REPEATED = 64  # a number at most so far back is one that was seen already
-_FEW = 64  # bodies that Python looks at sooner than numpy
+_FEW = 512  # bodies that Python looks at sooner than numpy
 _FIXED_FIELDS = struct.Struct("<HBBHxx")  # config_id, format, n_channels, n_rows
 _FIXED = np.array([0, 1, 4, 5, 6, 7, 8, 9])  # bytes of a Samples body that say what it is
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class Run(msgspec.Struct, frozen=True, eq=False):
     """Rows [n, c] that follow each other, of one configuration and format. ``first_us``: device time of the first row
     of each of its frames, modulo 2^32; ``index``: number of the first row, modulo 2^32. ``pattern``: of its frames."""
 

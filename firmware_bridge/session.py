@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import accumulate, pairwise
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,8 +53,7 @@ MAX_SPAN_US = U32 // 2  # of a frame: what takes longer cannot be told from what
 SYNCED_NS = 5_000_000.0  # error bound from which a block's time counts as disciplined
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class Rows(msgspec.Struct, frozen=True, eq=False):
     """Consecutive rows of one configuration: ``counts`` [n, c] as sent. ``start_ns``: UTC of the first; with an
     irregular board ``time_ns`` int64[n] is each row's. ``error_ns``: how far that may be off; None: not known.
     ``index``: number of the first row, modulo 2^32; ``device_us``: what the board's clock, unwrapped, read then."""
