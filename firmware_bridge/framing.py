@@ -90,19 +90,16 @@ class FrameDecoder:
         self._first = self._oversize = False
 
     def _take(self, pieces: list[bytes], bodies: list[bytes]) -> None:
-        pieces = [piece for piece in pieces if piece]
-        try:
-            raws = list(map(cobs.decode, pieces))
-        except cobs.DecodeError:
-            raws = [_unstuffed(piece) for piece in pieces]
-        crcs = list(map(zlib.crc32, raws))
-        sizes = set(map(len, raws))
-        if crcs.count(RESIDUE) == len(raws) and sizes and min(sizes) > CRC_BYTES and max(sizes) <= _MAX_RAW:
-            bodies += [raw[:-CRC_BYTES] for raw in raws]
-            return
-        for piece, raw, crc in zip(pieces, raws, crcs, strict=True):
-            if crc == RESIDUE and CRC_BYTES < len(raw) <= _MAX_RAW:
-                bodies.append(raw[:-CRC_BYTES])
+        crc32, decode, append = zlib.crc32, cobs.decode, bodies.append
+        for piece in pieces:
+            if not piece:
+                continue
+            try:
+                raw = decode(piece)
+            except cobs.DecodeError:
+                raw = b""
+            if crc32(raw) == RESIDUE and CRC_BYTES < len(raw) <= _MAX_RAW:
+                append(raw[:-CRC_BYTES])
             else:
                 self.damage[_damage_of(piece)] += 1
 
@@ -119,15 +116,6 @@ def _cut(data: bytes) -> list[bytes]:
             begin += 1
     append(data[begin:])
     return pieces
-
-
-def _unstuffed(piece: bytes) -> bytes:
-    """Empty, which is no frame, where that cannot be done."""
-    try:
-        raw: bytes = cobs.decode(piece)
-    except cobs.DecodeError:
-        return b""
-    return raw
 
 
 def _damage_of(piece: bytes) -> Damage:
