@@ -94,7 +94,7 @@ class Greeting:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The board's clock began anew."""
+    """The board's clock began anew, or was set by ``off_us``."""
 
     off_us: int
 
@@ -297,7 +297,10 @@ class Session:
             self._refuse(Refusal(Cause.MALFORMED, text), items)
             return
         received = self._unwrap(sync.received_us, mono_ns, items, since_ns=sent_ns)
-        self._clock.exchange(sent_ns, mono_ns, received, received + took_us)
+        slipped_us = self._clock.exchange(sent_ns, mono_ns, received, received + took_us)
+        if slipped_us is not None:
+            self._clock = self._clock.anew()
+            self._began_anew(slipped_us, items)
         self._clock.hear(received + took_us, mono_ns)
         self.counters.n_exchanges += 1
 
@@ -328,12 +331,16 @@ class Session:
         if -most_us - late_us <= off <= most_us:
             return unwrapped
         self._clock = DeviceClock()
+        self._newest = None
         self._tokens.clear()
-        self._synced_ns = self._newest = None
+        self._began_anew(off, items)
+        return self._clock.unwrap(us, mono_ns)[0]
+
+    def _began_anew(self, off_us: int, items: list[Item]) -> None:
+        self._synced_ns = self._last_time_ns = None  # what was served before may have been ahead
         self._n_burst = 0
         self.counters.n_resets += 1
-        items.append(Reset(off))
-        return self._clock.unwrap(us, mono_ns)[0]
+        items.append(Reset(off_us))
 
     def _samples(
         self,
