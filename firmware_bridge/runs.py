@@ -61,18 +61,19 @@ class Pattern:
     def follows(self, bodies: Sequence[bytes], seq: int, index: int) -> Run | None:
         """The run that ``bodies`` are if each is like this, numbered on from ``seq``, with rows from ``index`` on. None:
         they are not, or are too many, or a number wraps: look closer."""
-        m, step = len(bodies), self.n_rows
+        m = len(bodies)
         if m > _FEW or set(map(len, bodies)) != {self.size}:
             return None
         blob = b"".join(bodies)
-        heads, fixed, first_us, indices = zip(*self.fields.iter_unpack(blob), strict=True)
-        head = self.head | seq << 16
-        if (
-            heads != tuple(range(head, head + (m << 16), 1 << 16))
-            or indices != tuple(range(index, index + m * step, step))
-            or fixed.count(self.fixed) != m
-        ):
-            return None
+        head, whole, step = self.head | seq << 16, self.fixed, self.n_rows
+        row = index
+        first_us: list[int] = []
+        for found_head, fixed, us, found_row in self.fields.iter_unpack(blob):
+            if found_head != head or found_row != row or fixed != whole:
+                return None
+            first_us.append(us)
+            head += 1 << 16
+            row += step
         return Run(self, self.counts(blob, m, 0), index, first_us)
 
     def counts(self, blob: bytes, n: int, at: int) -> Counts:
