@@ -177,11 +177,12 @@ class Session:
         items: list[Item] = []
         offset = self._utc.at(mono_ns, utc_ns)
         counters.n_clock_steps = self._utc.n_steps
-        run = self._going_on(bodies)
-        if run is not None and self.hello is not None:
-            self._last_seq = ((self._last_seq or 0) + len(bodies)) % U16
-            self._run(run, self.hello, mono_ns, offset, utc_ns, items)
-            return items
+        if self._last_seq is not None and self.hello is not None:
+            run = self._going_on(bodies, (self._last_seq + 1) % U16)
+            if run is not None:
+                self._last_seq = (self._last_seq + len(bodies)) % U16
+                self._run(run, self.hello, mono_ns, offset, utc_ns, items)
+                return items
         if min(map(len, bodies)) < protocol.HEADER.size:
             short = [body for body in bodies if len(body) < protocol.HEADER.size]
             for body in short:
@@ -199,14 +200,13 @@ class Session:
                 self._message(bodies[first], mono_ns, offset, utc_ns, items)
         return items
 
-    def _going_on(self, bodies: list[bytes]) -> Run | None:
-        """The run that ``bodies`` are where they are but more of what came last; None: they need a closer look."""
-        pattern, seq, index, hello = self._pattern, self._last_seq, self._next_index, self.hello
-        if pattern is None or seq is None or index is None or hello is None:
+    def _going_on(self, bodies: list[bytes], seq: int) -> Run | None:
+        """The run that ``bodies``, numbered from ``seq`` on, are where they are but more of what came last; None: they need
+        a closer look."""
+        pattern, index, hello = self._pattern, self._next_index, self.hello
+        if pattern is None or index is None or hello is None or pattern.config_id != hello.config_id:
             return None
-        return (
-            pattern.follows(bodies, (seq + 1) % U16, index) if pattern.config_id == hello.config_id else None
-        )
+        return pattern.follows(bodies, seq, index)
 
     def due(self, mono_ns: int) -> list[bytes]:
         """Frames to send now: call it at least every ``SYNC_BURST_NS`` to begin with, later as often as reads
@@ -353,7 +353,8 @@ class Session:
         utc_ns: int,
         items: list[Item],
     ) -> None:
-        runs, refused = batch.runs(first, end)
+        going_on = self._going_on(bodies[first:end], protocol.seq_of(bodies[first]))
+        runs, refused = ([going_on], []) if going_on is not None else batch.runs(first, end)
         for refusal in refused:
             self._refuse(refusal, items)
         hello = self.hello

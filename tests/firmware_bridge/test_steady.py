@@ -23,7 +23,7 @@ MS = 1_000_000
 class Long(Session):
     """Looks closely at each read."""
 
-    def _going_on(self, bodies: list[bytes]) -> Run | None:
+    def _going_on(self, bodies: list[bytes], seq: int) -> Run | None:
         return None
 
 
@@ -32,8 +32,8 @@ class Counting(Session):
 
     n_short = 0
 
-    def _going_on(self, bodies: list[bytes]) -> Run | None:
-        run = super()._going_on(bodies)
+    def _going_on(self, bodies: list[bytes], seq: int) -> Run | None:
+        run = super()._going_on(bodies, seq)
         self.n_short += run is not None
         return run
 
