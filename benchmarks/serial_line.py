@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import select
 import statistics
@@ -20,6 +21,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import structlog
 from cobs import cobs
 
 from benchmarks.line_board import RATE_HZ, ROWS, board
@@ -105,6 +107,7 @@ class _Floor:
 
 def _line(*, rounds: int, for_s: float) -> dict[str, object]:
     """Shares of a core, in turn: the median over the rounds."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     ours: list[_Cost] = []
     bare: list[_Cost] = []
     with tempfile.TemporaryDirectory() as name, _child(Path(name) / "board") as link:

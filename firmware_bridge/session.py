@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from firmware_bridge import framing, protocol
 from firmware_bridge.clock_fit import MAX_SKEW
 from firmware_bridge.device_clock import DeviceClock, UtcOffset
+from firmware_bridge.frame_shape import MAX_SPAN_US, PACE, PACE_US, FrameShape, frame_shape
 from firmware_bridge.framing import FrameDecoder
 from firmware_bridge.protocol import (
     U16,
@@ -45,11 +46,8 @@ SYNC_NS = NS_PER_S // 2  # then regularly
 SYNC_TIMEOUT_NS = 5 * NS_PER_S
 RESET_US = 2_000_000  # a clock further from where it should be than this began anew,
 NEW_CONFIG_US = 100_000  # or than this, where the configuration is a new one too
-PACE_US = 100_000  # by which frames may be off the pace of their row numbers,
-PACE = 0.02  # and this share of the time between them
 MAX_EVENT_AGE_US = 10_000_000  # that an event may have waited for its turn
 CLOCK_STEP_NS = 4_000_000  # some boards count no finer
-MAX_SPAN_US = U32 // 2  # of a frame: what takes longer cannot be told from what wrapped
 SYNCED_NS = 5_000_000.0  # error bound from which a block's time counts as disciplined
 
 
@@ -144,7 +142,7 @@ class Session:
         )
         self._last_seq: int | None = None
         self._pattern: Pattern | None = None  # of the frames that came last, once a Hello has explained them
-        self._shape: _Shape | None = None
+        self._shape: FrameShape | None = None
         self._seq = 0
         self._last_time_ns: int | None = None
         self._asked_ns: int | None = None
@@ -410,7 +408,7 @@ class Session:
         n_frame = n // len(first_us)  # rows a frame
         shape = self._shape
         if shape is None or shape.hello is not hello or (shape.n_rows, shape.n_channels) != (n_frame, c):
-            shape = self._shape = _shape(hello, n_frame, c)
+            shape = self._shape = frame_shape(hello, n_frame, c)
         if shape.refused is not None:
             self._refuse(Refusal(Cause.MALFORMED, shape.refused), items)
             return
@@ -455,7 +453,7 @@ class Session:
         index = (run.index + n_old) % U32
         items.append(Rows(hello, counts, start_ns, time_ns, utc_ns, clock, error_ns, index, device_us))
 
-    def _newest_of(self, run: Run, shape: _Shape, age_us: int, mono_ns: int, items: list[Item]) -> int:
+    def _newest_of(self, run: Run, shape: FrameShape, age_us: int, mono_ns: int, items: list[Item]) -> int:
         """Unwrapped device time of the last row. A row that comes late, but at the pace of the numbers, waited
         somewhere: its clock is the same."""
         us = (run.first_us[0] + age_us) % U32
@@ -492,47 +490,6 @@ class Session:
         for damage, n in self._decoder.damage.items():
             self.counters.damage[damage] += n
         self._decoder.damage.clear()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Shape:
-    """What ``hello`` makes of frames of so many rows and channels: how long one lasts, and how far apart the first rows
-    of two may be; ``refused``: why it makes nothing of them."""
-
-    hello: Hello
-    n_rows: int
-    n_channels: int
-    refused: str | None
-    span_us: int
-    least_us: float
-    most_us: float
-    us_of: tuple[int, int]  # a row, as a fraction
-
-    def us(self, n: int) -> int:
-        """That ``n`` rows last."""
-        numerator, denominator = self.us_of
-        return n * numerator // denominator
-
-
-def _shape(hello: Hello, n_rows: int, n_channels: int) -> _Shape:
-    rate = hello.rate_hz
-    us_of = (0, 1) if rate is None else (1_000_000 * rate.denominator, rate.numerator)
-    span_us = (n_rows - 1) * us_of[0] // us_of[1]
-    least_us, most_us = 0.0, float(U32)
-    if rate is not None:
-        pace_us = n_rows * us_of[0] / us_of[1]
-        slack_us = PACE_US + PACE * pace_us
-        least_us, most_us = pace_us - slack_us, pace_us + slack_us
-    refused = None
-    if n_channels != len(hello.channels):
-        refused = f"SAMPLES of {n_channels} channels, the Hello names {len(hello.channels)}"
-    elif rate is None and n_rows > 1:
-        refused = f"SAMPLES of {n_rows} rows a frame, the Hello names no rate: each row needs its own time"
-    elif span_us > MAX_SPAN_US:
-        refused = (
-            f"SAMPLES of {n_rows} rows at {rate} Hz: a frame may span {MAX_SPAN_US // 60_000_000} minutes"
-        )
-    return _Shape(hello, n_rows, n_channels, refused, span_us, least_us, most_us, us_of)
 
 
 def _config_of(body: bytes) -> int:

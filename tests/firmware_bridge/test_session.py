@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from firmware_bridge import framing, protocol
 from firmware_bridge.board import Board
+from firmware_bridge.frame_shape import MAX_SPAN_US
 from firmware_bridge.protocol import (
     U16,
     U32,
@@ -34,7 +35,6 @@ from firmware_bridge.protocol import (
 )
 from firmware_bridge.runs import Bodies
 from firmware_bridge.session import (
-    MAX_SPAN_US,
     RESET_US,
     SYNC_BURST,
     SYNC_BURST_NS,
