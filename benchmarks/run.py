@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import ingest, latency, resources, table, throughput
+from benchmarks import ingest, latency, resources, serial_line, table, throughput
 from benchmarks.timing import environment
 from examples.demo.processes import NO_MOSQUITTO, DemoError, mosquitto_path
 
 BENCHMARKS = {
     "throughput": throughput.measure,
     "ingest": ingest.measure,
+    "serial": serial_line.measure,
     "latency": latency.measure,
     "resources": resources.measure,
 }

@@ -16,6 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- `make bench` writes from here -->", "<!-- to here -->"
 FLOOR_SHARE, GROWTH = 0.6, 1.3  # the targets
+DECODING_SHARE, LINE_SHARE = 0.5, 0.1
 MILLION = 1e6
 
 Record = Mapping[str, Any]
@@ -44,7 +45,13 @@ def load(folder: Path = RESULTS) -> dict[str, Record]:
 
 def rows(results: Mapping[str, Record]) -> list[Row]:
     """What is known, in the order in which it is told."""
-    told = {"throughput": _throughput, "ingest": _ingest, "latency": _latency, "resources": _resources}
+    told = {
+        "throughput": _throughput,
+        "ingest": _ingest,
+        "serial": _serial,
+        "latency": _latency,
+        "resources": _resources,
+    }
     return [row for name, tell in told.items() if name in results for row in tell(results[name])]
 
 
@@ -104,6 +111,34 @@ def _ingest(r: Record) -> list[Row]:
             "a bare msgspec decode of the same bytes",
             f"{_list(_figure(s['bare_over_ours']) for s in sizes.values())} of its speed",
         )
+    ]
+
+
+def _serial(r: Record) -> list[Row]:
+    sizes, line = r["by_bytes_per_read"], r["line"]
+    shares = {int(size): s["floor_over_ours"] for size, s in sizes.items()}
+    reads = _list(f"{size // 1024}" for size in shares)
+    signal = f"{r['channels']} × {r['rate_hz'] / 1000:g} kHz × int16"
+    met = [size for size, share in shares.items() if share >= DECODING_SHARE]
+    target = _target(f"at least {DECODING_SHARE}", len(met) == len(shares))
+    if met and len(met) < len(shares):
+        target += f" below {min(met) // 1024} KB"
+    return [
+        Row(
+            f"framed serial protocol to rows, reads of {reads} KB",
+            f"{_list(_figure(s['mb_per_s']) for s in sizes.values())} MB/s; "
+            f"{_list(_figure(s['samples_per_s'] / MILLION) for s in sizes.values())} M samples/s",
+            f"{_figure(min(s['floor_mb_per_s'] for s in sizes.values()))} MB/s: COBS and CRC alone, frames cut out already",
+            f"{_list(map(_figure, shares.values()))} of its speed",
+            target,
+        ),
+        Row(
+            f"CPU of a serial line, {signal}, bytes to blocks",
+            f"{_figure(100 * line['cpu_share'])} % of a core",
+            f"{_figure(100 * line['bare_cpu_share'])} %: a program that reads and forgets",
+            f"{_figure(line['cpu_share'] / line['bare_cpu_share'])} times",
+            _target(f"below {100 * LINE_SHARE:.0f} %", line["cpu_share"] < LINE_SHARE),
+        ),
     ]
 
 

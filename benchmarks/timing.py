@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-VERSIONS_OF = ("linewatch", "numpy", "msgspec", "ai-edge-litert", "paho-mqtt")
+VERSIONS_OF = ("linewatch", "numpy", "msgspec", "ai-edge-litert", "paho-mqtt", "cobs", "pyserial")
 
 Run = Callable[[], float]  # does the work once, returns its size (samples, messages)
 

@@ -58,6 +58,13 @@ class Fit:
         lines = self.at_ns - served_ns + past_ns + self.corners[:, 0] + self.corners[:, 1] * past_ns
         return float(np.abs(lines).max()) + WANDER * past_ns**2 / 2
 
+    def range_ns(self, us: float) -> tuple[float, float]:
+        """The earliest and the latest monotonic ns at which the board's clock can have read ``us``."""
+        past_ns = (us - self.at_us) * 1000.0
+        lines = past_ns + self.corners[:, 0] + self.corners[:, 1] * past_ns
+        wander = WANDER * past_ns**2 / 2
+        return self.at_ns + (float(lines.min()) - wander), self.at_ns + (float(lines.max()) + wander)
+
 
 def between(exchanges: NDArray[np.int64]) -> Fit:
     """The likeliest line between the bounds of ``exchanges`` int64[m, 4], oldest first: sent (monotonic ns), received,

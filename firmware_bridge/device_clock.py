@@ -10,8 +10,12 @@ truth whatever the delays of the line were, as long as the board's skew changes 
 delays share the round trip: half of the difference between them is in the served time, and within the bound. With a
 delay of 0-20 ms in one direction, two exchanges a second and 100 ppm of skew the bound is about 1 ms after a minute and
 the error 0.13 ms (rms), in none of 6000 cases above 0.7 ms; with such delays in both directions 1.5 ms and 0.3 ms,
-above 1 ms in one case of 60. Of a board that answers nothing only arrivals are known: its time is late by the least delay,
-and no bound is stated.
+above 1 ms in one case of 60.
+
+A clock that was set while the board ran is told from a slow line, for bounds hold however slow that is: an exchange that
+contradicts them by more than :data:`SLIP_NS` is kept out, what is stated widens by as much, and the next says whether it
+was a misreading or another segment has begun. Smaller steps are slewed like any correction. Of a board that answers
+nothing only arrivals are known: its time is late by the least delay, and no bound is stated.
 """
 
 from __future__ import annotations
@@ -31,8 +35,13 @@ MAX_SLEW = 0.05  # at most so
 MAX_SLEWED_NS = NS_PER_S  # of the host's UTC: a greater difference is taken at once
 KEPT_NS = 300 * NS_PER_S  # how far back exchanges count
 MAX_KEPT = 600
+SLIP_NS = 5_000_000  # by which an exchange may contradict those before, as skews do change
+MAX_SUSPECTS = 4  # exchanges in a row that contradict those before, even where they contradict each other too
 _MIN_KEPT = 16  # exchanges, however they contradict each other
 _HOLDOVER_SKEW = 100e-6  # by which a skew that was measured may have changed in a long silence
+
+Exchange = tuple[int, int, int, int]
+"""sent_ns, received_us, replied_us, answered_ns: monotonic here, unwrapped there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +57,13 @@ class _Leg:
 
 
 class DeviceClock:
-    """One segment of a board's time: from boot to boot. ``unwrap`` first, then map."""
+    """One segment of a board's time: until it boots, or its clock is set. ``unwrap`` first, then map."""
 
     def __init__(self) -> None:
         self.fit: Fit | None = None
-        # sent_ns, received_us, replied_us, answered_ns of each
-        self._exchanges: deque[tuple[int, int, int, int]] = deque(maxlen=MAX_KEPT)
+        self._exchanges: deque[Exchange] = deque(maxlen=MAX_KEPT)
+        self._suspects: list[Exchange] = []  # the newest, where they contradict those before:
+        self._suspected_ns = 0.0  # if the last one is right, they are wrong by no more than this
         self._arrivals: deque[tuple[int, int]] = deque(
             maxlen=MAX_KEPT
         )  # us, ns: the promptest of each second
@@ -116,23 +126,58 @@ class DeviceClock:
     @property
     def error_ns(self) -> float | None:
         """How far :meth:`at` may be off now; None before the first exchange."""
-        return None if self._last is None else self.error_at(self._last[0])
+        return None if self._last is None else self.error_within(self._last[0], self._last[0])
 
-    def error_at(self, us: float) -> float | None:
-        """How far :meth:`at` may be off at ``us``, of some time near now; None before the first exchange."""
+    def error_within(self, first_us: float, last_us: float) -> float | None:
+        """How far :meth:`at` may be off between two times near now; None before the first exchange."""
         if self.fit is None or not self._exchanges:
             return None
-        return self.fit.error_ns(us, self._leg_at(us).at(us))
+        errors = (self.fit.error_ns(us, self._leg_at(us).at(us)) for us in (first_us, last_us))
+        return max(errors) + self._suspected_ns
 
     @property
     def n_exchanges(self) -> int:
         return len(self._exchanges)
 
-    def exchange(self, sent_ns: int, answered_ns: int, received_us: int, replied_us: int) -> None:
-        """An answered TimeSync: monotonic times here, unwrapped times there."""
+    def exchange(self, sent_ns: int, answered_ns: int, received_us: int, replied_us: int) -> int | None:
+        """An answered TimeSync: monotonic times here, unwrapped times there. Returns by how many µs, or a little more, the
+        board's clock was set, once that is certain: :meth:`anew` is its clock then."""
+        new = (sent_ns, received_us, replied_us, answered_ns)
+        off_ns = self._contradiction_ns(new)
+        if abs(off_ns) <= SLIP_NS:
+            self._suspects.clear()
+            self._suspected_ns = 0.0
+            self._take(new)
+            return None
+        before = self._suspects[-1:]
+        self._suspects.append(new)
+        self._suspected_ns = abs(off_ns) + answered_ns - sent_ns
+        confirmed = before and between(np.array([*before, new], np.int64)).misfit_ns == 0
+        return round(off_ns / 1000) if confirmed or len(self._suspects) == MAX_SUSPECTS else None
+
+    def anew(self) -> DeviceClock:
+        """The segment that began with the clock that was set, on the same line of unwrapped times."""
+        clock = DeviceClock()
+        for sent_ns, received_us, replied_us, answered_ns in self._suspects[-2:]:
+            clock.exchange(sent_ns, answered_ns, received_us, replied_us)
+            clock.hear(replied_us, answered_ns)
+        return clock
+
+    def _contradiction_ns(self, exchange: Exchange) -> float:
+        """How far the board's clock is ahead of all that those before allow, or behind it (below 0)."""
+        fit = self.fit
+        if fit is None or not self._exchanges:
+            return 0.0
+        sent_ns, received_us, replied_us, answered_ns = exchange
+        _, latest = fit.range_ns(received_us)
+        earliest, _ = fit.range_ns(replied_us)
+        doubt_ns = _HOLDOVER_SKEW * abs(answered_ns - fit.at_ns)
+        return max(0.0, earliest - answered_ns - doubt_ns) + min(0.0, latest - sent_ns + doubt_ns)
+
+    def _take(self, exchange: Exchange) -> None:
         first, kept = not self._exchanges, self._exchanges
-        kept.append((sent_ns, received_us, replied_us, answered_ns))
-        while answered_ns - kept[0][3] > KEPT_NS:
+        kept.append(exchange)
+        while exchange[3] - kept[0][3] > KEPT_NS:
             kept.popleft()
         fit = between(np.array(kept, np.int64))
         while (
@@ -142,7 +187,7 @@ class DeviceClock:
                 kept.popleft()
             fit = between(np.array(kept, np.int64))
         self.fit = fit
-        self._follow(float(replied_us), step=first and self._served_us is None)
+        self._follow(float(exchange[2]), step=first and self._served_us is None)
 
     def at(self, us: float) -> int:
         """Monotonic ns at which the board's unwrapped clock read ``us``. Never falls as ``us`` rises, whatever was

@@ -57,7 +57,9 @@ class FrameDecoder:
     def feed(self, data: bytes) -> list[bytes]:
         """The bodies, CRC taken off, of all frames that ``data`` completes, in order."""
         self.n_bytes += len(data)
-        pieces = (self._tail + data if self._tail else data).split(DELIMITER)
+        pieces = _cut(data)
+        if self._tail:
+            pieces[0] = self._tail + pieces[0]
         self._tail = pieces.pop()
         bodies: list[bytes] = []
         if pieces:
@@ -100,6 +102,20 @@ class FrameDecoder:
                 append(raw[:-CRC_BYTES])
             else:
                 self.damage[_damage_of(piece)] += 1
+
+
+def _cut(data: bytes) -> list[bytes]:
+    """``data.split(DELIMITER)``, where pieces are long: that looks at each byte, this leaves it to memchr. Of the empty
+    pieces between two frames most are left out."""
+    pieces: list[bytes] = []
+    begin, find, append = 0, data.find, pieces.append
+    while (end := find(0, begin)) >= 0:
+        append(data[begin:end])
+        begin = end + 1
+        if data.startswith(DELIMITER, begin):
+            begin += 1
+    append(data[begin:])
+    return pieces
 
 
 def _damage_of(piece: bytes) -> Damage:

@@ -1,39 +1,86 @@
 """Frames in bulk: the bodies of one read to few arrays, without a look at each.
 
 All bodies of a read are laid end to end; what every header says is taken from there at once. Samples of one length
-whose fixed fields agree are one structured array, and rows that follow each other one run. What comes out is what
-reading body by body would give. Pure.
+whose fixed fields agree are one structured array, and rows that follow each other one run. A board that is in its stride
+sends little else than the same again, a few frames a read: whether that is so is seen sooner without arrays
+(:meth:`Pattern.follows`). What comes out is what reading body by body would give. Pure.
 """
 
 from __future__ import annotations
 
 import functools
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from firmware_bridge import protocol
-from firmware_bridge.protocol import U16, U32, Counts, Refusal, Samples, Type
+from firmware_bridge.protocol import DTYPES, U16, U32, Counts, Format, Refusal, Samples, Type
 
-DATA_AT = protocol.HEADER.size + 16  # where a Samples body's values begin
+# Where the fields of a Samples body begin.
+SEQ_AT, CONFIG_AT, FIRST_US_AT, INDEX_AT, DATA_AT = 2, 4, 12, 16, 20
 KIND_AT = protocol.HEADER.size  # of a TimeSync: whether it asks or answers
 _MOST_LOST = 4096  # frames at once: a number further ahead is one that began anew
 _REPEATED = 64  # a number at most so far back is one that was seen already
+_FEW = 512  # bodies that Python looks at sooner than numpy
+_FIXED_FIELDS = struct.Struct("<HBBHxx")  # config_id, format, n_channels, n_rows
 _FIXED = np.array([0, 1, 4, 5, 6, 7, 8, 9])  # bytes of a Samples body that say what it is
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class Run(msgspec.Struct, frozen=True, eq=False):
     """Rows [n, c] that follow each other, of one configuration and format. ``first_us``: device time of the first row
-    of each of its frames, int64[m], modulo 2^32; ``index``: number of the first row, modulo 2^32."""
+    of each of its frames, modulo 2^32; ``index``: number of the first row, modulo 2^32. ``pattern``: of its frames."""
 
-    config_id: int
+    pattern: Pattern
     counts: Counts
     index: int
-    first_us: NDArray[np.int64]
+    first_us: Sequence[int]
+
+    @property
+    def config_id(self) -> int:
+        return self.pattern.config_id
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pattern:
+    """What Samples bodies that are read alike have in common."""
+
+    config_id: int
+    n_rows: int
+    n_channels: int
+    size: int
+    layout: np.dtype[Any]  # of a body
+    fields: struct.Struct  # of a body: all but its values, as the four numbers below
+    head: int  # version and type, and 0 for the sequence number
+    fixed: int  # all that says how the values are to be read
+
+    def follows(self, bodies: Sequence[bytes], seq: int, index: int) -> Run | None:
+        """The run that ``bodies`` are if each is like this, numbered on from ``seq``, with rows from ``index`` on. None:
+        they are not, or are too many, or a number wraps: look closer."""
+        m = len(bodies)
+        if m > _FEW or set(map(len, bodies)) != {self.size}:
+            return None
+        blob = b"".join(bodies)
+        head, whole, step = self.head | seq << 16, self.fixed, self.n_rows
+        row = index
+        first_us: list[int] = []
+        for found_head, fixed, us, found_row in self.fields.iter_unpack(blob):
+            if found_head != head or found_row != row or fixed != whole:
+                return None
+            first_us.append(us)
+            head += 1 << 16
+            row += step
+        return Run(self, self.counts(blob, m, 0), index, first_us)
+
+    def counts(self, blob: bytes, n: int, at: int) -> Counts:
+        """The rows in ``n`` such bodies, end to end from ``at`` on."""
+        records = np.frombuffer(blob, self.layout, n, at)
+        found: Counts = records["data"].reshape(n * self.n_rows, self.n_channels)
+        return found
 
 
 class Bodies:
@@ -112,16 +159,18 @@ class Bodies:
 
     def _alike(self, first: int, end: int, message: Samples, runs: list[Run]) -> None:
         """Bodies like the first, which says ``message``, to runs."""
-        n_rows, n_channels = message.counts.shape
-        layout = _layout(int(self._sizes[first]), message.counts.dtype.str, n_rows * n_channels)
-        records = np.frombuffer(self._blob, layout, end - first, int(self._starts[first]))
-        counts: Counts = records["data"].reshape((end - first) * n_rows, n_channels)
+        n_rows = len(message.counts)
+        pattern = _pattern(
+            self._bodies[first][:SEQ_AT], self._bodies[first][CONFIG_AT:FIRST_US_AT], int(self._sizes[first])
+        )
+        at = int(self._starts[first])
+        counts = pattern.counts(self._blob, end - first, at)
+        records = np.frombuffer(self._blob, pattern.layout, end - first, at)
         index = records["index"].astype(np.int64)
-        first_us = records["first_us"].astype(np.int64)
+        first_us = records["first_us"].tolist()
         cuts = (np.flatnonzero((np.diff(index) - n_rows) % U32) + 1).tolist()
         for a, b in zip([0, *cuts], [*cuts, end - first], strict=True):
-            rows = counts[a * n_rows : b * n_rows]
-            runs.append(Run(message.config_id, rows, int(index[a]), first_us[a:b]))
+            runs.append(Run(pattern, counts[a * n_rows : b * n_rows], int(index[a]), first_us[a:b]))
 
     def _byte(self, at: int) -> NDArray[np.int64]:
         found: NDArray[np.int64] = self._bytes[self._starts + at].astype(np.int64)
@@ -129,13 +178,17 @@ class Bodies:
 
 
 @functools.lru_cache(maxsize=64)
-def _layout(size: int, dtype: str, n: int) -> np.dtype[Any]:
-    """One Samples body of ``size`` bytes and ``n`` values as a record."""
-    return np.dtype(
+def _pattern(head: bytes, fixed: bytes, size: int) -> Pattern:
+    """Of readable Samples bodies with ``size`` bytes that begin with ``head`` and have ``fixed`` behind their number."""
+    config_id, code, n_channels, n_rows = _FIXED_FIELDS.unpack(fixed)
+    layout = np.dtype(
         {
             "names": ["first_us", "index", "data"],
-            "formats": ["<u4", "<u4", (dtype, (n,))],
-            "offsets": [12, 16, DATA_AT],
+            "formats": ["<u4", "<u4", (DTYPES[Format(code)], (n_rows * n_channels,))],
+            "offsets": [FIRST_US_AT, INDEX_AT, DATA_AT],
             "itemsize": size,
         }
     )
+    fields = struct.Struct(f"<IQII{size - DATA_AT}x")
+    start, whole = int.from_bytes(head, "little"), int.from_bytes(fixed, "little")
+    return Pattern(config_id, n_rows, n_channels, size, layout, fields, start, whole)

@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import accumulate, pairwise
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from firmware_bridge import framing, protocol
 from firmware_bridge.clock_fit import MAX_SKEW
 from firmware_bridge.device_clock import DeviceClock, UtcOffset
+from firmware_bridge.frame_shape import MAX_SPAN_US, PACE, PACE_US, FrameShape, frame_shape
 from firmware_bridge.framing import FrameDecoder
 from firmware_bridge.protocol import (
     U16,
@@ -32,7 +35,7 @@ from firmware_bridge.protocol import (
     Refusal,
     TimeSync,
 )
-from firmware_bridge.runs import DATA_AT, Bodies, Run
+from firmware_bridge.runs import DATA_AT, Bodies, Pattern, Run
 from models.signal import NS_PER_S, Clock
 
 MAX_HELD_BYTES = 1 << 18  # of Samples that wait for their Hello
@@ -43,16 +46,12 @@ SYNC_NS = NS_PER_S // 2  # then regularly
 SYNC_TIMEOUT_NS = 5 * NS_PER_S
 RESET_US = 2_000_000  # a clock further from where it should be than this began anew,
 NEW_CONFIG_US = 100_000  # or than this, where the configuration is a new one too
-PACE_US = 100_000  # by which frames may be off the pace of their row numbers,
-PACE = 0.02  # and this share of the time between them
 MAX_EVENT_AGE_US = 10_000_000  # that an event may have waited for its turn
 CLOCK_STEP_NS = 4_000_000  # some boards count no finer
-MAX_SPAN_US = U32 // 2  # of a frame: what takes longer cannot be told from what wrapped
 SYNCED_NS = 5_000_000.0  # error bound from which a block's time counts as disciplined
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class Rows(msgspec.Struct, frozen=True, eq=False):
     """Consecutive rows of one configuration: ``counts`` [n, c] as sent. ``start_ns``: UTC of the first; with an
     irregular board ``time_ns`` int64[n] is each row's. ``error_ns``: how far that may be off; None: not known.
     ``index``: number of the first row, modulo 2^32; ``device_us``: what the board's clock, unwrapped, read then."""
@@ -93,7 +92,7 @@ class Greeting:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The board's clock began anew."""
+    """The board's clock began anew, or was set by ``off_us``."""
 
     off_us: int
 
@@ -142,6 +141,8 @@ class Session:
             None  # number of the last row, its device time, span of its frame
         )
         self._last_seq: int | None = None
+        self._pattern: Pattern | None = None  # of the frames that came last, once a Hello has explained them
+        self._shape: FrameShape | None = None
         self._seq = 0
         self._last_time_ns: int | None = None
         self._asked_ns: int | None = None
@@ -174,6 +175,12 @@ class Session:
         items: list[Item] = []
         offset = self._utc.at(mono_ns, utc_ns)
         counters.n_clock_steps = self._utc.n_steps
+        if self._last_seq is not None and self.hello is not None:
+            run = self._going_on(bodies, (self._last_seq + 1) % U16)
+            if run is not None:
+                self._last_seq = (self._last_seq + len(bodies)) % U16
+                self._run(run, self.hello, mono_ns, offset, utc_ns, items)
+                return items
         if min(map(len, bodies)) < protocol.HEADER.size:
             short = [body for body in bodies if len(body) < protocol.HEADER.size]
             for body in short:
@@ -190,6 +197,14 @@ class Session:
             else:
                 self._message(bodies[first], mono_ns, offset, utc_ns, items)
         return items
+
+    def _going_on(self, bodies: list[bytes], seq: int) -> Run | None:
+        """The run that ``bodies``, numbered from ``seq`` on, are where they are but more of what came last; None: they need
+        a closer look."""
+        pattern, index, hello = self._pattern, self._next_index, self.hello
+        if pattern is None or index is None or hello is None or pattern.config_id != hello.config_id:
+            return None
+        return pattern.follows(bodies, seq, index)
 
     def due(self, mono_ns: int) -> list[bytes]:
         """Frames to send now: call it at least every ``SYNC_BURST_NS`` to begin with, later as often as reads
@@ -280,7 +295,10 @@ class Session:
             self._refuse(Refusal(Cause.MALFORMED, text), items)
             return
         received = self._unwrap(sync.received_us, mono_ns, items, since_ns=sent_ns)
-        self._clock.exchange(sent_ns, mono_ns, received, received + took_us)
+        slipped_us = self._clock.exchange(sent_ns, mono_ns, received, received + took_us)
+        if slipped_us is not None:
+            self._clock = self._clock.anew()
+            self._began_anew(slipped_us, items)
         self._clock.hear(received + took_us, mono_ns)
         self.counters.n_exchanges += 1
 
@@ -311,12 +329,16 @@ class Session:
         if -most_us - late_us <= off <= most_us:
             return unwrapped
         self._clock = DeviceClock()
+        self._newest = None
         self._tokens.clear()
-        self._synced_ns = self._newest = None
+        self._began_anew(off, items)
+        return self._clock.unwrap(us, mono_ns)[0]
+
+    def _began_anew(self, off_us: int, items: list[Item]) -> None:
+        self._synced_ns = self._last_time_ns = None  # what was served before may have been ahead
         self._n_burst = 0
         self.counters.n_resets += 1
-        items.append(Reset(off))
-        return self._clock.unwrap(us, mono_ns)[0]
+        items.append(Reset(off_us))
 
     def _samples(
         self,
@@ -329,7 +351,8 @@ class Session:
         utc_ns: int,
         items: list[Item],
     ) -> None:
-        runs, refused = batch.runs(first, end)
+        going_on = self._going_on(bodies[first:end], protocol.seq_of(bodies[first]))
+        runs, refused = ([going_on], []) if going_on is not None else batch.runs(first, end)
         for refusal in refused:
             self._refuse(refusal, items)
         hello = self.hello
@@ -381,57 +404,48 @@ class Session:
 
     def _run(self, run: Run, hello: Hello, mono_ns: int, offset: int, utc_ns: int, items: list[Item]) -> None:
         n, c = run.counts.shape
-        n_frame = n // len(run.first_us)  # rows a frame
-        span_us = 0 if hello.rate_hz is None else int((n_frame - 1) * 1_000_000 / hello.rate_hz)
-        text = None
-        if c != len(hello.channels):
-            text = f"SAMPLES of {c} channels, the Hello names {len(hello.channels)}"
-        elif hello.rate_hz is None and n_frame > 1:
-            text = f"SAMPLES of {n_frame} rows a frame, the Hello names no rate: each row needs its own time"
-        elif span_us > MAX_SPAN_US:
-            text = f"SAMPLES of {n_frame} rows at {hello.rate_hz} Hz: a frame may span {MAX_SPAN_US // 60_000_000} minutes"
-        if text is not None:
-            self._refuse(Refusal(Cause.MALFORMED, text), items)
+        first_us = run.first_us
+        n_frame = n // len(first_us)  # rows a frame
+        shape = self._shape
+        if shape is None or shape.hello is not hello or (shape.n_rows, shape.n_channels) != (n_frame, c):
+            shape = self._shape = frame_shape(hello, n_frame, c)
+        if shape.refused is not None:
+            self._refuse(Refusal(Cause.MALFORMED, shape.refused), items)
             return
-        steps = np.diff(run.first_us) % U32
-        if len(steps) and hello.rate_hz is not None:
-            pace_us = n_frame * 1_000_000 / float(hello.rate_hz)
-            if (
-                np.abs(steps - pace_us).max() > PACE_US + PACE * pace_us
-            ):  # one time does not explain all of them
-                for i in range(len(run.first_us)):
-                    part = run.counts[i * n_frame : (i + 1) * n_frame]
-                    index = (run.index + i * n_frame) % U32
-                    single = Run(run.config_id, part, index, run.first_us[i : i + 1])
-                    self._run(single, hello, mono_ns, offset, utc_ns, items)
-                return
+        steps = [(b - a) % U32 for a, b in pairwise(first_us)]
+        if steps and not shape.least_us <= min(steps) <= max(steps) <= shape.most_us:
+            for i, us in enumerate(first_us):  # one time does not explain all of them
+                part = run.counts[i * n_frame : (i + 1) * n_frame]
+                single = Run(run.pattern, part, (run.index + i * n_frame) % U32, (us,))
+                self._run(single, hello, mono_ns, offset, utc_ns, items)
+            return
+        self._pattern = run.pattern
         # What is sent when a frame is full was begun long before: its newest row tells how its clock goes.
-        age_us = int(steps.sum()) + span_us
-        newest_us = self._newest_of(run, hello, age_us, mono_ns, items)
+        age_us = sum(steps) + shape.span_us
+        newest_us = self._newest_of(run, shape, age_us, mono_ns, items)
         counts = self._fresh(run, newest_us, items)
         n_old = n - len(counts)
         if n_old == n:
             return
         self._next_index = (run.index + n) % U32
-        self._newest = ((run.index + n - 1) % U32, newest_us, span_us)
+        self._newest = ((run.index + n - 1) % U32, newest_us, shape.span_us)
         self.counters.n_rows += n - n_old
         self._clock.hear(newest_us, mono_ns)
-        first_us = newest_us - age_us
+        oldest_us = newest_us - age_us
         time_ns = None
         if hello.rate_hz is None:
-            us = first_us + np.concatenate([[0], steps.cumsum()])[n_old:]
-            device_us = int(us[0])
-            time_ns = np.array([self._clock.at(int(u)) for u in us], np.int64) + offset
+            each_us = list(accumulate(steps, initial=oldest_us))[n_old:]
+            device_us = each_us[0]
+            time_ns = np.array([self._clock.at(us) for us in each_us], np.int64) + offset
             start_ns = int(time_ns[0])
         else:
-            device_us = first_us + int(n_old * 1_000_000 / hello.rate_hz)
+            device_us = oldest_us + shape.us(n_old)
             start_ns = self._clock.at(device_us) + offset
         if self._last_time_ns is not None and 0 < self._last_time_ns - start_ns < NS_PER_S:
             start_ns = self._last_time_ns  # never back, however the host's clock was slewed meanwhile
             time_ns = None if time_ns is None else np.maximum(time_ns, start_ns)
         self._last_time_ns = start_ns if time_ns is None else int(time_ns[-1])
-        errors = [e for us in (first_us, newest_us) if (e := self._clock.error_at(us)) is not None]
-        error_ns = max(errors, default=None)
+        error_ns = self._clock.error_within(oldest_us, newest_us)
         if error_ns is None:
             clock = Clock.ARRIVAL
         else:
@@ -439,14 +453,14 @@ class Session:
         index = (run.index + n_old) % U32
         items.append(Rows(hello, counts, start_ns, time_ns, utc_ns, clock, error_ns, index, device_us))
 
-    def _newest_of(self, run: Run, hello: Hello, age_us: int, mono_ns: int, items: list[Item]) -> int:
+    def _newest_of(self, run: Run, shape: FrameShape, age_us: int, mono_ns: int, items: list[Item]) -> int:
         """Unwrapped device time of the last row. A row that comes late, but at the pace of the numbers, waited
         somewhere: its clock is the same."""
-        us = (int(run.first_us[0]) + age_us) % U32
-        if self._newest is not None and hello.rate_hz is not None:
+        us = (run.first_us[0] + age_us) % U32
+        if self._newest is not None and shape.hello.rate_hz is not None:
             index, at_us, _ = self._newest
             ahead = (run.index + len(run.counts) - 1 - index + U32 // 2) % U32 - U32 // 2
-            passed_us = int(ahead * 1_000_000 / hello.rate_hz)
+            passed_us = shape.us(ahead)
             off = (us - at_us - passed_us + U32 // 2) % U32 - U32 // 2
             if abs(off) <= PACE_US + PACE * abs(passed_us) and abs(passed_us) < MAX_SPAN_US:
                 return at_us + passed_us + off

@@ -2,9 +2,9 @@
 board's line.
 
 Strategy: one thread a line, so that a stuck one holds up no other. ``read(max(1, in_waiting))`` takes whatever is
-there; an error closes the descriptor, even where closing fails, and the port is looked for anew, with back-off. A name
-such as ttyUSB0 is only a fallback: a USB serial number, vendor and product, or the place it is plugged into stay the
-same when names change.
+there; after little, some more is let come first, for adapters hand on a few dozen bytes at a time. An error closes the
+descriptor, even where closing fails, and the port is looked for anew, with back-off. A name such as ttyUSB0 is only a
+fallback: a USB serial number, vendor and product, or the place it is plugged into stay the same when names change.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from serial.tools import list_ports
 from serial.tools.list_ports_common import ListPortInfo
 
 READ_TIMEOUT_S = 0.05
+REST_S = 0.002  # after a read of fewer than
+FULL = 1024  # bytes: what a UART at 3 Mbaud brings meanwhile, 600, is far from the 4096 that a tty holds
 WRITE_TIMEOUT_S = 0.2  # of ports that cannot be asked to take what they can
 MAX_UNSENT = 4096  # bytes for a board that does not take them; what is more is not sent
 BACKOFF_S = (0.2, 10.0)  # at first, at most
@@ -281,7 +283,10 @@ class Line:
                 self._unsent += frame
         if self._unsent:
             self._send(port)
-        return self._listener.rejects()
+        wrong = self._listener.rejects()
+        if wrong is None and 0 < len(data) < FULL:
+            time.sleep(REST_S)
+        return wrong
 
     def _send(self, port: serial.Serial) -> None:
         """Writes what the port takes now: reading never waits for a board that does not read."""

@@ -52,6 +52,20 @@ def test_ingest_and_a_bare_decode(quick: Path) -> None:
 
 
 @pytest.mark.timeout(240)
+def test_the_serial_protocol_and_its_floor(quick: Path) -> None:
+    r = result(quick, "serial")
+    sizes, line = r["by_bytes_per_read"], r["line"]
+    assert list(sizes) == ["4096", "16384", "65536"]
+    assert all(
+        s["mb_per_s"] > 0 and s["samples_per_s"] > 0 and s["floor_over_ours"] > 0 for s in sizes.values()
+    )
+    assert line["samples"] > 0
+    assert line["cpu_share"] > 0
+    assert line["bare_cpu_share"] > 0
+    assert 0 < line["bytes_per_read"] <= 4096
+
+
+@pytest.mark.timeout(240)
 def test_every_fault_is_one_alert_and_its_latency_holds_what_the_gateway_took(quick: Path) -> None:
     mosquitto_path()
     r = result(quick, "latency")
@@ -137,6 +151,26 @@ def test_a_target_that_is_missed_is_said_to_be() -> None:
     share, growth = table.rows({"throughput": record})
     assert (share.target, growth.target) == ("at least 0.6", "at most 1.3: not yet")
     assert growth.ratio == "1.32 times with 1000"
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ((0.5, 0.6), "at least 0.5"),
+        ((0.2, 0.5), "at least 0.5: not yet below 16 KB"),
+        ((0.2, 0.4), "at least 0.5: not yet"),
+    ],
+)
+def test_up_to_what_reads_the_serial_target_is_missed_is_said(shares: tuple[float, float], said: str) -> None:
+    sizes = {
+        size: {"floor_over_ours": share, "mb_per_s": 9.0, "samples_per_s": 4e6, "floor_mb_per_s": 18.0}
+        for size, share in zip(("4096", "16384"), shares, strict=True)
+    }
+    line = {"cpu_share": 0.04, "bare_cpu_share": 0.02}
+    record = {"channels": 3, "rate_hz": 25600, "by_bytes_per_read": sizes, "line": line}
+    decoding, cost = table.rows({"serial": record})
+    assert decoding.target == said
+    assert (cost.ours, cost.target) == ("4.0 % of a core", "below 10 %")
 
 
 def test_results_of_a_quick_run_are_no_results(quick: Path) -> None:

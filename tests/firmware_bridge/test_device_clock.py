@@ -15,6 +15,7 @@ from firmware_bridge.device_clock import (
     KEPT_NS,
     MAX_SLEW,
     MAX_SLEWED_NS,
+    MAX_SUSPECTS,
     SLEW,
     U32,
     DeviceClock,
@@ -306,6 +307,104 @@ def test_a_large_correction_is_done_within_half_a_minute() -> None:
     for exchange in exchanges(true, one_sided(np.random.default_rng(1), "to", MS), 30):
         take(clock, exchange)
     assert abs(read(clock, true, START_NS + 31e9)) < 0.5 * MS
+
+
+# Clocks that are set while the board runs.
+
+
+class SetClock(TrueClock):
+    """As many µs ahead from ``at_ns`` on."""
+
+    def __init__(self, skew: float, by_us: int, at_ns: int) -> None:
+        super().__init__(skew)
+        self._by_us, self._at_ns = by_us, at_ns
+
+    def us(self, mono_ns: float) -> float:
+        return super().us(mono_ns) + (self._by_us if mono_ns >= self._at_ns else 0)
+
+
+def told(clock: DeviceClock, exchange: tuple[int, int, int, int]) -> int | None:
+    """As :func:`take`; returns what the clock says of the exchange."""
+    sent_ns, answered_ns, received, replied = exchange
+    us, _ = clock.unwrap(received, answered_ns)
+    replied_us = us + (replied - received) % U32
+    slipped = clock.exchange(sent_ns, answered_ns, us, replied_us)
+    clock.hear(replied_us, answered_ns)
+    return slipped
+
+
+@pytest.mark.parametrize("side", ["to", "from", "both"])
+@pytest.mark.parametrize("by_us", [-1_900_000, -100_000, -30_000, 30_000, 100_000, 1_900_000])
+@pytest.mark.parametrize("after_s", [1, 100])
+def test_a_clock_that_is_set_begins_a_segment_at_the_second_exchange(
+    side: str, by_us: int, after_s: int
+) -> None:
+    at_ns = START_NS + after_s * NS_PER_S
+    true, clock = SetClock(100 * PPM, by_us, at_ns), DeviceClock()
+    rng = np.random.default_rng(after_s)
+    n_slips = n_since = 0
+    for exchange in exchanges(true, one_sided(rng, side, 5 * MS), after_s + 70):
+        since_ns = exchange[0] - at_ns
+        if exchange[1] >= at_ns > exchange[0]:
+            continue  # under way as the clock was set
+        n_since += since_ns >= 0
+        slipped = told(clock, exchange)
+        if slipped is not None:
+            assert n_since == 2
+            assert slipped == pytest.approx(by_us, abs=20_000)
+            clock, n_slips = clock.anew(), n_slips + 1
+        us, _ = clock.unwrap(true.sent(exchange[1]), exchange[1])
+        error_ns = clock.error_within(us, us)  # which holds even while it is not certain yet
+        assert error_ns is not None
+        assert abs(clock.at(us) - exchange[1]) <= error_ns + CLOCK_NS
+    assert n_slips == 1
+    assert abs(read(clock, true, at_ns + 71e9)) < MS
+
+
+@pytest.mark.parametrize("by_us", [-65_536, 65_536])
+def test_one_misreading_is_forgotten(by_us: int) -> None:
+    """A timer read as it wraps: one answer is off, all others are right."""
+    true, clock = TrueClock(40 * PPM), DeviceClock()
+    sent = list(exchanges(true, one_sided(np.random.default_rng(5), "both", 2 * MS), 60))
+    for i, (sent_ns, answered_ns, received, replied) in enumerate(sent):
+        off = by_us if i % 20 == 15 else 0
+        assert told(clock, (sent_ns, answered_ns, (received + off) % U32, (replied + off) % U32)) is None
+        if not off:
+            assert clock.error_ns is not None
+            assert abs(read(clock, true, answered_ns)) <= clock.error_ns + CLOCK_NS
+    assert clock.error_ns is not None
+    assert clock.error_ns < 2 * MS
+
+
+def test_a_clock_that_does_what_it_likes_is_not_waited_for() -> None:
+    """Each exchange contradicts the one before: the newest counts."""
+    clock = DeviceClock()
+    n_slips = 0
+    for i in range(40):
+        at_ns = START_NS + i * SYNC_NS
+        us = i * SYNC_NS // 1000 + 40_000 * (i * i % 7)
+        if clock.exchange(at_ns, at_ns + MS, us, us) is not None:
+            clock, n_slips = clock.anew(), n_slips + 1
+    assert n_slips >= 40 // (2 * MAX_SUSPECTS)
+
+
+@pytest.mark.parametrize("silence_s", [10, 120, 1200])
+def test_a_skew_that_changed_in_a_silence_is_no_slip(silence_s: int) -> None:
+    """80 ppm are 96 ms in twenty minutes."""
+    back_ns = START_NS + (100 + silence_s) * NS_PER_S
+
+    class Warmed(TrueClock):
+        def us(self, mono_ns: float) -> float:
+            return super().us(mono_ns) + max(0.0, mono_ns - START_NS - 100e9) / 1000 * 80 * PPM
+
+    true, clock = Warmed(20 * PPM), DeviceClock()
+    for exchange in exchanges(
+        true, one_sided(np.random.default_rng(9), "both", 2 * MS), 100 + silence_s + 90
+    ):
+        if START_NS + 100 * NS_PER_S <= exchange[0] < back_ns:
+            continue
+        assert told(clock, exchange) is None
+    assert abs(read(clock, true, back_ns + 91e9)) < MS
 
 
 # Boards that cannot hear: nothing is known but when their frames came.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from firmware_bridge import framing, protocol
 from firmware_bridge.board import Board
+from firmware_bridge.frame_shape import MAX_SPAN_US
 from firmware_bridge.protocol import (
     U16,
     U32,
@@ -34,7 +35,6 @@ from firmware_bridge.protocol import (
 )
 from firmware_bridge.runs import Bodies
 from firmware_bridge.session import (
-    MAX_SPAN_US,
     RESET_US,
     SYNC_BURST,
     SYNC_BURST_NS,
@@ -731,10 +731,33 @@ def test_a_frame_cut_by_a_disconnection_is_counted_and_forgotten() -> None:
     assert rows_of(items) == list(range(100))
 
 
-def test_a_clock_off_by_less_than_a_reset_is_slewed() -> None:
+@pytest.mark.parametrize("by_us", [-1_500_000, -50_000, 20_000, RESET_US // 4])
+def test_a_clock_that_is_set_by_less_than_a_reset_is_noticed_and_said(by_us: int) -> None:
+    """A firmware that sets its own clock, and keeps its configuration."""
     desk = Desk(make_board())
     desk.play(10)
-    desk._ahead_us += RESET_US // 4  # a firmware that sets its own clock
+    desk._ahead_us += by_us
+    desk.board._begin_us += by_us
+    items = desk.play(60)
+    [reset] = of_kind(Reset, items)
+    assert isinstance(reset, Reset)
+    assert reset.off_us == pytest.approx(by_us, abs=5000)
+    assert desk.session.counters.n_resets == 1
+    before = [r for r in items[: items.index(reset)] if isinstance(r, Rows)]
+    after = [r for r in items[items.index(reset) :] if isinstance(r, Rows)]
+    assert 1 <= len(before) < 40
+    assert all(r.error_ns is not None for r in after)
+    assert desk.worst_ns(after) < 5 * MS
+    assert desk.worst_ns(after[-200:]) < 0.6 * MS
+    assert rows_of(items) == list(range(rows_of(items)[0], desk.board.index))
+    assert desk.session.counters.n_lost_rows == desk.session.counters.n_repeated_rows == 0
+
+
+def test_a_clock_set_by_less_than_a_slip_is_slewed() -> None:
+    desk = Desk(make_board())
+    desk.play(10)
+    desk._ahead_us += 3_000
+    desk.board._begin_us += 3_000
     items = desk.play(60)
     assert not of_kind(Reset, items)
     starts = [r.start_ns for r in items if isinstance(r, Rows)]

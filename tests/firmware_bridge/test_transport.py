@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -108,6 +109,21 @@ def test_what_is_sent_is_read_and_what_is_said_is_written(cable: Cable, lines: L
     assert line.connected
     assert line.path == str(cable.link)
     assert line.n_opens == 1
+
+
+def test_a_line_that_dribbles_is_read_no_more_often_than_rests_allow(cable: Cable, lines: Lines) -> None:
+    """Adapters hand on 64 bytes at a time, thousands of times a second."""
+    heard: list[tuple[float, int]] = []
+    ear = Ear(hears=lambda data: heard.append((time.monotonic(), len(data))))
+    line = lines.start(cable.link, ear)
+    wait_for(lambda: line.connected, "the line")
+    for i in range(300):
+        cable.send(bytes([i % 256]) * 64)
+        time.sleep(0.0003)
+    wait_for(lambda: len(ear.data) == 300 * 64, "all of it")
+    assert ear.data == b"".join(bytes([i % 256]) * 64 for i in range(300))
+    rests = [b[0] - a[0] for a, b in pairwise(heard) if a[1] < transport.FULL]
+    assert min(rests, default=1.0) > 0.9 * transport.REST_S
     assert line.last_error is None
     assert line.n_unsent == 0
 
