@@ -67,11 +67,11 @@ def measure(*, quick: bool) -> dict[str, object]:
 def _by_devices(folder: Path, model: Path, *, quick: bool) -> dict[str, float]:
     """Nanoseconds a sample, CPU time, with the same number of samples in all."""
     sizes = (1, 10, 100) if quick else (1, 10, 100, 1000)
-    total = 60_000 if quick else 2_000_000
+    total = 200_000 if quick else 4_400_000
     runs = {}
     for n in sizes:
         core = plant.build(plant.write_config(folder, model, n))
-        n_rows = max(total // n, 2_000)
+        n_rows = total // n
         sent = plant.blocks(n, n_rows, ROWS, plant.SEED)
         runs[str(n)] = _Run(core, sent, n_rows * NS_PER_S // int(plant.RATE_HZ))
     timed = take_turns(runs, 3)

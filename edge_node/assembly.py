@@ -6,7 +6,7 @@ The daemon and replay build their core here and nowhere else, so both run the sa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,12 +26,8 @@ from models.signal import ArtifactTarget, Clock, Device, DropReason, SampleBlock
 
 # Blocks of a device that complete more windows than this are scored in pieces: bounds memory, changes nothing else.
 MAX_WINDOWS_AT_ONCE = 1024
-# What is pushed before the next scoring: this many values (4 bytes each, and a window may hold a copy), or two windows of
-# every device, which its buffer holds anyway: a backlog of many devices is worked off in few, large batches.
-MAX_SAMPLES_AT_ONCE = 1 << 20
-_WINDOWS_AT_ONCE = 2
-_BLOCKS_A_TURN = 256
-_BLOCKS_OF_A_DEVICE = 4
+_BLOCKS_A_TURN = 1024
+_BLOCKS_OF_A_DEVICE = 8
 
 
 @dataclass(slots=True)
@@ -44,12 +40,11 @@ class Core:
     n_inference_failures: int = 0
     last_failure: str | None = None
     _rows_at_once: dict[str, int] = field(init=False)
-    _samples_at_once: int = field(init=False)
+    _linked: frozenset[str] = field(init=False)
     _clocks: dict[str, Clock] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        held = sum(plan.window.n * len(plan.device.channels) for plan in self.plans)
-        self._samples_at_once = max(MAX_SAMPLES_AT_ONCE, _WINDOWS_AT_ONCE * held)
+        self._linked = self.pipeline.linked
         self._rows_at_once = {
             plan.device.device_id: max(plan.window.n, MAX_WINDOWS_AT_ONCE * plan.window.hop)
             for plan in self.plans
@@ -62,30 +57,46 @@ class Core:
 
     def push(self, *blocks: SampleBlock) -> int:
         """Take ``blocks`` and score what they complete, in as few batches as memory allows; the number scored."""
-        n = n_waiting = 0
-        rows: dict[str, int] = {}  # that wait, by device
-        clocks, at_once, push = self._clocks, self._rows_at_once, self.pipeline.push
-        for block in blocks:
-            device_id, n_rows = block.device_id, len(block.values)
-            # An alert says what clock its windows had: those of another are settled first.
-            if clocks.setdefault(device_id, block.clock) is not block.clock:
-                clocks[device_id] = block.clock
-                n, n_waiting, rows = n + self.score(), 0, {}
-            step = at_once.get(device_id, n_rows)
-            wait = rows.get(device_id, 0) + n_rows
-            if wait <= step and n_waiting + block.values.size <= self._samples_at_once:  # as nearly always
-                push(block)
-                rows[device_id] = wait
-                n_waiting += block.values.size
-                continue
-            for begin in range(0, n_rows, step):
-                if n_waiting:
-                    n, n_waiting, rows = n + self.score(), 0, {}
-                piece = block.slice(begin, begin + step) if step < n_rows else block
-                push(piece)
-                rows[device_id] = len(piece.values)
-                n_waiting += piece.values.size
+        n = 0
+        clocks, at_once, push, gather = (
+            self._clocks,
+            self._rows_at_once,
+            self.pipeline.push,
+            self.pipeline.gather,
+        )
+        for group in self._by_device(blocks):
+            n_rows: dict[str, int] = {}  # that wait, by device
+            for block in group:
+                device_id, m = block.device_id, len(block.values)
+                # An alert says what clock its windows had: those of another are settled first.
+                if clocks.setdefault(device_id, block.clock) is not block.clock:
+                    clocks[device_id] = block.clock
+                    n, n_rows = n + self.score(), {}
+                step = at_once.get(device_id, m)
+                waiting = n_rows.get(device_id, 0) + m
+                if waiting <= step:  # as nearly always
+                    push(block)
+                    n_rows[device_id] = waiting
+                    continue
+                for begin in range(0, m, step):
+                    n, n_rows = n + self.score(), {}
+                    piece = block.slice(begin, begin + step)
+                    push(piece)
+                    n_rows[device_id] = len(piece.values)
+            gather()
         return n + self.score()
+
+    def _by_device(self, blocks: Sequence[SampleBlock]) -> Iterable[Sequence[SampleBlock]]:
+        """What each device sent, together: what its lane needs is then in the cache. Devices that gates link go
+        together, in their order."""
+        if len(blocks) < 2:
+            return (blocks,)
+        groups: dict[str | None, list[SampleBlock]] = {}
+        linked = self._linked
+        for block in blocks:
+            key = None if block.device_id in linked else block.device_id
+            groups.setdefault(key, []).append(block)
+        return groups.values()
 
     def score(self) -> int:
         """Score all that is ready; returns the number of windows. A batch whose invoke fails is dropped and counted."""

@@ -85,6 +85,8 @@ class Pipeline:
         by_id = {plan.device.device_id: plan for plan in plans}
         self._lanes: dict[str, Lane] = {}
         self._at_once: dict[str, int] = {}  # engine -> windows whose features are extracted together
+        self._fresh: dict[str, list[Chunk]] = {}  # engine -> chunks whose features are due,
+        self._n_fresh: dict[str, int] = {}  # and their windows
         self._dirty: dict[str, None] = {}  # lanes with something to collect
         self._ready: dict[str, dict[str, None]] = {}  # engine -> lanes with something to score
         for device_id, plan in by_id.items():
@@ -98,12 +100,18 @@ class Pipeline:
             self._lanes[device_id] = Lane(site, gateway, plan, gate, max_waiting)
             values = plan.window.n * max(1, len(plan.device.channels))
             self._at_once[plan.engine] = max(1, VALUES_AT_ONCE // values)
+            self._fresh[plan.engine], self._n_fresh[plan.engine] = [], 0
         self._outboxes = [lane.outbox for lane in self._lanes.values()]
         self._out: dict[int, tuple[list[Chunk], NDArray[np.float32]]] = {}
         self._next_batch_id = 0
         self._max_batches_out = max_batches_out
         self._retired = Counters()  # what is not of a lane, or of one that is no more
         self._parting: list[PipelineEvent] = []
+
+    @property
+    def linked(self) -> frozenset[str]:
+        """Devices that gate another or are gated: the order of their blocks among each other matters."""
+        return frozenset(self._gates) | {gated for gates in self._gates.values() for gated, _ in gates}
 
     def push(self, block: SampleBlock) -> None:
         """Take a block of samples; one of an unknown device is counted and dropped."""
@@ -136,25 +144,26 @@ class Pipeline:
                     gate.fall_silent()
                     self._collect(self._lanes[gated])
 
-    def take_batches(self) -> list[ScoreBatch]:
-        """Windows that are ready, as batches to score: at most ``max_batches_out`` are ever out."""
+    def gather(self) -> None:
+        """Make windows of what was pushed since the last call, and features of these while they are in the cache.
+        :meth:`take_batches` does it as well: calling it before, device by device, only saves time."""
         dirty, self._dirty = self._dirty, {}
-        fresh: dict[str, list[Chunk]] = {}
-        n_fresh = dict.fromkeys(self._at_once, 0)
         for device_id in dirty:
             lane = self._lanes[device_id]
             self._collect(lane)
             if chunks := lane.take_fresh():
-                # Before the windows of the next lanes push these out of the cache.
                 engine = lane.plan.engine
-                fresh.setdefault(engine, []).extend(chunks)
+                self._fresh[engine] += chunks
                 for chunk in chunks:
-                    n_fresh[engine] += chunk.rows.size
-                if n_fresh[engine] >= self._at_once[engine]:
-                    n_fresh[engine] = 0
-                    self._extract(fresh.pop(engine))
-        for waiting in fresh.values():
-            self._extract(waiting)
+                    self._n_fresh[engine] += chunk.rows.size
+                if self._n_fresh[engine] >= self._at_once[engine]:
+                    self._extract_fresh(engine)
+
+    def take_batches(self) -> list[ScoreBatch]:
+        """Windows that are ready, as batches to score: at most ``max_batches_out`` are ever out."""
+        self.gather()
+        for engine in self._fresh:
+            self._extract_fresh(engine)
         batches: list[ScoreBatch] = []
         while self._ready and len(self._out) < self._max_batches_out:
             engine, lanes = next(iter(self._ready.items()))
@@ -309,6 +318,7 @@ class Pipeline:
                 if watched in kept and gated in kept and gated in state.gates:
                     gate.state = state.gates[gated]
         self._out.clear()
+        self._fresh, self._n_fresh = {engine: [] for engine in self._fresh}, dict.fromkeys(self._fresh, 0)
 
     def _collect(self, lane: Lane) -> None:
         lane.collect()
@@ -331,8 +341,15 @@ class Pipeline:
             batch_id, engine, model.model_id, features, inputs, tuple(p.device_id for p in chunks)
         )
 
+    def _extract_fresh(self, engine: str) -> None:
+        chunks, self._fresh[engine], self._n_fresh[engine] = self._fresh[engine], [], 0
+        self._extract(chunks)
+
     def _extract(self, chunks: list[Chunk]) -> None:
-        """Features of chunks that have none, all of one engine."""
+        """Features of chunks that have none, all of one engine; not of those that were shed."""
+        chunks = [c for c in chunks if c.values is not None]
+        if not chunks:
+            return
         model = self._model(chunks[0])
         values = [c.values for c in chunks if c.values is not None]
         valid = None

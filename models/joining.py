@@ -174,6 +174,11 @@ class Join:
             if not self._close_whole(self._sole):
                 self._close()
 
+    def make_room(self) -> None:
+        """What was closed has been taken: room for as much again, so that it can be taken in one piece."""
+        if self._sole is not None:
+            self._sole.make_room()
+
     def slack(self, streams: list[tuple[int, ...]], t_ns: int) -> int:
         """How many rows from ``t_ns`` on may be filed in each of ``streams`` in turn with the same result as
         row by row: none is complete, or out of its lateness, before the others have theirs."""

@@ -69,6 +69,11 @@ class Timeline:
         if self._join is not None:
             self._join.catch_up()
 
+    def make_room(self) -> None:
+        """What was closed has been taken."""
+        if self._join is not None:
+            self._join.make_room()
+
     def push_uniform(
         self,
         parts: tuple[Part, ...],

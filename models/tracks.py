@@ -47,6 +47,7 @@ class Track:
         self.first_hole: int | None = None  # first row >= low with an invalid value; None: no holes
         self._holes_end = clock.head  # one past the last such row
         self._origin = clock.head  # index of the buffer's row 0
+        self._seen = clock.head  # by make_room
         self._allocate(max(4 * n, 256))
 
     def _allocate(self, capacity: int) -> None:
@@ -78,6 +79,18 @@ class Track:
             self._move(2 * capacity)
             free = len(self._values) - (self.clock.head - self._origin)
         return min(wanted, free)
+
+    def make_room(self) -> None:
+        """Room for as many rows as have come since the last call, within reason."""
+        head = self.clock.head
+        came, self._seen = head - self._seen, head
+        if head - self._origin + came <= len(self._values):
+            return
+        wanted, capacity = head - self.low + came, len(self._values)
+        while capacity < min(wanted, _LARGE_BLOCK):
+            capacity *= 2
+        if wanted <= capacity or capacity > len(self._values):
+            self._move(capacity)
 
     def append_whole(self, rows: NDArray[np.float32]) -> bool:
         """Puts ``rows``, all finite, at the head of a track that is :attr:`evenly_whole` and whose clock needs no

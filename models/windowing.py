@@ -170,7 +170,10 @@ class Windower:
         """Windows closed since the last take, oldest first (anew after each restart), each with ``min_valid``
         on every channel."""
         self._timeline.catch_up()
-        return self._ledger.take()
+        batches = self._ledger.take()
+        if batches:
+            self._timeline.make_room()
+        return batches
 
     @property
     def restarted(self) -> bool:
