@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import cast
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edge_node.assembly import Core
+from edge_node.inference import Engine, Scored
 from edge_node.plans import DevicePlan
 from models.gating import GateSpec
 from models.limits import LimitSpec
@@ -114,6 +117,29 @@ def test_the_gate_may_come_first_or_last() -> None:
 cuts = st.lists(st.integers(1, N - 1), max_size=8)
 
 
+class Identity:
+    """What ``identity`` is to a Plant, for a Core."""
+
+    def run(self, inputs: NDArray[np.float32]) -> Scored:
+        return Scored(inputs, "cpu-float32", "cpu", None, 0, 0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cuts=st.tuples(cuts, cuts, cuts), seed=st.integers(0, 1000), turn=st.integers(1, 30))
+def test_blocks_of_a_turn_are_as_blocks_one_by_one(cuts: tuple[list[int], ...], seed: int, turn: int) -> None:
+    plant = Plant(*plans())
+    engines = {one.engine: cast(Engine, Identity()) for one in plans()}
+    core = Core(plant.pipeline, engines, plans())
+    sent = interleaved([pieces(b, c) for b, c in zip(signal(), cuts, strict=True)], seed)
+    for i in range(0, len(sent), turn):
+        core.push(*sent[i : i + turn])
+        plant.collect()
+    plant.finish()
+    for name in ("press", "meter", "pump"):
+        assert plant.wire(name) == told().wire(name)
+    assert plant.pipeline.counters() == told().pipeline.counters()
+
+
 @settings(max_examples=40, deadline=None)
 @given(cuts=st.tuples(cuts, cuts, cuts), seed=st.integers(0, 1000))
 def test_random_pieces_are_in_one_piece(cuts: tuple[list[int], ...], seed: int) -> None:
@@ -137,6 +163,12 @@ def test_restarts_and_late_scores_in_any_order_do_not_show(
     parts = [pieces(b, c) for b, c in zip(signal(), cuts, strict=True)]
     for i, item in enumerate(interleaved(parts, seed)):
         plant.pipeline.push(item)
+        if data.draw(st.booleans()):
+            plant.pipeline.gather()
+            if i in restarts:  # with windows whose features nobody has scored
+                lived.append(plant)
+                plant = plant.restarted(max_batches_out=100)
+                continue
         plant.hold()
         while plant.held and bool(data.draw(st.booleans())):
             plant.give(plant.held.pop(data.draw(st.integers(0, len(plant.held) - 1))))
