@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.announcing import PipelineEvent
+from edge_node.inference import Scored
 from edge_node.pipeline import Pipeline, ScoreBatch
 from edge_node.plans import DevicePlan, ServedModel
 from models import messages
@@ -185,6 +186,13 @@ Engine = Callable[[ScoreBatch], NDArray[np.float32]]
 
 def identity(batch: ScoreBatch) -> NDArray[np.float32]:
     return batch.inputs
+
+
+class Identity:
+    """What ``identity`` is to a Plant, for a Core."""
+
+    def run(self, inputs: NDArray[np.float32]) -> Scored:
+        return Scored(inputs, "cpu-float32", "cpu", None, 0, 0)
 
 
 class Plant:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edge_node.assembly import Core
+from edge_node.inference import Engine
 from edge_node.plans import DevicePlan
 from models import codec
 from models.gating import Comparison, Gate, GateSpec, GateState
 from models.limits import LimitSpec
 from models.signal import Channel, DropReason, SampleBlock
-from tests.edge_node.plant import T0_S, TIME, Plant, S, block, device, healthy, pieces, plan, story
+from tests.edge_node.plant import T0_S, TIME, Identity, Plant, S, block, device, healthy, pieces, plan, story
 
 SPEC = GateSpec(device_id="meter", channel="Power", comparison=">", value=5.0)
 
@@ -210,6 +212,19 @@ def test_behind_a_silent_gate_nothing_is_scored_and_nobody_waits() -> None:
     assert counters.window_drops[DropReason.INACTIVE] == 42  # ends in (100, 310]
     assert counters.n_windows_pending <= 1
     assert plant.states("d") == ["normal", "idle", "normal"]
+
+
+def test_in_one_turn_a_gate_and_what_it_gates_keep_their_order() -> None:
+    """The meter is silent for a while, and what comes then waited in a queue."""
+    before = [item for t in range(0, 200, 10) for item in (block(healthy(10), t), power("#" * 10, t))]
+    silence = [item for t in range(200, 260, 10) for item in (block(healthy(10), t), float(t + 10))]
+    after = [item for t in range(260, 320, 10) for item in (block(healthy(10), t), power("#" * 10, t))]
+    one_by_one = Plant(*gated()).play([*before, *silence, *after])
+    turn = Plant(*gated()).play([*before, *silence])
+    Core(turn.pipeline, {p.engine: cast(Engine, Identity()) for p in turn.plans}, turn.plans).push(*after)
+    turn.collect()
+    assert turn.pipeline.counters() == one_by_one.pipeline.counters()
+    assert turn.wire("d") == one_by_one.wire("d")
 
 
 def test_only_the_silence_of_its_own_channel_blinds_a_gate() -> None:

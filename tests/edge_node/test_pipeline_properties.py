@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge_node.assembly import Core
-from edge_node.inference import Engine, Scored
+from edge_node.inference import Engine
 from edge_node.plans import DevicePlan
 from models.gating import GateSpec
 from models.limits import LimitSpec
 from models.recentring import RecentringSpec
 from models.signal import Channel, DropReason, Mode, SampleBlock
-from tests.edge_node.plant import T0_S, Plant, block, device, healthy, pieces, plan
+from tests.edge_node.plant import T0_S, Identity, Plant, block, device, healthy, pieces, plan
 
 METER = (Channel(name="Power", unit="kW"),)
 LIMIT = LimitSpec(name="pressure-high", channel="Pressure", above=4.5, for_s=8)
@@ -115,13 +115,6 @@ def test_the_gate_may_come_first_or_last() -> None:
 
 
 cuts = st.lists(st.integers(1, N - 1), max_size=8)
-
-
-class Identity:
-    """What ``identity`` is to a Plant, for a Core."""
-
-    def run(self, inputs: NDArray[np.float32]) -> Scored:
-        return Scored(inputs, "cpu-float32", "cpu", None, 0, 0)
 
 
 @settings(max_examples=40, deadline=None)
