@@ -49,7 +49,11 @@ def parser() -> argparse.ArgumentParser:
         description="Loads the configuration and its models, and says what would run.",
     )
     _add_config(check)
-    check.add_argument("--test", action="store_true", help="also connect to every broker, and subscribe")
+    check.add_argument(
+        "--test",
+        action="store_true",
+        help="also connect to every broker, and read every serial port and bus once",
+    )
     check.set_defaults(act=_check)
 
     record = commands.add_parser(
@@ -124,9 +128,9 @@ def _check(given: argparse.Namespace) -> int:
         print(f"warning: {notice}")
     if given.test:
         set_up_logging(config.gateway, logging.CRITICAL)  # what a connection would log, the report says
-        failed, n_brokers = probing.report(config)
+        failed, n_tried = probing.report(config)
         if failed:
-            print(f"{given.config}: {failed} of {_plural(n_brokers, 'broker')} cannot be used")
+            print(f"{given.config}: {failed} of {_plural(n_tried, 'connection')} cannot be used")
             return FAILED
     n_devices, n_sources = _plural(len(core.plans), "device"), _plural(len(config.sources), "source")
     needs = "" if config.sources else "; `edge-node run` needs a [[source]], replay does not"

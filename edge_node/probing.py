@@ -1,23 +1,103 @@
-"""``check --test``: connect to every broker of the configuration once, subscribe to what is read there, and say how it went."""
+"""``check --test``: connect to every broker of the configuration once and subscribe to what is read there, read every serial
+port and bus until samples come, and say how it went."""
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, wait
+from typing import Protocol
 
 from edge_node.config import Config
-from edge_node.config_schema import MqttSource, Uplink
+from edge_node.config_schema import ModbusSource, MqttSource, SerialSource, Uplink
 from edge_node.mqtt_client import Connection, Link
+from edge_node.sources import SOURCES
 from edge_node.sources.mqtt import filters_of
+from models.signal import Device, SampleBlock
 from models.topics import GatewayTopics
 
 PATIENCE_S = 10.0
-STOP_S = 2.0
+STOP_S = 3.0
 MAX_PACKET_BYTES = 1 << 20  # of what comes in while we are there
 
 
-class _Probe:
+class _Probe(Protocol):
+    """Something that is tried."""
+
+    def start(self) -> None:
+        """Begins; returns at once."""
+
+    def stop(self) -> Future[None]:
+        """Ends without waiting for it; returns what completes when that is done."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether it is known how it went."""
+
+    @property
+    def error(self) -> str | None:
+        """Why it cannot be used."""
+
+    def line(self) -> str:
+        """What to say of it, now."""
+
+
+class _Line:
+    """A serial or Modbus source that reads for a while, and forgets what comes."""
+
+    def __init__(self, config: SerialSource | ModbusSource, devices: Mapping[str, Device]) -> None:
+        self._name = config.name
+        self._source = SOURCES[str(config.__struct_config__.tag)](config, devices)
+        wanted = [r.device for r in config.register] if isinstance(config, ModbusSource) else [config.device]
+        self._missing = dict.fromkeys(wanted)
+        self._finished: Future[None] = Future()
+        self._stopping = asyncio.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=f"check {config.name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> Future[None]:
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        return self._finished
+
+    @property
+    def answered(self) -> bool:
+        return self.error is not None or not self._missing
+
+    @property
+    def error(self) -> str | None:
+        return self._source.reach.last_error
+
+    def line(self) -> str:
+        went = "samples come"
+        if not self.answered:
+            went = f"no samples of {', '.join(self._missing)} within {PATIENCE_S:g} s"
+        return f"source {self._name}: {self.error or went}"
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._read())
+        finally:
+            self._loop.close()
+            self._finished.set_result(None)
+
+    async def _read(self) -> None:
+        reading = asyncio.create_task(self._source.run(self._emit))
+        await self._stopping.wait()
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+    def _emit(self, block: SampleBlock) -> bool:
+        self._missing.pop(block.device_id, None)
+        return True
+
+
+class _Broker:
     """A connection that subscribes, and leaves what comes."""
 
     def __init__(self, label: str, broker: MqttSource | Uplink, filters: list[tuple[str, int]]) -> None:
@@ -38,13 +118,12 @@ class _Probe:
         self._connection.start()
 
     def stop(self) -> Future[None]:
-        """Disconnects without waiting for it; returns what completes when that is done."""
         self._connection.stop(0.0)
         return self._connection.finished
 
     @property
     def answered(self) -> bool:
-        """Whether it is known how it went: the broker has answered all that was asked, or there is an error."""
+        """The broker has answered all that was asked, or there is an error."""
         return self.error is not None or (self._link is not None and self._link.answered)
 
     @property
@@ -52,7 +131,6 @@ class _Probe:
         return self._connection.last_error
 
     def line(self) -> str:
-        """What to say of it, now."""
         went = f"connected with MQTT {self._broker.version}, and may subscribe"
         if not self.answered:
             went = f"no answer within {PATIENCE_S:g} s"
@@ -73,13 +151,17 @@ class _Probe:
 
 
 def report(config: Config) -> tuple[int, int]:
-    """Asks all brokers at once, prints one line each; returns how many cannot be used, and how many there are."""
-    probes = [
-        _Probe(f"source {s.name}", s, filters_of(s)) for s in config.sources if isinstance(s, MqttSource)
-    ]
+    """Tries all at once, prints one line each; returns how many cannot be used, and how many there are."""
+    devices = {device.device.device_id: device.device for device in config.devices}
+    probes: list[_Probe] = []
+    for source in config.sources:
+        if isinstance(source, MqttSource):
+            probes.append(_Broker(f"source {source.name}", source, filters_of(source)))
+        elif isinstance(source, SerialSource | ModbusSource):
+            probes.append(_Line(source, devices))
     if config.uplink is not None:
         topics = GatewayTopics(config.uplink.prefix, config.gateway.site, config.gateway.name)
-        probes.append(_Probe("uplink", config.uplink, [(topics.status, 1)]))
+        probes.append(_Broker("uplink", config.uplink, [(topics.status, 1)]))
     for probe in probes:
         probe.start()
     deadline = time.monotonic() + PATIENCE_S

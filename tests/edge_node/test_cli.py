@@ -90,7 +90,7 @@ def test_check_test_connects_to_every_broker(tmp_path: Path, capsys: Capture) ->
         f"{who}: {HOST}:{mosquitto.port}: connection refused: no broker listens there"
         for who in ("source mqtt", "uplink")
     ]
-    assert refused.out.splitlines()[-1] == f"{path}: 2 of 2 brokers cannot be used"
+    assert refused.out.splitlines()[-1] == f"{path}: 2 of 2 connections cannot be used"
     assert refused.err == ""
 
 
@@ -139,7 +139,7 @@ def test_check_test_asks_all_brokers_at_once_and_tells_a_refused_subscription(
     assert said.out.splitlines()[-3:] == [
         f"source mqtt: {HOST}:{source}: the broker refused the subscription to 'plant/+': Unspecified error",
         f"uplink: {HOST}:{uplink}: connected with MQTT 3.1.1, and may subscribe",
-        f"{path}: 1 of 2 brokers cannot be used",
+        f"{path}: 1 of 2 connections cannot be used",
     ]
     assert said.err == ""
 
@@ -155,7 +155,7 @@ def test_check_test_ends_when_brokers_hang(
     assert capsys.readouterr().out.splitlines()[-3:] == [
         f"source mqtt: {HOST}:{port}: no answer within 0.3 s",
         f"uplink: {HOST}:{port}: no answer within 0.3 s",
-        f"{path}: 2 of 2 brokers cannot be used",
+        f"{path}: 2 of 2 connections cannot be used",
     ]
 
 
