@@ -29,7 +29,8 @@ from benchmarks.timing import ratio, spread, take_turns
 from edge_node.config_schema import SerialSource
 from edge_node.sources.serial import SerialBoard
 from examples.demo.processes import DemoError
-from firmware_bridge.session import Rows, Session
+from firmware_bridge.session import Session
+from firmware_bridge.session_items import Rows
 from models.signal import NS_PER_S, Channel, Device, SampleBlock
 
 READS = (4096, 16384, 65536)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firmware_bridge.protocol import BoardChannel
-from firmware_bridge.session import Rows
+from firmware_bridge.session_items import Rows
 
 TIME_KEY, RATE_KEY = "t", "rate_hz"  # no channel may be called so
 SUBSCRIPTION = f'time_key = "{TIME_KEY}", rate_key = "{RATE_KEY}"'  # what reads it

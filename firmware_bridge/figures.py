@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from firmware_bridge.framing import Damage
 from firmware_bridge.news import Standing
 from firmware_bridge.protocol import Hello
-from firmware_bridge.session import Rows, SessionCounters
+from firmware_bridge.session_items import Rows, SessionCounters
 
 RATE_OVER_S = 5.0
 BITS_A_BYTE = 10  # on a UART, with start and stop bit

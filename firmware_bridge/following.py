@@ -15,7 +15,8 @@ from typing import Self
 
 from firmware_bridge.news import Came, Gone, News, Opened, Standing
 from firmware_bridge.protocol import Op
-from firmware_bridge.session import Rows, Session
+from firmware_bridge.session import Session
+from firmware_bridge.session_items import Rows
 from firmware_bridge.stopping import Stopping
 from firmware_bridge.transport import BACKOFF_S, Line, LineSettings, PortName, PortUnavailable
 

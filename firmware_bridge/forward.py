@@ -11,7 +11,7 @@ from firmware_bridge.following import Follower, follow
 from firmware_bridge.news import Came
 from firmware_bridge.outlet import Outlet
 from firmware_bridge.protocol import Hello
-from firmware_bridge.session import Greeting, Rows
+from firmware_bridge.session_items import Greeting, Rows
 from firmware_bridge.stopping import Stopping
 from firmware_bridge.telling import Teller
 

@@ -13,7 +13,7 @@ from typing import TextIO
 from firmware_bridge.figures import Figures, summary
 from firmware_bridge.following import Follower, follow
 from firmware_bridge.news import Came
-from firmware_bridge.session import Rows
+from firmware_bridge.session_items import Rows
 from firmware_bridge.stopping import Stopping
 from firmware_bridge.telling import Teller
 from firmware_bridge.view import one_line, screenful

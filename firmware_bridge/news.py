@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from firmware_bridge.protocol import Hello
-from firmware_bridge.session import Item, SessionCounters
+from firmware_bridge.session_items import Item, SessionCounters
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,20 +8,18 @@ to send and when. Pure: bytes and times in, values out; nothing that arrives rai
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from itertools import accumulate, pairwise
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from firmware_bridge import framing, protocol
 from firmware_bridge.clock_fit import MAX_SKEW
 from firmware_bridge.device_clock import DeviceClock, UtcOffset
 from firmware_bridge.frame_shape import MAX_SPAN_US, PACE, PACE_US, FrameShape, frame_shape
 from firmware_bridge.framing import FrameDecoder
+from firmware_bridge.held import Held, config_of
 from firmware_bridge.protocol import (
     U16,
     U32,
@@ -35,10 +33,10 @@ from firmware_bridge.protocol import (
     Refusal,
     TimeSync,
 )
-from firmware_bridge.runs import DATA_AT, Bodies, Pattern, Run
+from firmware_bridge.runs import Bodies, Pattern, Run
+from firmware_bridge.session_items import Greeting, Item, Logged, Lost, Reset, Rows, SessionCounters
 from models.signal import NS_PER_S, Clock
 
-MAX_HELD_BYTES = 1 << 18  # of Samples that wait for their Hello
 HELLO_RETRY_NS = NS_PER_S // 2
 SYNC_BURST = 8  # exchanges at once to begin with,
 SYNC_BURST_NS = NS_PER_S // 20
@@ -51,79 +49,6 @@ CLOCK_STEP_NS = 4_000_000  # some boards count no finer
 SYNCED_NS = 5_000_000.0  # error bound from which a block's time counts as disciplined
 
 
-class Rows(msgspec.Struct, frozen=True, eq=False):
-    """Consecutive rows of one configuration: ``counts`` [n, c] as sent. ``start_ns``: UTC of the first; with an
-    irregular board ``time_ns`` int64[n] is each row's. ``error_ns``: how far that may be off; None: not known.
-    ``index``: number of the first row, modulo 2^32; ``device_us``: what the board's clock, unwrapped, read then."""
-
-    hello: Hello
-    counts: Counts
-    start_ns: int
-    time_ns: NDArray[np.int64] | None
-    arrival_ns: int
-    clock: Clock
-    error_ns: float | None
-    index: int
-    device_us: int
-
-    def to_si(self) -> NDArray[np.float64]:
-        """The values float64[n, c] in the units that the Hello names."""
-        channels = self.hello.channels
-        scale = np.array([channel.scale for channel in channels])
-        values: NDArray[np.float64] = self.counts * scale + np.array([c.offset for c in channels])
-        return values
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """Rows that the board sent and nobody got, before the next :class:`Rows`."""
-
-    n_rows: int
-    n_channels: int
-
-
-@dataclass(frozen=True, slots=True)
-class Greeting:
-    """A Hello, and whether it is the first of a new configuration or boot."""
-
-    hello: Hello
-    new: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Reset:
-    """The board's clock began anew, or was set by ``off_us``."""
-
-    off_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Logged:
-    """An Event of the board, with its UTC."""
-
-    event: Event
-    at_ns: int
-
-
-Item = Rows | Lost | Greeting | Reset | Logged | Ack | Refusal
-
-
-@dataclass(slots=True)
-class SessionCounters:
-    n_bytes: int = 0
-    n_frames: int = 0
-    n_rows: int = 0
-    n_lost_frames: int = 0
-    n_lost_rows: int = 0
-    n_repeated_rows: int = 0
-    n_unexplained_rows: int = 0  # no Hello came for them in time
-    n_resets: int = 0
-    n_clock_steps: int = 0  # of the host
-    n_asked: int = 0  # for the time,
-    n_exchanges: int = 0  # and answered
-    damage: Counter[str] = field(default_factory=Counter)  # framing.Damage and protocol.Cause
-
-
 class Session:
     """The host's end of one line. Not thread-safe."""
 
@@ -134,8 +59,7 @@ class Session:
         self._decoder = FrameDecoder()
         self._clock = DeviceClock()
         self._utc = UtcOffset()
-        self._held: deque[tuple[bytes, int]] = deque()  # and when it came, monotonic ns
-        self._held_bytes = 0
+        self._held = Held()
         self._next_index: int | None = None
         self._newest: tuple[int, int, int] | None = (
             None  # number of the last row, its device time, span of its frame
@@ -239,7 +163,7 @@ class Session:
         self._asked_ns = self._synced_ns = self._last_seq = None
         self._n_burst = 0
         self._refused_version = False
-        self._drop_held()
+        self.counters.n_unexplained_rows += self._held.give_up()
         self._took_damage()
 
     def _frame(self, message: Command | TimeSync) -> bytes:
@@ -256,7 +180,9 @@ class Session:
                 self._refused_version |= message.cause is Cause.UNKNOWN_VERSION
             case Hello():
                 self._greet(message, mono_ns, items)
-                for bodies, came_ns in self._explained(message.config_id):
+                reads, n_unexplained = self._held.take(message.config_id)
+                self.counters.n_unexplained_rows += n_unexplained
+                for bodies, came_ns in reads:
                     self._samples(Bodies(bodies), 0, len(bodies), bodies, came_ns, offset, utc_ns, items)
             case TimeSync(reply=True):
                 self._answered(message, mono_ns, items)
@@ -371,36 +297,10 @@ class Session:
                 self._run(run, self.hello, mono_ns, offset, utc_ns, items)
         known = None if self.hello is None else self.hello.config_id
         for body in bodies:
-            if _config_of(body) != known and not isinstance(protocol.parse(body), Refusal):
-                self._held.append((body, mono_ns))
-                self._held_bytes += len(body)
-        while self._held_bytes > MAX_HELD_BYTES:
-            dropped, _ = self._held.popleft()
-            self._held_bytes -= len(dropped)
-            self.counters.n_unexplained_rows += dropped[8] | dropped[9] << 8
+            if config_of(body) != known and not isinstance(protocol.parse(body), Refusal):
+                self.counters.n_unexplained_rows += self._held.put(body, mono_ns)
         if known is not None:
             self.hello = None  # ask for the new one
-
-    def _explained(self, config_id: int) -> list[tuple[list[bytes], int]]:
-        """What waited for the Hello of ``config_id``, read by read, and when each came. What waited for another one came
-        before this: it will not come."""
-        reads: list[tuple[list[bytes], int]] = []
-        others: deque[tuple[bytes, int]] = deque()
-        for body, came_ns in self._held:
-            if _config_of(body) != config_id:
-                others.append((body, came_ns))
-            elif reads and reads[-1][1] == came_ns:
-                reads[-1][0].append(body)
-            else:
-                reads.append(([body], came_ns))
-        self._held = others
-        self._drop_held()
-        return reads
-
-    def _drop_held(self) -> None:
-        self.counters.n_unexplained_rows += sum(body[8] | body[9] << 8 for body, _ in self._held)
-        self._held.clear()
-        self._held_bytes = 0
 
     def _run(self, run: Run, hello: Hello, mono_ns: int, offset: int, utc_ns: int, items: list[Item]) -> None:
         n, c = run.counts.shape
@@ -490,8 +390,3 @@ class Session:
         for damage, n in self._decoder.damage.items():
             self.counters.damage[damage] += n
         self._decoder.damage.clear()
-
-
-def _config_of(body: bytes) -> int:
-    """config_id of a Samples body; -1 where it is too short for one."""
-    return body[4] | body[5] << 8 if len(body) >= DATA_AT else -1

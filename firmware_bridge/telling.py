@@ -5,7 +5,8 @@ from __future__ import annotations
 from firmware_bridge.figures import board_text, rate_text, silence_text
 from firmware_bridge.news import Came, Gone, News, Opened, Standing
 from firmware_bridge.protocol import Hello, Refusal
-from firmware_bridge.session import RESET_US, Greeting, Logged, Reset
+from firmware_bridge.session import RESET_US
+from firmware_bridge.session_items import Greeting, Logged, Reset
 
 SILENT_S = 5.0  # so long after the port was opened a board without a Hello is strange
 

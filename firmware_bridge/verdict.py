@@ -11,7 +11,8 @@ from firmware_bridge.clock_fit import MAX_SKEW
 from firmware_bridge.figures import clock_text, load, loss_text, n_damaged, plural, rate_text, silence_text
 from firmware_bridge.news import Standing
 from firmware_bridge.protocol import U32, Cause, Hello
-from firmware_bridge.session import SYNCED_NS, Rows
+from firmware_bridge.session import SYNCED_NS
+from firmware_bridge.session_items import Rows
 
 HELLO_WITHIN_S = 10.0  # by itself: hosts come late
 ANSWER_WITHIN_S = 1.0

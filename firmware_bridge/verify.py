@@ -10,7 +10,8 @@ from firmware_bridge.figures import board_text
 from firmware_bridge.following import Follower, follow
 from firmware_bridge.news import Came, Gone, News, Opened
 from firmware_bridge.protocol import Ack, Op
-from firmware_bridge.session import Greeting, Lost, Rows, Session
+from firmware_bridge.session import Session
+from firmware_bridge.session_items import Greeting, Lost, Rows
 from firmware_bridge.stopping import Stopping
 from firmware_bridge.transport import LineSettings, PortName
 from firmware_bridge.verdict import ANSWER_WITHIN_S, HELLO_WITHIN_S, Check, Late, Seen, judge

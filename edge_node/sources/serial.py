@@ -15,7 +15,8 @@ from edge_node.sources.layout import Layout
 from edge_node.sources.serial_port import GARBAGE_HINT, SerialPort
 from firmware_bridge.framing import Damage
 from firmware_bridge.protocol import Ack, EventSeverity, Refusal
-from firmware_bridge.session import Greeting, Item, Logged, Lost, Reset, Rows, Session
+from firmware_bridge.session import Session
+from firmware_bridge.session_items import Greeting, Item, Logged, Lost, Reset, Rows
 from models.signal import NS_PER_S, Device, DropReason, SampleBlock
 
 HELLO_WAIT_NS = 10 * NS_PER_S  # boards that cannot hear say it every few seconds

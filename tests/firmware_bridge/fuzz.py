@@ -22,7 +22,8 @@ from pathlib import Path
 
 from firmware_bridge import protocol
 from firmware_bridge.framing import FrameDecoder
-from firmware_bridge.session import MAX_HELD_BYTES, Rows, Session
+from firmware_bridge.session import MAX_HELD_BYTES, Session
+from firmware_bridge.session_items import Rows
 from tests.firmware_bridge.compilers import C99, FIRMWARE, HERE, SANITIZED, SANITIZER_ENV
 from tests.firmware_bridge.fuzz_streams import segment
 

@@ -20,7 +20,7 @@ from firmware_bridge.forward import NotForwardable, check_topic, topic_of
 from firmware_bridge.news import Came, Gone, Opened, Standing
 from firmware_bridge.outlet import BrokerUnavailable, broker_url, read_password
 from firmware_bridge.protocol import BoardChannel, Cause, Event, EventSeverity, Hello, Refusal
-from firmware_bridge.session import Greeting, Item, Logged, Rows, SessionCounters
+from firmware_bridge.session_items import Greeting, Item, Logged, Rows, SessionCounters
 from firmware_bridge.telling import SILENT_S, Teller
 from firmware_bridge.transport import LineSettings, PortName
 from firmware_bridge.verdict import Check, Late, Seen, Track, judge

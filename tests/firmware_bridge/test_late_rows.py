@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from firmware_bridge.board import Board
 from firmware_bridge.protocol import BoardChannel, Counts
-from firmware_bridge.session import Item, Reset, Rows, Session
+from firmware_bridge.session import Session
+from firmware_bridge.session_items import Item, Reset, Rows
 from models.signal import NS_PER_S
 
 UTC_NS = 1_760_000_000 * NS_PER_S

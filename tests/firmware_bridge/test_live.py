@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from firmware_bridge.protocol import Ack, AckStatus, EventSeverity, Op
-from firmware_bridge.session import Greeting, Item, Logged, Lost, Reset, Rows, Session
+from firmware_bridge.session import Session
+from firmware_bridge.session_items import Greeting, Item, Logged, Lost, Reset, Rows
 from tests.firmware_bridge.compilers import C99, FIRMWARE, SANITIZED, SANITIZER_ENV, build
 
 UTC_NS = 1_700_000_000_000_000_000  # UTC less the monotonic clock, kept still: it is not what is tested here

@@ -34,19 +34,8 @@ from firmware_bridge.protocol import (
     TimeSync,
 )
 from firmware_bridge.runs import Bodies
-from firmware_bridge.session import (
-    RESET_US,
-    SYNC_BURST,
-    SYNC_BURST_NS,
-    SYNC_NS,
-    Greeting,
-    Item,
-    Logged,
-    Lost,
-    Reset,
-    Rows,
-    Session,
-)
+from firmware_bridge.session import RESET_US, SYNC_BURST, SYNC_BURST_NS, SYNC_NS, Session
+from firmware_bridge.session_items import Greeting, Item, Logged, Lost, Reset, Rows
 from models.signal import NS_PER_S, Clock
 
 MS = 1_000_000

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from firmware_bridge import framing, protocol
 from firmware_bridge.protocol import U16, U32, BoardChannel, Event, EventSeverity, Hello, Message, Samples
 from firmware_bridge.runs import Run
-from firmware_bridge.session import Item, Rows, Session
+from firmware_bridge.session import Session
+from firmware_bridge.session_items import Item, Rows
 from models.signal import NS_PER_S
 from tests.firmware_bridge.test_session import CHANNELS, RATE, frames, hello, ramp, samples
 

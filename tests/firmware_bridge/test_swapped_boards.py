@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from firmware_bridge.board import Board
 from firmware_bridge.protocol import BoardChannel, Counts
-from firmware_bridge.session import Greeting, Item, Lost, Rows, Session
+from firmware_bridge.session import Session
+from firmware_bridge.session_items import Greeting, Item, Lost, Rows
 from models.signal import NS_PER_S
 
 UTC_NS = 1_760_000_000 * NS_PER_S

@@ -7,8 +7,10 @@ from fractions import Fraction
 import numpy as np
 
 from firmware_bridge import framing, protocol
+from firmware_bridge.held import MAX_BYTES
 from firmware_bridge.protocol import BoardChannel, Cause, Hello, Message, Refusal, Samples
-from firmware_bridge.session import MAX_HELD_BYTES, Item, Rows, Session
+from firmware_bridge.session import Session
+from firmware_bridge.session_items import Item, Rows
 
 MONO_NS, UTC_NS = 10**12, 1_700_000_000 * 10**9
 
@@ -73,10 +75,10 @@ def test_what_cannot_be_read_is_refused_once_however_long_it_waits() -> None:
 
 def test_samples_that_no_hello_explains_are_bounded_and_counted() -> None:
     session = Session()
-    n = 3 * MAX_HELD_BYTES // 2000
+    n = 3 * MAX_BYTES // 2000
     for i in range(n):
         _receive(session, _samples(1, 1000 * (i % 30), 1000))
-        assert session._held_bytes <= MAX_HELD_BYTES
+        assert session._held.n_bytes <= MAX_BYTES
     held = len(session._held)
     assert session.counters.n_unexplained_rows == 1000 * (n - held)
     session.disconnected()
