@@ -16,6 +16,7 @@ from edge_node.inference import ArtifactMissing, EdgeTpuUnavailable, Engine
 from edge_node.model_store import Bundle, BundleRefused, check_device, check_golden, load_bundle
 from edge_node.pipeline import Pipeline
 from edge_node.plans import DevicePlan, ServedModel
+from edge_node.portions import Portion
 from models import codec
 from models.alerting import AlertPolicy
 from models.calibration import AlertLevel, level_for_budget, level_for_p
@@ -39,16 +40,13 @@ class Core:
     plans: tuple[DevicePlan, ...]
     n_inference_failures: int = 0
     last_failure: str | None = None
-    _rows_at_once: dict[str, int] = field(init=False)
+    _portions: dict[str, Portion] = field(init=False)
     _linked: frozenset[str] = field(init=False)
     _clocks: dict[str, Clock] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._linked = self.pipeline.linked
-        self._rows_at_once = {
-            plan.device.device_id: max(plan.window.n, MAX_WINDOWS_AT_ONCE * plan.window.hop)
-            for plan in self.plans
-        }
+        self._portions = {p.device.device_id: Portion.of(p, MAX_WINDOWS_AT_ONCE) for p in self.plans}
 
     @property
     def blocks_a_turn(self) -> int:
@@ -58,31 +56,30 @@ class Core:
     def push(self, *blocks: SampleBlock) -> int:
         """Take ``blocks`` and score what they complete, in as few batches as memory allows; the number scored."""
         n = 0
-        clocks, at_once, push, gather = (
-            self._clocks,
-            self._rows_at_once,
-            self.pipeline.push,
-            self.pipeline.gather,
-        )
+        clocks, portions = self._clocks, self._portions
+        push, gather = self.pipeline.push, self.pipeline.gather
         for group in self._by_device(blocks):
-            n_rows: dict[str, int] = {}  # that wait, by device
+            sizes: dict[str, int] = {}  # of what waits, by device
             for block in group:
-                device_id, m = block.device_id, len(block.values)
+                device_id = block.device_id
                 # An alert says what clock its windows had: those of another are settled first.
                 if clocks.setdefault(device_id, block.clock) is not block.clock:
                     clocks[device_id] = block.clock
-                    n, n_rows = n + self.score(), {}
-                step = at_once.get(device_id, m)
-                waiting = n_rows.get(device_id, 0) + m
-                if waiting <= step:  # as nearly always
-                    push(block)
-                    n_rows[device_id] = waiting
+                    n, sizes = n + self.score(), {}
+                portion = portions.get(device_id)
+                if portion is None or not len(block.values):
+                    push(block)  # counted there
                     continue
-                for begin in range(0, m, step):
-                    n, n_rows = n + self.score(), {}
-                    piece = block.slice(begin, begin + step)
+                size = len(block.values) if block.time_ns is None else portion.size(block)
+                waiting = sizes.get(device_id, 0) + size
+                if waiting <= portion.most:  # as nearly always
+                    push(block)
+                    sizes[device_id] = waiting
+                    continue
+                for piece in portion.cut(block):
+                    n, sizes = n + self.score(), {}
                     push(piece)
-                    n_rows[device_id] = len(piece.values)
+                    sizes[device_id] = portion.size(piece)
             gather()
         return n + self.score()
 

@@ -1,6 +1,7 @@
 """The one bounded queue between the sources and the pipeline.
 
-Invariant: never more than ``max_samples`` values wait; a block that does not fit is refused, and its source counts it.
+Invariant: never more than ``max_samples`` values wait, a block counting as ``BLOCK_SAMPLES`` at least, since it takes as much
+memory; a block that does not fit is refused, and its source counts it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections import deque
 
 from models.signal import SampleBlock
 
+BLOCK_SAMPLES = 128  # 512 bytes: a block without its values, on CPython 3.11
+
 
 class BlockQueue:
     """Filled from any thread by :meth:`put`, emptied by the event loop."""
@@ -20,7 +23,7 @@ class BlockQueue:
         self._loop = loop
         self._lock = threading.Lock()
         self._blocks: deque[SampleBlock] = deque()
-        self._n_samples = 0
+        self._n_samples = self._n_taken_up = 0
         self._signalled = False
         self._filled = asyncio.Event()
 
@@ -32,10 +35,12 @@ class BlockQueue:
     def put(self, block: SampleBlock) -> bool:
         """Append ``block``; False when there is no room for it."""
         with self._lock:
-            if self._n_samples + block.n_samples > self._max_samples:
+            room = max(block.n_samples, BLOCK_SAMPLES)
+            if self._n_taken_up + room > self._max_samples:
                 return False
             self._blocks.append(block)
             self._n_samples += block.n_samples
+            self._n_taken_up += room
             signal = not self._signalled
             self._signalled = True
         if signal:
@@ -47,7 +52,9 @@ class BlockQueue:
         with self._lock:
             n = min(max_blocks, len(self._blocks))
             taken = [self._blocks.popleft() for _ in range(n)]
-            self._n_samples -= sum(block.n_samples for block in taken)
+            sizes = [block.n_samples for block in taken]
+            self._n_samples -= sum(sizes)
+            self._n_taken_up -= sum([max(size, BLOCK_SAMPLES) for size in sizes])
             if not self._blocks:
                 self._signalled = False
                 self._filled.clear()

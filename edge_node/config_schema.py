@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from edge_node.block_queue import BLOCK_SAMPLES
 from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING
 from edge_node.sources.payload_spec import PayloadSpec
 from firmware_bridge.registers import Register
@@ -55,7 +56,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     metrics_port: PortOrOff = 9464
     status_s: Positive = 30.0
     max_alerts_per_week: Positive | None = None
-    queue_samples: Count = 4_000_000
+    queue_samples: Annotated[int, msgspec.Meta(ge=BLOCK_SAMPLES)] = 4_000_000
     max_waiting: Count = MAX_WAITING
     max_batches_out: Count = MAX_BATCHES_OUT
     edgetpu_library: Name = "libedgetpu.so.1"

@@ -17,7 +17,6 @@ from models.sensor_checks import (
     LimitState,
     SensorChecks,
     SensorState,
-    fault_of,
 )
 from models.signal import NS_PER_S, WindowBatch
 
@@ -88,11 +87,7 @@ class Inspection:
         codes, since_ns = self._sensors.examine(batch)
         if np.count_nonzero(codes):
             chunk.faults, chunk.fault_since_ns = codes, since_ns
-            chunk.reading = np.zeros(codes.shape)
-            for i, c in np.argwhere(codes).tolist():
-                fault = fault_of(int(codes[i, c]))
-                assert fault is not None
-                chunk.reading[i, c] = self._sensors.observed(batch, i, c, fault)
+            chunk.reading = self._sensors.readings(batch, codes)
         suspect = batch.end_ns[:, None] - since_ns > self._suspect_ns
         if np.count_nonzero(suspect):
             chunk.suspect = suspect

@@ -315,7 +315,7 @@ class Lane:
         before = chunk.n
         if self._gate is not None:
             active = self._gate.active(chunk.start_ns, chunk.end_ns)
-            self._gate.forget_before(int(chunk.start_ns[0]))
+            self._gate.forget_before(int(chunk.start_ns[-1]))
             if not active.all():
                 chunk.active = active
                 self._drop(DropReason.INACTIVE, int(np.count_nonzero(~active)))

@@ -131,7 +131,10 @@ class Pipeline:
                 gate.fall_silent()  # nobody will know more of the time before
                 self._collect(self._lanes[gated])
                 gate.restart(restart.to_ns)
-            gate.push(block)
+            for piece in gate.pieces(block):
+                if gate.is_full_for(piece):
+                    self._collect(self._lanes[gated])  # while it is known when the machine ran
+                gate.push(piece)
             self._dirty[gated] = None
 
     def advance(self, now_ns: int) -> None:

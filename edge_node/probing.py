@@ -4,6 +4,7 @@ port and bus until samples come, and say how it went."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import threading
 import time
@@ -62,15 +63,18 @@ class _Line:
         self._thread.start()
 
     def stop(self) -> Future[None]:
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        with contextlib.suppress(RuntimeError):  # it has ended, and its loop is closed
+            self._loop.call_soon_threadsafe(self._stopping.set)
         return self._finished
 
     @property
     def answered(self) -> bool:
-        return self.error is not None or not self._missing
+        return self._finished.done() or self.error is not None or not self._missing
 
     @property
     def error(self) -> str | None:
+        if self._finished.done() and (defect := self._finished.exception()) is not None:
+            return f"failed by a defect: {defect!r}"
         return self._source.reach.last_error
 
     def line(self) -> str:
@@ -82,15 +86,20 @@ class _Line:
     def _run(self) -> None:
         try:
             self._loop.run_until_complete(self._read())
+            self._finished.set_result(None)
+        except BaseException as error:  # noqa: BLE001 (a defect of ours: whoever asked is told)
+            self._finished.set_exception(error)
         finally:
             self._loop.close()
-            self._finished.set_result(None)
 
     async def _read(self) -> None:
         reading = asyncio.create_task(self._source.run(self._emit))
-        await self._stopping.wait()
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
         reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await reading
 
     def _emit(self, block: SampleBlock) -> bool:
         self._missing.pop(block.device_id, None)

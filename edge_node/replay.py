@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_node.assembly import MAX_WINDOWS_AT_ONCE, Core
+from edge_node.portions import Portion
 from edge_node.replay_clock import Timing, with_clock
 from edge_node.settling import Trace
 from models.logs import LogError, Tick
@@ -141,40 +142,39 @@ def play(items: Iterable[Item], core: Core, *, recorded: bool, pace: Pace | None
 
 
 class _Waiting:
-    """How many rows of each device were pushed since the last scoring, and of what clock."""
+    """How much of each device was pushed since the last scoring, and of what clock."""
 
     def __init__(self, core: Core) -> None:
-        self._most = {}
+        self._portions = {}
         for plan in core.plans:
-            window = plan.window
-            n_windows = MAX_WAITING_VALUES // (window.n * len(plan.device.channels))
-            self._most[plan.device.device_id] = max(1, min(n_windows, MAX_WINDOWS_AT_ONCE)) * window.hop
-        self._rows: dict[str, int] = {}
+            n_windows = MAX_WAITING_VALUES // (plan.window.n * len(plan.device.channels))
+            n_windows = max(1, min(n_windows, MAX_WINDOWS_AT_ONCE))
+            self._portions[plan.device.device_id] = Portion.of(plan, n_windows)
+        self._sizes: dict[str, int] = {}
         self._clocks: dict[str, Clock] = {}
         self.has_much = False  # worth a batch
 
-    def pieces(self, block: SampleBlock) -> Iterator[SampleBlock]:
-        step = self._most.get(block.device_id, block.n)
-        if block.n <= step:
-            yield block
-            return
-        for start in range(0, block.n, step):
-            yield block.slice(start, min(start + step, block.n))
+    def pieces(self, block: SampleBlock) -> Sequence[SampleBlock]:
+        portion = self._portions.get(block.device_id)
+        return (block,) if portion is None else portion.cut(block)
 
     def has_room_for(self, piece: SampleBlock) -> bool:
         """Whether ``piece`` may be pushed before what waits is scored."""
-        waiting = self._rows.get(piece.device_id, 0)
-        # An alert says what clock its windows had: those of another are settled first.
-        same_clock = self._clocks.get(piece.device_id, piece.clock) is piece.clock
-        return not waiting or (same_clock and waiting + piece.n <= self._most.get(piece.device_id, _ANY))
+        # An alert says what clock its windows had: those of another, also such as time alone has closed, are settled first.
+        if self._clocks.get(piece.device_id, piece.clock) is not piece.clock:
+            return False
+        waiting = self._sizes.get(piece.device_id, 0)
+        portion = self._portions.get(piece.device_id)
+        return not waiting or portion is None or waiting + portion.size(piece) <= portion.most
 
     def add(self, piece: SampleBlock) -> None:
-        rows = self._rows[piece.device_id] = self._rows.get(piece.device_id, 0) + piece.n
         self._clocks[piece.device_id] = piece.clock
-        self.has_much |= 2 * rows >= self._most.get(piece.device_id, _ANY)
+        if (portion := self._portions.get(piece.device_id)) is not None and piece.n:
+            size = self._sizes[piece.device_id] = self._sizes.get(piece.device_id, 0) + portion.size(piece)
+            self.has_much |= 2 * size >= portion.most
 
     def clear(self) -> None:
-        self._rows.clear()
+        self._sizes.clear()
         self.has_much = False
 
 

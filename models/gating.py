@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,6 +41,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 _MAX_TRANSITIONS = 4096  # a gate that chatters more within the horizon forgets its oldest changes
+_PIECE = _MAX_TRANSITIONS // 4
 _FOR_EVER_NS = 1 << 62
 
 
@@ -112,6 +113,17 @@ class Gate:
     def hears(self, block: SampleBlock) -> bool:
         """Whether ``block`` brings a usable value of the channel."""
         return self._series(block) is not None
+
+    def is_full_for(self, block: SampleBlock) -> bool:
+        """Whether changes that windows have not asked about may have to be forgotten for those of ``block``: windows that
+        are known should be resolved before."""
+        return len(self.state.times) + block.n > _MAX_TRANSITIONS
+
+    def pieces(self, block: SampleBlock) -> Sequence[SampleBlock]:
+        """``block`` as it is to be pushed, so that no piece fills a gate that was empty."""
+        if not self.is_full_for(block):
+            return (block,)
+        return [block.slice(i, i + _PIECE) for i in range(0, block.n, _PIECE)]
 
     def fall_silent(self) -> None:
         """The channel is silent: until its next value, windows are not waited with."""

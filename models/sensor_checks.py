@@ -213,20 +213,25 @@ class SensorChecks:
         clipped = (_clipped(x, channel) & ok).sum(axis=1) >= enough
         codes[suspect[clipped], j] = _CODE[SensorFault.SATURATED]
 
-    def observed(self, batch: WindowBatch, window: int, channel: int, fault: SensorFault) -> float:
-        """The reading to show for ``fault``, in the channel's unit: the one furthest out for a saturated or
-        out-of-range channel, the last valid one for a frozen one. NaN when the window has no valid sample of
-        the channel."""
-        x = batch.values[window, :, channel][batch.valid[window, :, channel]].astype(np.float64)
-        x += self._channels[channel].origin
-        if x.size == 0:
-            return math.nan
-        if fault is SensorFault.SATURATED:
-            return float(x[np.argmax(np.abs(x))])
-        valid_range = self._channels[channel].valid_range
-        if fault is SensorFault.OUT_OF_RANGE and valid_range is not None:
-            return float(x[np.argmax(np.maximum(valid_range[0] - x, x - valid_range[1]))])
-        return float(x[-1])
+    def readings(self, batch: WindowBatch, codes: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """The reading to show for each fault of ``codes`` uint8[w, c], in the channel's unit, float64[w, c]: the one furthest
+        out of a saturated or out-of-range channel, the last valid one of a frozen one. 0 where there is no fault, NaN where
+        the window has no valid sample of the channel."""
+        readings = np.zeros(codes.shape)
+        for j, code in _present(codes):
+            rows = np.flatnonzero(codes[:, j] == code)
+            x = batch.values[rows, :, j].astype(np.float64) + self._channels[j].origin
+            ok = batch.valid[rows, :, j]
+            fault, valid_range = fault_of(code), self._channels[j].valid_range
+            if fault is SensorFault.SATURATED:
+                at = np.where(ok, np.abs(x), -np.inf).argmax(axis=1)
+            elif fault is SensorFault.OUT_OF_RANGE and valid_range is not None:
+                out = np.maximum(valid_range[0] - x, x - valid_range[1])
+                at = np.where(ok, out, -np.inf).argmax(axis=1)
+            else:
+                at = x.shape[1] - 1 - ok[:, ::-1].argmax(axis=1)
+            readings[rows, j] = np.where(ok.any(axis=1), x[np.arange(rows.size), at], np.nan)
+        return readings
 
     def state(self) -> SensorState:
         """Everything that :meth:`restore` needs to go on as if nothing had happened."""
@@ -256,6 +261,11 @@ class SensorChecks:
         self._fault_end_ns = np.array(state.fault_end_ns, dtype=np.int64)
         self._faulty_to_ns = max(state.fault_end_ns, default=_LONG_AGO_NS)
         self._fault_code = np.array(state.fault_code, dtype=np.uint8)
+
+
+def _present(codes: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """(channel, code) of every fault in ``codes`` uint8[w, c]."""
+    return [(j, code) for j in range(codes.shape[1]) for code in np.unique(codes[:, j]).tolist() if code]
 
 
 def _outside(x: NDArray[np.float64], channel: Channel) -> NDArray[np.bool_]:

@@ -75,7 +75,7 @@ def test_two_gateways_of_one_client_id_report_each_other(tmp_path: Path, version
 def test_a_fallback_and_lost_samples_are_alerts_until_they_are_over(tmp_path: Path) -> None:
     with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
         port = free_port()
-        gateway = 'edgetpu_library = "no-such-edgetpu.so"\nqueue_samples = 1'
+        gateway = 'edgetpu_library = "no-such-edgetpu.so"\nqueue_samples = 128'
         path = config(tmp_path, mosquitto.port, port, gateway=gateway, extra='backend = "auto"')
         with running(path) as daemon:
             raised = wait_for(lambda: system(seen, "Edge TPU", "raised"), "an alert of the fallback")[0]
@@ -83,7 +83,7 @@ def test_a_fallback_and_lost_samples_are_alerts_until_they_are_over(tmp_path: Pa
             assert raised["machine"] == "g1"
             assert "Scoring on cpu-float32" in raised["message"]
             wait_for(lambda: connected(port), "the source")
-            feed(seen, rows()[:3])
+            feed(seen, [b"[" + b",".join(rows()[:129]) + b"]"])  # one block, for which there is never room
             wait_for(lambda: system(seen, "samples are dropped", "raised"), "an alert of lost samples")
             path.write_text(path.read_text().replace('backend = "auto"', ""))
             daemon.send_signal(signal.SIGHUP)

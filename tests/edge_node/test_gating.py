@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from random import Random
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,10 +16,11 @@ from numpy.typing import NDArray
 from edge_node.assembly import Core
 from edge_node.inference import Engine
 from edge_node.plans import DevicePlan
+from edge_node.replay import play
 from models import codec
 from models.gating import Comparison, Gate, GateSpec, GateState
 from models.limits import LimitSpec
-from models.signal import Channel, DropReason, SampleBlock
+from models.signal import Channel, DropReason, Mode, SampleBlock, WindowSpec
 from tests.edge_node.plant import T0_S, TIME, Identity, Plant, S, block, device, healthy, pieces, plan, story
 
 SPEC = GateSpec(device_id="meter", channel="Power", comparison=">", value=5.0)
@@ -212,6 +215,39 @@ def test_behind_a_silent_gate_nothing_is_scored_and_nobody_waits() -> None:
     assert counters.window_drops[DropReason.INACTIVE] == 42  # ends in (100, 310]
     assert counters.n_windows_pending <= 1
     assert plant.states("d") == ["normal", "idle", "normal"]
+
+
+def test_a_gate_that_chatters_is_the_same_live_in_a_turn_and_in_replay() -> None:
+    """More changes than a gate remembers, after a long run: nothing is forgotten before windows have asked."""
+    n, hz = 400, 100
+    meter = device("meter", (Channel(name="Power", unit="kW"),))
+    meter = msgspec.structs.replace(meter, rate_hz=Fraction(hz))
+    spec = WindowSpec(n=100, hop=100, rate_hz=Fraction(hz), mode=Mode.CONTINUOUS)
+    press, _ = gated()
+    plans = (press, plan(meter, spec, model=None))
+    power_kw = np.full((n * hz, 1), 9.0)
+    power_kw[300 * hz : 390 * hz] = 5.0 + np.random.default_rng(0).normal(size=(90 * hz, 1))
+    whole = block(power_kw, to="meter", channels=("Power",), rate_hz=Fraction(hz))
+    signal = block(healthy(n))
+
+    def scored(items: list[SampleBlock], how: str) -> tuple[int, dict[DropReason, int]]:
+        plant = Plant(*plans)
+        core = Core(plant.pipeline, {p.engine: cast(Engine, Identity()) for p in plans}, plans)
+        if how == "replay":
+            list(play(items, core, recorded=True))
+        for turn in [items] if how == "turn" else [[item] for item in items] if how == "live" else []:
+            core.push(*turn)
+        plant.finish()
+        counters = plant.pipeline.counters()
+        return counters.n_windows_scored, counters.window_drops
+
+    rows = [pieces(signal, range(n)), pieces(whole, range(0, n * hz, hz))]
+    mixed = [piece for pair in zip(*rows, strict=True) for piece in pair]
+    live = scored(mixed, "live")
+    assert live[0] > 50
+    assert scored(mixed, "turn") == live
+    assert scored(mixed, "replay") == live
+    assert scored([signal, whole], "turn") == live
 
 
 def test_in_one_turn_a_gate_and_what_it_gates_keep_their_order() -> None:

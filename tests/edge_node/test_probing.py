@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from edge_node import probing
+from edge_node.config_schema import SerialSource
+from edge_node.sources import Reach
+from tests.brokers import wait_for
 from tests.edge_node.daemons import edge_node as words
 from tests.firmware_bridge.boards import simulated
 from tests.firmware_bridge.modbus_slaves import tcp
@@ -93,3 +97,18 @@ def test_a_board_of_other_channels_is_named(tmp_path: Path) -> None:
     (said,) = [line for line in done.stdout.splitlines() if line.startswith("source serial: ")]
     assert "ax" in said
     assert done.returncode == 1
+
+
+def test_a_defect_of_a_source_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        reach = Reach(False, 0, None)
+
+        async def run(self, emit: object) -> None:
+            raise RuntimeError("a defect")
+
+    monkeypatch.setattr(probing, "SOURCES", {"serial": lambda config, devices: Broken()})
+    line = probing._Line(SerialSource(name="s", device="press"), {})
+    line.start()
+    wait_for(lambda: line.answered, "the end")
+    assert line.line() == "source s: failed by a defect: RuntimeError('a defect')"
+    assert line.stop().exception(10) is not None

@@ -104,20 +104,21 @@ def test_what_a_source_delivers_while_it_stops_is_written(
 def test_values_for_which_there_was_no_room_are_said(tmp_path: Path) -> None:
     n = len(channels())
     with broker(tmp_path, "log_type all") as mosquitto, Subscriber(mosquitto.port) as sensors:
-        path = config(tmp_path, mosquitto.port, gateway=f"queue_samples = {n}")
+        path = config(tmp_path, mosquitto.port, gateway="queue_samples = 128")
         log = tmp_path / "log.jsonl"
         with recording(path, log, mosquitto) as recorder:
             row = rows()[0].decode()
-            both = f"[{row},{row},{row}]".encode()  # one block of three rows: never any room for it
-            sensors.publish("plant/pump-1", both)
+            n_rows = 128 // n + 1
+            many = f"[{','.join([row] * n_rows)}]"  # one block of these: never any room for it
+            sensors.publish("plant/pump-1", many)
             wait_for(lambda: "plant/pump-1" in mosquitto.log(), "the message")
             sensors.publish("plant/pump-1", row.encode())
             wait_for(lambda: n_written(log) == n, "the row")
             recorder.send_signal(signal.SIGTERM)
             said, complaints = recorder.communicate(timeout=20)
         assert recorder.returncode == 0, complaints
-        assert said == f"wrote {n} values to {log}, dropped {3 * n} queue_full\n"
-        assert f'"dropped": "{3 * n} queue_full"' in complaints
+        assert said == f"wrote {n} values to {log}, dropped {n_rows * n} queue_full\n"
+        assert f'"dropped": "{n_rows * n} queue_full"' in complaints
 
 
 def test_what_was_refused_is_said_and_counted(tmp_path: Path) -> None:

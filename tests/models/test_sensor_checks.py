@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from models import codec
 from models.sensor_checks import (
+    FAULTS,
     ChannelBaseline,
     SensorChecks,
     SensorFault,
@@ -205,11 +206,18 @@ def test_the_reading_to_show() -> None:
     channel = Channel(name="t", origin=20.0, valid_range=(20.0, 26.0), full_scale=100.0)
     checks = SensorChecks([channel], [BUSY], W4)
     batch = cut([1.0, 8.0, -3.0, 5.0], W4)
-    assert checks.observed(batch, 0, 0, SensorFault.FLATLINE) == 25.0
-    assert checks.observed(batch, 0, 0, SensorFault.OUT_OF_RANGE) == 17.0
-    assert checks.observed(batch, 0, 0, SensorFault.SATURATED) == 28.0
+
+    def shown(of: WindowBatch, fault: SensorFault) -> float:
+        return float(checks.readings(of, np.array([[FAULTS.index(fault) + 1]], np.uint8))[0, 0])
+
+    assert shown(batch, SensorFault.FLATLINE) == 25.0
+    assert shown(batch, SensorFault.OUT_OF_RANGE) == 17.0
+    assert shown(batch, SensorFault.SATURATED) == 28.0
     nothing = cut([1.0] * 4, W4, valid=np.zeros(4, dtype=bool))
-    assert math.isnan(checks.observed(nothing, 0, 0, SensorFault.STUCK))
+    assert math.isnan(shown(nothing, SensorFault.STUCK))
+    tail = cut([1.0, 8.0, -3.0, 5.0], W4, valid=np.array([True, True, False, False]))
+    assert shown(tail, SensorFault.STUCK) == 28.0
+    assert shown(tail, SensorFault.OUT_OF_RANGE) == 28.0
 
 
 def test_each_channel_is_judged_alone() -> None:
