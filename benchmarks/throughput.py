@@ -52,6 +52,7 @@ def measure(*, quick: bool) -> dict[str, object]:
 
         timed = take_turns({"pipeline": pipeline, "floor": floor}, rounds)
         by_devices = _by_devices(folder, model, quick=quick)
+        one_by_one = _by_devices(folder, model, quick=quick, turn=1)
     return {
         "devices": 20,
         "rows_per_block": list(ROWS),
@@ -61,11 +62,13 @@ def measure(*, quick: bool) -> dict[str, object]:
         "pipeline": timed["pipeline"].as_dict(),
         "floor": timed["floor"].as_dict(),
         "ns_per_sample_by_devices": by_devices,
+        "ns_per_sample_one_by_one": one_by_one,
     }
 
 
-def _by_devices(folder: Path, model: Path, *, quick: bool) -> dict[str, float]:
-    """Nanoseconds a sample, CPU time, with the same number of samples in all."""
+def _by_devices(folder: Path, model: Path, *, quick: bool, turn: int | None = None) -> dict[str, float]:
+    """Nanoseconds a sample, CPU time, with the same number of samples in all. ``turn``: blocks pushed at once; None: as
+    many as the daemon takes from a queue that is never empty."""
     sizes = (1, 10, 100) if quick else (1, 10, 100, 1000)
     # A turn of a thousand devices: a queue that is never empty has no small turn at its end.
     total = 200_000 if quick else 4_000_000
@@ -74,27 +77,29 @@ def _by_devices(folder: Path, model: Path, *, quick: bool) -> dict[str, float]:
         core = plant.build(plant.write_config(folder, model, n))
         n_rows = total // n
         sent = plant.blocks(n, n_rows, ROWS, plant.SEED)
-        runs[str(n)] = _Run(core, sent, n_rows * NS_PER_S // int(plant.RATE_HZ))
+        runs[str(n)] = _Run(core, sent, n_rows * NS_PER_S // int(plant.RATE_HZ), turn)
     timed = take_turns(runs, 3)
     return {name: 1e9 * float(np.median(t.cpu)) for name, t in timed.items()}
 
 
-def _push(core: plant.Core, blocks: list[SampleBlock]) -> None:
-    """As the daemon does with a queue that is never empty."""
-    for i in range(0, len(blocks), core.blocks_a_turn):
-        core.push(*blocks[i : i + core.blocks_a_turn])
+def _push(core: plant.Core, blocks: list[SampleBlock], turn: int | None = None) -> None:
+    """As the daemon does with a queue that is never empty; or with one that has ``turn`` blocks whenever it looks."""
+    turn = turn or core.blocks_a_turn
+    for i in range(0, len(blocks), turn):
+        core.push(*blocks[i : i + turn])
         core.pipeline.events()
 
 
 class _Run:
     """Pushes the same blocks again, later each time."""
 
-    def __init__(self, core: plant.Core, sent: list[SampleBlock], span_ns: int) -> None:
-        self._core, self._sent, self._span_ns, self._turn = core, sent, span_ns, 0
+    def __init__(self, core: plant.Core, sent: list[SampleBlock], span_ns: int, turn: int | None) -> None:
+        self._core, self._sent, self._span_ns, self._turn = core, sent, span_ns, turn
+        self._n = 0
 
     def __call__(self) -> float:
-        _push(self._core, plant.later(self._sent, self._turn * self._span_ns))
-        self._turn += 1
+        _push(self._core, plant.later(self._sent, self._n * self._span_ns), self._turn)
+        self._n += 1
         return sum(block.n_samples for block in self._sent)
 
 

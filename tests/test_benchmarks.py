@@ -42,6 +42,8 @@ def test_throughput_of_the_pipeline_and_its_floor(quick: Path) -> None:
     assert r["floor_over_pipeline"] > 0
     assert list(r["ns_per_sample_by_devices"]) == ["1", "10", "100"]
     assert min(r["ns_per_sample_by_devices"].values()) > 0
+    assert list(r["ns_per_sample_one_by_one"]) == ["1", "10", "100"]
+    assert min(r["ns_per_sample_one_by_one"].values()) > min(r["ns_per_sample_by_devices"].values())
 
 
 @pytest.mark.timeout(240)
@@ -147,10 +149,12 @@ def test_a_target_that_is_missed_is_said_to_be() -> None:
     record = {
         "devices": 20, "floor_over_pipeline": 0.6, "pipeline": timed, "floor": timed,
         "ns_per_sample_by_devices": {"1": 30.0, "10": 40.0, "1000": 52.9},
+        "ns_per_sample_one_by_one": {"1": 50.0, "10": 60.0, "1000": 90.0},
     }  # fmt: skip
-    share, growth = table.rows({"throughput": record})
+    share, growth, alone = table.rows({"throughput": record})
     assert (share.target, growth.target) == ("at least 0.6", "at most 1.3: not yet")
     assert growth.ratio == "1.32 times with 1000"
+    assert (alone.ratio, alone.target) == ("1.50 times with 1000", "")
 
 
 @pytest.mark.parametrize(
