@@ -22,6 +22,7 @@ import structlog
 
 from edge_node import figures, metrics
 from edge_node.assembly import assemble
+from edge_node.blindness import Blindness
 from edge_node.block_queue import BlockQueue
 from edge_node.carry_over import carry_over, gone
 from edge_node.config import Config, ConfigError, load_config
@@ -78,6 +79,7 @@ class Daemon:
         if not self._config.sources:
             raise StartError(f"{config_path}: no [[source]]: a gateway that runs needs one to read from")
         self._core = assemble(self._config, on_notice=self._notice)
+        self._blindness = Blindness(self._core.plans)
         self._alerts = GatewayAlerts(self._config.gateway.site, self._config.gateway.name)
         self._recording = None if record is None else Recording(record, _recorded(self._config))
         self._uplink: Uplink | None = None
@@ -184,7 +186,11 @@ class Daemon:
     def _watch_ourselves(self, now_ns: int) -> None:
         now_s, sources = time.monotonic(), self._sources.counters().values()
         outages = self._outages.step(self._sources.reach(), now_s)
-        found = troubles(self._core, sources, outages, self._uplink, self._config.gateway.status_s)
+        if self._blindness.due(now_s):
+            self._blindness.step(self._core.pipeline.counters_by_device(), now_ns, now_s)
+        found = troubles(
+            self._core, sources, outages, self._blindness.blind, self._uplink, self._config.gateway.status_s
+        )
         for alert in self._alerts.step(found, now_ns, now_s):
             self._deliver(PipelineEvent(alert, now_ns, None))
 
@@ -237,6 +243,7 @@ class Daemon:
         n_kept = carry_over(self._core, core, same_gateway=same_gateway)
         no_more = gone(self._core, core, same_gateway=same_gateway)
         self._core = core
+        self._blindness = Blindness(core.plans)
         if self._recording is not None:
             self._recording.go_on_with(_recorded(config))
         self._deliver_all()  # what ends was said under the old name, and ends there
@@ -338,13 +345,10 @@ class Daemon:
         return asyncio.run_coroutine_threadsafe(gather(), self._loop).result(timeout=5.0)
 
     def _families(self) -> list[Family]:
-        connected = {f"source {name}": reach.connected for name, reach in self._sources.reach().items()}
-        if self._uplink is not None:
-            connected["uplink"] = self._uplink.connected
         return figures.families(
             self._core,
             self._sources.counters(),
-            connected,
+            self._sources.reach(),
             self._uplink,
             self._queue.n_samples,
             self._latencies.totals(),

@@ -19,16 +19,21 @@ NO_UPLINK = UplinkCounters()
 def families(
     core: Core,
     sources: Mapping[str, SourceCounters],
-    connected: Mapping[str, bool],
+    reach: Mapping[str, Reach],
     uplink: Uplink | None,
     n_queued_samples: int,
     latency_s: Mapping[str, tuple[int, float]],
     recording: Recording | None = None,
 ) -> list[Family]:
     """Every metric of the gateway but the process's own. ``latency_s``: kind of alert -> (count, sum)."""
-    counters = core.pipeline.counters()
+    counters, by_device = core.pipeline.counters(), core.pipeline.counters_by_device()
     up = uplink.counters() if uplink is not None else NO_UPLINK
     conditions = core.pipeline.conditions()
+    connected: dict[tuple[str, ...], float] = {
+        (f"source {name}",): float(r.connected) for name, r in reach.items()
+    }
+    if uplink is not None:
+        connected[("uplink",)] = float(uplink.connected)
     refused = _sum(s.sample_drops for s in sources.values())
     samples_in = counters.n_samples_in + n_queued_samples + sum(refused.values())
     return [
@@ -78,7 +83,21 @@ def families(
             "Whether a source or the uplink is connected.",
             "gauge",
             ("connection",),
-            {(name,): float(up_now) for name, up_now in connected.items()},
+            connected,
+        ),
+        Family(
+            "source_connects",
+            "Times that a source reached where its samples come from.",
+            "counter",
+            ("source",),
+            {(name,): r.n_connects for name, r in reach.items()},
+        ),
+        Family(
+            "source_failures",
+            "Attempts of a source to reach it that failed, and connections that were lost.",
+            "counter",
+            ("source",),
+            {(name,): r.n_failures for name, r in reach.items()},
         ),
         _by_type("events_published", "Messages given to the uplink.", up.n_published),
         _by_type("events_republished", "Retained messages given again after a reconnect.", up.n_republished),
@@ -97,6 +116,27 @@ def families(
             uplink.n_queued if uplink else 0,
         ),
         _by_type("egress_bytes", "Bytes sent upstream: payload and topic.", up.n_bytes),
+        Family(
+            "device_samples_dropped",
+            "Values of a device that went no further than its windows.",
+            "counter",
+            ("device", "reason"),
+            {(name, r.value): n for name, c in by_device.items() for r, n in c.sample_drops.items()},
+        ),
+        Family(
+            "device_windows_dropped",
+            "Windows of a device that were not scored.",
+            "counter",
+            ("device", "reason"),
+            {(name, r.value): n for name, c in by_device.items() for r, n in c.window_drops.items()},
+        ),
+        Family(
+            "device_windows_scored",
+            "Windows of a device that were scored.",
+            "counter",
+            ("device",),
+            {(name,): c.n_windows_scored for name, c in by_device.items()},
+        ),
         Family(
             "device_state",
             "1 for the state that a device is in.",
@@ -126,11 +166,12 @@ def connections(reach: Mapping[str, Reach]) -> dict[str, ConnectionStatus]:
 
 def flat(metrics: Iterable[Family]) -> dict[str, int]:
     """Counters and gauges for the status message: ``name`` or ``name.label.label`` -> whole number."""
-    skipped = ("device_state", "alert_latency_seconds", "connected")
+    skipped = ("alert_latency_seconds", "connected")
     return {
         ".".join((family.name, *labels)): int(value)
         for family in metrics
         if family.name not in skipped
+        and "device" not in family.labels  # a status does not grow with the devices
         for labels, value in sorted(family.values.items())
     }
 

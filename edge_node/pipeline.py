@@ -274,6 +274,10 @@ class Pipeline:
         """Each device's state, as last published."""
         return {device_id: lane.condition.value for device_id, lane in self._lanes.items()}
 
+    def counters_by_device(self) -> dict[str, Counters]:
+        """The counters of each device, since this pipeline began or what it goes on from did."""
+        return {device_id: lane.counters() for device_id, lane in self._lanes.items()}
+
     def counters(self) -> Counters:
         """The counters, summed over devices."""
         total = Counters()

@@ -19,10 +19,12 @@ def troubles(
     core: Core,
     sources: Iterable[SourceCounters],
     outages: Mapping[str, str],
+    blind: Mapping[str, str],
     uplink: Uplink | None,
     status_s: float,
 ) -> list[Trouble]:
-    """Every trouble that there is or could be; ``outages``: sources that are in trouble, and what to say of it;
+    """Every trouble that there is or could be; ``outages``: sources that are in trouble, and what to say of it; ``blind``:
+    devices of which nothing is seen, and why;
     ``status_s``: how often the gateway publishes its status."""
     found = [
         Trouble(f"backend/{name}", engine.notices[-1], len(engine.notices), math.inf)
@@ -35,6 +37,7 @@ def troubles(
     full = "samples are dropped, the gateway cannot keep up with its sources"
     found.append(Trouble("queue_full", full, n_full, HOLD_S, "critical"))
     found += [Trouble(f"source/{name}", text, 1, math.inf) for name, text in outages.items()]
+    found += [Trouble(f"blind/{device_id}", text, 1, math.inf) for device_id, text in blind.items()]
     if uplink is not None:
         who = (
             f"publishes under this name (boot id {', '.join(uplink.conflicts)})"

@@ -49,11 +49,12 @@ class SourceCounters:
 @dataclass(frozen=True, slots=True)
 class Reach:
     """Whether a source reaches where its samples come from: now, how often it came to, and in one line what is wrong
-    (it is out of reach, or a subscription was refused)."""
+    (it is out of reach, or a subscription was refused). ``n_failures``: attempts that failed, and connections lost."""
 
     connected: bool
     n_connects: int
     last_error: str | None
+    n_failures: int = 0
 
 
 class Source(Protocol):

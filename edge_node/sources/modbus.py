@@ -38,6 +38,7 @@ class ModbusBus:
         self._counters = SourceCounters()
         self._devices = devices
         self._layouts: dict[tuple[int, ...], Layout] = {}
+        self._n_failures = 0
         self._faults: dict[int, Fault] = {}  # by slave, what it last did not answer, until it answers all
         port = PortName(
             path=config.port, usb_serial=config.usb_serial, vid_pid=config.vid_pid, by_path=config.by_path
@@ -73,7 +74,7 @@ class ModbusBus:
             error = min(faults.values(), key=lambda fault: not fault.dead).text
             if len(faults) > 1:
                 error += f" (and {len(faults) - 1} more of {self._n_slaves} slaves)"
-        return Reach(poller.is_open and n_dead < self._n_slaves, poller.n_opens, error)
+        return Reach(poller.is_open and n_dead < self._n_slaves, poller.n_opens, error, self._n_failures)
 
     async def run(self, emit: Emit) -> None:
         """Polls and emits rows until cancelled."""
@@ -108,6 +109,7 @@ class ModbusBus:
             self._log.info("bus open", bus=what)
 
     def lost(self, why: str) -> None:
+        self._n_failures += 1
         self._warn(why, why)
 
     def _layout(self, places: tuple[int, ...]) -> Layout:

@@ -93,7 +93,9 @@ class MqttSubscriber:
         connection = self._connection
         if connection is None:
             return Reach(False, 0, None)
-        return Reach(connection.connected, connection.n_connects, connection.last_error)
+        return Reach(
+            connection.connected, connection.n_connects, connection.last_error, connection.n_failures
+        )
 
     async def run(self, emit: Emit) -> None:
         """Keeps the connection up and emits blocks until cancelled."""

@@ -31,6 +31,7 @@ class SerialPort(ABC):
         self._log_limit = LogLimit(SAME_FAULT_LOG_S)
         self._emit: Emit = _refuse
         self._counters = SourceCounters()
+        self._n_failures = 0
         self._trouble: str | None = None  # why nothing is made of what an open line brings
         self._line = Line(
             PortName(
@@ -55,7 +56,12 @@ class SerialPort(ABC):
     def reach(self) -> Reach:
         """Connected while the line is open and is understood."""
         line, trouble = self._line, self._trouble
-        return Reach(line.connected and trouble is None, line.n_opens, trouble or line.last_error)
+        return Reach(
+            line.connected and trouble is None,
+            line.n_opens,
+            trouble or line.last_error,
+            self._n_failures,
+        )
 
     async def run(self, emit: Emit) -> None:
         """Keeps the line up and emits blocks until cancelled."""
@@ -71,6 +77,7 @@ class SerialPort(ABC):
         self._log.info("line open", port=path)
 
     def lost(self, why: str) -> None:
+        self._n_failures += 1
         self._trouble = None
         n_held = self._log_limit.due(why, time.monotonic())
         if n_held is not None:

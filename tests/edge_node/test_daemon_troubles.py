@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,18 @@ import pytest
 
 from models.topics import GATEWAY_DEVICE
 from tests.brokers import Broker, Subscriber, broker, free_port, retained, wait_for
-from tests.edge_node.daemons import alerts, config, connected, feed, metrics, rows, running, status
+from tests.edge_node.daemons import (
+    alerts,
+    channels,
+    config,
+    connected,
+    feed,
+    metrics,
+    rows,
+    running,
+    status,
+    summed,
+)
 
 pytestmark = pytest.mark.tflite_runtime
 
@@ -118,13 +130,41 @@ raise SystemExit(main(sys.argv[1:]))
 IMPATIENT = """
 import functools
 import sys
+import edge_node.blindness
 import edge_node.daemon
 from edge_node.cli import main
 from edge_node.outages import Outages
 
 edge_node.daemon.Outages = functools.partial(Outages, 0.5)
+edge_node.blindness.EVERY_S = 0.2
+edge_node.blindness._patience_s = lambda plan: 1.0
 raise SystemExit(main(sys.argv[1:]))
 """
+
+
+def test_a_device_whose_times_cannot_be_is_told(tmp_path: Path) -> None:
+    """It sends seconds where milliseconds are configured: all of it lies in 1970, and it is not silent."""
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        port = free_port()
+        path = config(tmp_path, mosquitto.port, port)
+        path.write_text(path.read_text().replace('time_key = "t"', 'time_key = "t"\ntime_unit = "ms"'))
+        command = [sys.executable, "-c", IMPATIENT, "run", "-c", str(path)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as daemon:
+            wait_for(lambda: connected(port), "the source")
+            now_s = time.time()
+            values = dict.fromkeys(channels(), 1.0)
+            for i in range(400):
+                seen.publish("plant/pump-1", json.dumps({"t": now_s + i / 100, **values}))
+                if found := system(seen, "nothing is seen of pump-1", "raised"):
+                    break
+                time.sleep(0.01)
+            assert (
+                "too_old: their times are more than 604800 s ago; is time_unit right" in found[0]["message"]
+            )
+            dropped = summed(metrics(port), "device_samples_dropped_total")
+            assert dropped == summed(metrics(port), "samples_dropped_total") > 0
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(15) == 0
 
 
 def test_a_source_that_is_out_of_reach_is_in_the_status_and_an_alert(tmp_path: Path) -> None:
