@@ -55,8 +55,8 @@ class Dataset:
     """Windows of one device as features, oldest first.
 
     ``features`` float32[w, k] before re-centring; ``used`` bool[w]: to train on; ``anomalous`` bool[w] by the
-    labels at the window's end, None without labels; ``examples`` float32[e, n, c] raw, wholly valid used
-    windows; ``set_aside`` counts the windows of the training part that were not used, by reason. ``gate`` says when
+    labels at the window's end, None without labels; ``examples`` float32[e, n, c] raw used
+    windows, wholly valid where there is one, else filled as windows are; ``set_aside`` counts the windows of the training part that were not used, by reason. ``gate`` says when
     the machine ran; windows in which it did not are none of these.
     """
 
@@ -137,7 +137,7 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
         infos=describe(spec, device.channels, window.rate_hz, window.n),
         min_scale=min_scales(spec, n_channels, window.n),
         baselines=baselines,
-        examples=values[whole],
+        examples=values[whole] if whole.any() else values,
         start_ns=columns.start_ns[finite],
         end_ns=columns.end_ns[finite],
         features=np.ascontiguousarray(columns.features[finite]),
