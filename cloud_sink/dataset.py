@@ -55,9 +55,9 @@ class Dataset:
     """Windows of one device as features, oldest first.
 
     ``features`` float32[w, k] before re-centring; ``used`` bool[w]: to train on; ``anomalous`` bool[w] by the
-    labels at the window's end, None without labels; ``examples`` float32[e, n, c] raw used
-    windows, wholly valid where there is one, else filled as windows are; ``set_aside`` counts the windows of the training part that were not used, by reason. ``gate`` says when
-    the machine ran; windows in which it did not are none of these.
+    labels at the window's end, None without labels; ``examples`` float32[e, n, c] raw used windows,
+    wholly valid where there is one, else filled as windows are; ``set_aside`` counts the windows of the training part that
+    were not used, by reason. ``gate`` says when the machine ran; windows in which it did not are none of these.
     """
 
     device: Device
