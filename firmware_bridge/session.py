@@ -323,7 +323,7 @@ class Session:
         # What is sent when a frame is full was begun long before: its newest row tells how its clock goes.
         age_us = sum(steps) + shape.span_us
         newest_us = self._newest_of(run, shape, age_us, mono_ns, items)
-        counts = self._fresh(run, newest_us, items)
+        counts = self._fresh(run, shape, newest_us, steps, items)
         n_old = n - len(counts)
         if n_old == n:
             return
@@ -366,8 +366,11 @@ class Session:
                 return at_us + passed_us + off
         return self._unwrap(us, mono_ns, items)
 
-    def _fresh(self, run: Run, newest_us: int, items: list[Item]) -> Counts:
-        """The rows of ``run`` that did not come before; what is missing before them is counted."""
+    def _fresh(
+        self, run: Run, shape: FrameShape, newest_us: int, steps: list[int], items: list[Item]
+    ) -> Counts:
+        """The rows of ``run`` that did not come before; what is missing before them is counted. ``steps``: from frame to
+        frame, µs, up to the last row at ``newest_us``."""
         if self._next_index is None:
             return run.counts
         missing = (run.index - self._next_index) % U32
@@ -376,11 +379,23 @@ class Session:
                 self.counters.n_lost_rows += missing
                 items.append(Lost(missing, run.counts.shape[1]))
             return run.counts
-        if self._newest is None or newest_us > self._newest[1] + PACE_US:
-            return run.counts  # newer rows under old numbers: the board counts anew
-        n_old = min(len(run.counts), U32 - missing)
+        n_old = min(self._n_until_newer(run, shape, newest_us, steps), U32 - missing)
         self.counters.n_repeated_rows += n_old
         return run.counts[n_old:]
+
+    def _n_until_newer(self, run: Run, shape: FrameShape, newest_us: int, steps: list[int]) -> int:
+        """Rows of ``run``, which has old numbers, before the first frame that is newer all the same: from there on the
+        board counts anew."""
+        if self._newest is None:
+            return 0
+        index, at_us, _ = self._newest
+        ahead = (run.index - 1 - index + U32 // 2) % U32 - U32 // 2
+        for i, end_us in enumerate(accumulate(steps, initial=newest_us - sum(steps))):
+            passed_us = shape.us(ahead + (i + 1) * shape.n_rows)  # by the number of the last row
+            slack_us = 0.0 if shape.hello.rate_hz is None else PACE_US + PACE * abs(passed_us)
+            if end_us - at_us > max(0.0, passed_us + slack_us):
+                return i * shape.n_rows
+        return len(run.counts)
 
     def _refuse(self, refusal: Refusal, items: list[Item]) -> None:
         self.counters.damage[refusal.cause] += 1
