@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from itertools import accumulate, pairwise
+from itertools import accumulate, dropwhile, pairwise, takewhile
 
 import numpy as np
 
@@ -291,16 +291,16 @@ class Session:
     def _explain(
         self, bodies: list[bytes], runs: list[Run], mono_ns: int, offset: int, utc_ns: int, items: list[Item]
     ) -> None:
-        """Runs of which some are of a configuration that no Hello has explained yet: those wait."""
-        for run in runs:
-            if self.hello is not None and run.config_id == self.hello.config_id:
-                self._run(run, self.hello, mono_ns, offset, utc_ns, items)
+        """Runs of which some are of a configuration that no Hello has explained yet: from the first of those on all wait, for
+        the Hello that is asked for then."""
         known = None if self.hello is None else self.hello.config_id
-        for body in bodies:
-            if config_of(body) != known and not isinstance(protocol.parse(body), Refusal):
-                self.counters.n_unexplained_rows += self._held.put(body, mono_ns)
-        if known is not None:
-            self.hello = None  # ask for the new one
+        for run in takewhile(lambda run: run.config_id == known, runs):
+            assert self.hello is not None
+            self._run(run, self.hello, mono_ns, offset, utc_ns, items)
+        self.hello = None
+        sound = [body for body in bodies if not isinstance(protocol.parse(body), Refusal)]
+        for body in dropwhile(lambda body: config_of(body) == known, sound):
+            self.counters.n_unexplained_rows += self._held.put(body, mono_ns)
 
     def _run(self, run: Run, hello: Hello, mono_ns: int, offset: int, utc_ns: int, items: list[Item]) -> None:
         n, c = run.counts.shape
