@@ -313,11 +313,11 @@ class Session:
             self._refuse(Refusal(Cause.MALFORMED, shape.refused), items)
             return
         steps = [(b - a) % U32 for a, b in pairwise(first_us)]
-        if steps and not shape.least_us <= min(steps) <= max(steps) <= shape.most_us:
-            for i, us in enumerate(first_us):  # one time does not explain all of them
-                part = run.counts[i * n_frame : (i + 1) * n_frame]
-                single = Run(run.pattern, part, (run.index + i * n_frame) % U32, (us,))
-                self._run(single, hello, mono_ns, offset, utc_ns, items)
+        if steps and (cuts := self._cuts(run, shape, steps, mono_ns)):
+            for a, b in pairwise([0, *cuts, len(first_us)]):
+                part = run.counts[a * n_frame : b * n_frame]
+                piece = Run(run.pattern, part, (run.index + a * n_frame) % U32, first_us[a:b])
+                self._run(piece, hello, mono_ns, offset, utc_ns, items)
             return
         self._pattern = run.pattern
         # What is sent when a frame is full was begun long before: its newest row tells how its clock goes.
@@ -352,6 +352,31 @@ class Session:
             clock = Clock.SYNCED if error_ns <= SYNCED_NS else Clock.DEVICE
         index = (run.index + n_old) % U32
         items.append(Rows(hello, counts, start_ns, time_ns, utc_ns, clock, error_ns, index, device_us))
+
+    def _cuts(self, run: Run, shape: FrameShape, steps: list[int], mono_ns: int) -> list[int]:
+        """The frames of ``run`` before which its time breaks off, so that one time does not explain all of them. Of a board
+        without a rate that is where time goes back, and where it leaps, unless all of it merely came late: then it ends
+        where it should."""
+        if shape.hello.rate_hz is not None:
+            in_pace = shape.least_us <= min(steps) <= max(steps) <= shape.most_us
+            return [] if in_pace else list(range(1, len(run.first_us)))
+        if max(steps) <= RESET_US:
+            return []
+        most_us = RESET_US + self._clock.doubt_us(mono_ns)
+        # What comes after a clock that was set back has not come late.
+        before_us = run.first_us[0] if self._newest is None else self._newest[1]
+        every = [(run.first_us[0] - before_us) % U32, *steps]
+        end = next((i for i, us in enumerate(every) if U32 // 2 <= us < U32 - RESET_US), len(every))
+        cuts: list[int] = []
+        for i in range(len(steps), 0, -1):
+            if steps[i - 1] >= U32 // 2:
+                cuts.append(i)
+            elif steps[i - 1] > RESET_US and (
+                i > end or abs(self._clock.unwrap(run.first_us[end - 1], mono_ns)[1]) > most_us
+            ):
+                cuts.append(i)
+                end = min(end, i)
+        return cuts[::-1]
 
     def _newest_of(self, run: Run, shape: FrameShape, age_us: int, mono_ns: int, items: list[Item]) -> int:
         """Unwrapped device time of the last row. A row that comes late, but at the pace of the numbers, waited

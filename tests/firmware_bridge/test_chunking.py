@@ -3,28 +3,46 @@ cannot know, for of the rows that it brings only the last has just been taken.""
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firmware_bridge import framing, protocol
-from firmware_bridge.protocol import EventSeverity, Op, TimeSync
+from firmware_bridge.board import Board
+from firmware_bridge.protocol import EventSeverity, Hello, Op, Samples, TimeSync
 from firmware_bridge.session import Session
 from firmware_bridge.session_items import Item, Logged, Reset, Rows, SessionCounters
 from models.signal import NS_PER_S
 from tests.firmware_bridge.test_session import (
+    CHANNELS,
     MONO_NS,
+    MS,
     UTC_NS,
     frames,
     hello,
     make_board,
+    ramp,
     rows_of,
     samples,
 )
 
+SETS_S = (-600, -5, 5, 600)  # by which a clock is set, far more than all that is sent lasts;
+SETS_IN_TURN_S = (5, 11, 23, 47, 95, 191, 383)  # or so, which nothing afterwards takes back
 TURN_US = 40_000
+
+
+class Irregular(Board):
+    """Names no rate, and each row has its own time."""
+
+    def __init__(self) -> None:
+        super().__init__(CHANNELS, Fraction(150), ramp, rows=1)
+
+    def _hello(self, at_us: int) -> Hello:
+        return dataclasses.replace(super()._hello(at_us), rate_hz=None)
 
 
 class Heard:
@@ -81,14 +99,16 @@ def byte_by_byte(stream: bytes) -> list[bytes]:
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_any_chunking_gives_the_same(data: st.DataObject) -> None:
-    """With damage, unknown types, events, several configurations, both ends' frames, and frames that come twice."""
+    """With damage, unknown types, events, several configurations, both ends' frames, frames that come twice, and a clock
+    that is set."""
     kinds = st.sampled_from(
-        ["samples", "skip", "event", "hello", "set_rate", "noise", "future", "echo", "sync", "again"]
+        ["samples", "skip", "event", "hello", "set_rate", "noise", "future", "echo", "sync", "again", "set"]
     )
-    board = make_board(rows=7)
+    board = data.draw(st.sampled_from([lambda: make_board(rows=7), Irregular]))()
     session = Session()
     parts: list[bytes] = [board.run(0)]
-    sent: list[bytes] = []  # frames of samples
+    sent: list[bytes] = []  # frames of samples since the clock was set
+    sets_s = list(data.draw(st.permutations(SETS_IN_TURN_S)))
     at_us = 0
     for turn, kind in enumerate(data.draw(st.lists(kinds, max_size=25)), 1):
         at_us += TURN_US
@@ -99,6 +119,15 @@ def test_any_chunking_gives_the_same(data: st.DataObject) -> None:
             case "again" if sent:
                 first = data.draw(st.integers(-len(sent), -1))
                 parts += sent[first:][: data.draw(st.integers(1, 20))]
+            case "set" if sets_s:
+                by_us = 1_000_000 * data.draw(st.sampled_from((-1, 1))) * sets_s.pop()
+                if data.draw(st.booleans()):  # while a frame is under way, or after what is there
+                    parts.append(board.run(at_us))
+                at_us += by_us
+                board._begin_us += by_us
+                board._hello_us += by_us
+                parts.append(board.run(at_us + TURN_US))
+                sent.clear()
             case "skip":
                 board.skip(2)
             case "event":
@@ -145,3 +174,46 @@ def test_a_board_that_counts_anew_is_not_taken_for_repeating() -> None:
         heard = Heard(chunks)
         assert rows_of(heard.items) == [*range(1000), *range(300)]
         assert not heard.counters.n_repeated_rows
+
+
+@pytest.mark.parametrize("by_s", SETS_S)
+def test_rows_before_an_irregular_boards_clock_was_set_keep_their_time(by_s: int) -> None:
+    board = Heard(frames([hello(rate_hz=None, now_us=1_000_000)])).session
+    us = [1_000_000 + i * 10_000 + (i >= 5) * by_s * 1_000_000 for i in range(8)]
+    stream = b"".join(frames([samples(i, 1, first_us=at) for i, at in enumerate(us)], 2))
+    heard = Heard([stream], MONO_NS + 70 * MS, board)
+    assert heard.counters.n_resets == 1
+    assert [t - MONO_NS for t in heard.times_ns] == [i * 10 * MS for i in range(8)]
+
+
+@pytest.mark.parametrize("by_s", SETS_S)
+@pytest.mark.parametrize("skipped", [0, 2])
+def test_a_clock_that_was_set_and_set_right_again_in_one_read(by_s: int, skipped: int) -> None:
+    """Also where rows are missing before it was set, so that nothing else comes with those from between."""
+    session = Heard(frames([hello(rate_hz=None, now_us=0), samples(0, 1)])).session
+    wrong = range(5, 8)
+    made = [
+        samples(i + skipped * (i >= 5), 1, first_us=i * 10_000 + (i in wrong) * by_s * 1_000_000)
+        for i in range(1, 12)
+    ]
+    heard = Heard([b"".join(frames(made, 3))], MONO_NS + 110 * MS, session)
+    assert heard.counters.n_resets == 2
+    assert all(0 <= t - MONO_NS <= 200 * MS for t in heard.times_ns)
+
+
+def test_an_irregular_boards_rows_that_waited_are_no_clock_that_was_set() -> None:
+    """Rows minutes apart that come in one read: the last of them is as late as it should be."""
+    heard = Heard(frames([hello(rate_hz=None, now_us=0)]))
+    sparse = [samples(i, 1, first_us=i * 60_000_000) for i in range(4)]
+    heard = Heard([b"".join(frames(sparse, 2))], MONO_NS + 180 * NS_PER_S, heard.session)
+    assert heard.counters.n_resets == 0
+    assert [t - MONO_NS for t in heard.times_ns] == [i * 60 * NS_PER_S for i in range(4)]
+
+
+def test_an_irregular_row_that_is_a_little_older_than_the_one_before_is_no_wrap() -> None:
+    session = Heard(frames([hello(rate_hz=None, now_us=0)])).session
+    us = [0, 10_000, 8_000, 20_000]
+    made: list[Samples] = [samples(i, 1, first_us=at) for i, at in enumerate(us)]
+    heard = Heard([b"".join(frames(made, 2))], MONO_NS + 20 * MS, session)
+    assert heard.counters.n_resets == 0
+    assert [t - MONO_NS for t in heard.times_ns] == [0, 10 * MS, 10 * MS, 20 * MS]
