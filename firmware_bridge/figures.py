@@ -150,6 +150,8 @@ def summary(standing: Standing, seconds: float) -> str:
     text = f"{seconds:.0f} s: {who}; {loss_text(counters)}; {resets}; opened {times(standing.n_opens)}"
     if standing.n_dropped_rows:
         text += f"; {plural(standing.n_dropped_rows, 'row')} dropped here: this computer could not keep up"
+    if standing.n_unsent:
+        text += f"; {plural(standing.n_unsent, 'frame')} not sent: the board does not take them"
     return text
 
 

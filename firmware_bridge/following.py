@@ -83,6 +83,7 @@ class Follower:
                 self._line.path,
                 self._line.n_opens,
                 self._n_dropped_rows,
+                self._line.n_unsent,
             )
 
     def command(self, op: Op) -> int:

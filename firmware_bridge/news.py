@@ -43,3 +43,4 @@ class Standing:
     path: str | None
     n_opens: int
     n_dropped_rows: int  # nobody took them in time
+    n_unsent: int  # frames that the board did not take

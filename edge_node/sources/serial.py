@@ -63,6 +63,7 @@ class SerialBoard(SerialPort):
             self._waits_since = mono_ns, session.counters.n_bytes
         elif mono_ns - self._waits_since[0] > HELLO_WAIT_NS:
             self._says_nothing(session.counters.n_bytes - self._waits_since[1])
+        self._count_unsent()
         return session.due(mono_ns)
 
     def received(self, data: bytes, mono_ns: int, utc_ns: int) -> None:
@@ -151,6 +152,15 @@ class SerialBoard(SerialPort):
 
     def _n_channels(self, of_board: int) -> int:
         return of_board if self._layout is None else len(self._layout[1])
+
+    def _count_unsent(self) -> None:
+        n, counters = self._line.n_unsent, self._counters
+        if n != counters.n_unsent:
+            counters.n_unsent = n
+            self._warn(
+                "unsent",
+                "the board does not take what is sent to it: does its firmware read, does flow control hold the line?",
+            )
 
     def _count(self) -> None:
         """What the session has counted since the last time."""

@@ -66,7 +66,7 @@ def standing(**more: Any) -> Standing:
     if "counters" not in more:
         return dataclasses.replace(counted(), **more)
     good = {"hello": hello(), "error_ns": 2e5, "skew_ppm": 12.0, "path": "/dev/p", "n_opens": 1}
-    return Standing(**{**good, "n_dropped_rows": 0, **more})
+    return Standing(**{**good, "n_dropped_rows": 0, "n_unsent": 0, **more})
 
 
 # Figures and the view.
@@ -158,6 +158,11 @@ def test_rows_that_nobody_takes_are_dropped_and_counted() -> None:
     assert follower.standing().n_dropped_rows == 6
     follower._put([Came(rows(), 0)])
     assert len(follower.take(0.0)) == 1
+
+
+def test_questions_that_are_not_sent_are_told() -> None:
+    assert "not sent" not in summary(standing(), 3.0)
+    assert summary(standing(n_unsent=2), 3.0).endswith("; 2 frames not sent: the board does not take them")
 
 
 # The verdict.
