@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from edge_node.sources.payloads import Decoder, PayloadSpec
-from firmware_bridge import ports
+from firmware_bridge import following, ports
 from firmware_bridge.batch_json import batch
-from firmware_bridge.figures import Figures, loss_text, summary
+from firmware_bridge.figures import Figures, dropped_text, loss_text, summary
 from firmware_bridge.following import Follower
 from firmware_bridge.forward import NotForwardable, check_topic, topic_of
 from firmware_bridge.news import Came, Gone, Opened, Standing
 from firmware_bridge.outlet import BrokerUnavailable, broker_url, read_password
 from firmware_bridge.protocol import BoardChannel, Cause, Event, EventSeverity, Hello, Refusal
-from firmware_bridge.session_items import Greeting, Item, Logged, Rows, SessionCounters
+from firmware_bridge.session_items import Greeting, Item, Logged, Lost, Reset, Rows, SessionCounters
 from firmware_bridge.telling import SILENT_S, Teller
 from firmware_bridge.transport import LineSettings, PortName
 from firmware_bridge.verdict import Check, Late, Seen, Track, judge
@@ -66,7 +66,7 @@ def standing(**more: Any) -> Standing:
     if "counters" not in more:
         return dataclasses.replace(counted(), **more)
     good = {"hello": hello(), "error_ns": 2e5, "skew_ppm": 12.0, "path": "/dev/p", "n_opens": 1}
-    return Standing(**{**good, "n_dropped_rows": 0, "n_unsent": 0, **more})
+    return Standing(**{**good, "n_dropped_rows": 0, "n_dropped_news": 0, "n_unsent": 0, **more})
 
 
 # Figures and the view.
@@ -158,6 +158,19 @@ def test_rows_that_nobody_takes_are_dropped_and_counted() -> None:
     assert follower.standing().n_dropped_rows == 6
     follower._put([Came(rows(), 0)])
     assert len(follower.take(0.0)) == 1
+
+
+def test_other_news_that_nobody_takes_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "MAX_NEWS", 2)
+    follower = Follower(PortName(path="/dev/null"), LineSettings())
+    follower._put([Came(item, 0) for item in (Reset(1), Lost(3, 1), rows(), Reset(2), Reset(3), Lost(4, 1))])
+    assert len(follower.take(0.0)) == 4
+    found = follower.standing()
+    assert (found.n_dropped_rows, found.n_dropped_news) == (2, 1)
+    dropped = "; 2 rows, 1 piece of news dropped here"
+    assert dropped_text(found) == dropped
+    assert f"{dropped}: this computer could not keep up" in summary(found, 3.0)
+    assert not dropped_text(standing())
 
 
 def test_questions_that_are_not_sent_are_told() -> None:
