@@ -88,7 +88,7 @@ class SerialBoard(SerialPort):
         match item:
             case Rows():
                 self._rows(item)
-            case Lost():
+            case Lost() if self._wrong is None:  # another board's were never to come
                 n = item.n_rows * self._n_channels(item.n_channels)
                 self._counters.sample_drops[DropReason.LOST] += n
                 self._fault(DropReason.LOST, f"{item.n_rows} rows were lost on the line")
@@ -103,7 +103,7 @@ class SerialBoard(SerialPort):
                 )
             case Refusal():
                 self._fault(DropReason(item.cause), item.text)
-            case Ack():
+            case Ack() | Lost():
                 pass
 
     def _greet(self, greeting: Greeting) -> None:
@@ -131,7 +131,9 @@ class SerialBoard(SerialPort):
 
     def _rows(self, rows: Rows) -> None:
         if self._wrong is not None:
-            return  # another board's, which is not ours
+            self._counters.sample_drops[DropReason.UNKNOWN_DEVICE] += rows.counts.size
+            self._fault(DropReason.UNKNOWN_DEVICE, self._wrong)
+            return
         if self._layout is None:
             self._counters.sample_drops[DropReason.UNKNOWN_CHANNEL] += rows.counts.size
             return

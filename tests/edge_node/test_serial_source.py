@@ -325,7 +325,27 @@ def test_the_board_that_is_looked_for_is_found_among_others(
     said = [entry["event"] for entry in logs]
     assert any("this is board A-1, board = 'C-3' is looked for" in text for text in said)
     assert any("no Hello within" in text and "board = 'C-3' is looked for" in text for text in said)
-    assert not source.counters.sample_drops
+    assert source.counters.sample_drops.keys() <= {DropReason.UNKNOWN_DEVICE}
+
+
+def test_rows_of_another_board_than_is_looked_for_are_counted_as_its_own(cable: Cable) -> None:
+    """Those that came with its Hello, before the port is left."""
+    source = build(cable.link, board="C-3", channels=NAMES)
+    assert isinstance(source, serial_source.SerialBoard)
+    other = Board(BOARD_CHANNELS, Fraction(1000), ramp, rows=20, serial="A-1")
+    stream = other.run(100_000)
+    other.skip(1)
+    stream += other.run(200_000)
+    taken: list[SampleBlock] = []
+    source._emit = lambda block: taken.append(block) is None
+    with capture_logs() as logs:
+        source.received(stream, time.monotonic_ns(), time.time_ns())
+    assert not taken
+    assert source.rejects() == "this is board A-1, board = 'C-3' is looked for"
+    assert source.counters.sample_drops == {
+        DropReason.UNKNOWN_DEVICE: (other.index - 20) * len(BOARD_CHANNELS)
+    }
+    assert sum(entry.get("reason") == "unknown_device" for entry in logs) == 1
 
 
 def test_questions_that_a_board_does_not_take_are_counted_and_told(
