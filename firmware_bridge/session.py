@@ -224,7 +224,8 @@ class Session:
         slipped_us = self._clock.exchange(sent_ns, mono_ns, received, received + took_us)
         if slipped_us is not None:
             self._clock = self._clock.anew()
-            self._began_anew(slipped_us, items)
+            self.counters.n_set += 1
+            self._began_anew(Reset(slipped_us, was_set=True), items)
         self._clock.hear(received + took_us, mono_ns)
         self.counters.n_exchanges += 1
 
@@ -257,14 +258,14 @@ class Session:
         self._clock = DeviceClock()
         self._newest = None
         self._tokens.clear()
-        self._began_anew(off, items)
+        self._began_anew(Reset(off), items)
         return self._clock.unwrap(us, mono_ns)[0]
 
-    def _began_anew(self, off_us: int, items: list[Item]) -> None:
+    def _began_anew(self, reset: Reset, items: list[Item]) -> None:
         self._synced_ns = self._last_time_ns = None  # what was served before may have been ahead
         self._n_burst = 0
         self.counters.n_resets += 1
-        items.append(Reset(off_us))
+        items.append(reset)
 
     def _samples(
         self,

@@ -95,7 +95,7 @@ class SerialBoard(SerialPort):
             case Greeting():
                 self._greet(item)
             case Reset():
-                self._log.info("the board's clock began anew", off_s=round(item.off_us / 1e6, 3))
+                self._log.info(item.text, off_s=round(item.off_us / 1e6, 3))
             case Logged():
                 event = item.event
                 getattr(self._log, _LEVELS[event.severity])(

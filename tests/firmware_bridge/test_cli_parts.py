@@ -231,12 +231,27 @@ def test_a_good_board_passes_all() -> None:
         ("clock", {"standing": standing(skew_ppm=-20_000.0)}, "are these microseconds?"),
         ("reset", {"standing": counted(n_resets=2)}, "began anew 2 times"),
         ("reset", {"n_new_hellos": 2}, "began anew 1 time"),
+        (
+            "reset",
+            {"standing": counted(n_resets=1, n_set=1), "set_us": 700_000},
+            "its clock was set once while it ran, at most by 700 ms: does the firmware set its microseconds?",
+        ),
+        (
+            "reset",
+            {"standing": counted(n_resets=3, n_set=2), "set_us": 20_000},
+            "a loose supply?; its clock was set 2 times while it ran, at most by 20 ms",
+        ),
         ("attaching late", {"late": Late(1.0, "/dev/p: gone")}, "did not open again: /dev/p: gone"),
         ("attaching late", {"late": Late(1.0, hello_s=0.1, another=True, n_rows=9)}, "try --dtr off"),
         (
             "attaching late",
             {"late": Late(1.0, hello_s=0.1, n_resets=1, n_rows=9)},
             "opening the port resets it",
+        ),
+        (
+            "attaching late",
+            {"late": Late(1.0, hello_s=0.1, n_set=1, n_rows=9)},
+            "went on, but its clock was set",
         ),
         ("attaching late", {"late": Late(1.0, n_rows=9)}, "no Hello within 10 s"),
         ("attaching late", {"late": Late(1.0, hello_s=0.1)}, "then no rows"),
@@ -249,6 +264,21 @@ def test_each_fault_fails_its_own_check(name: str, wrong: dict[str, Any], why: s
     assert not failed.passed
     assert why in failed.text
     assert [c.name for c in judge(of, 115200) if not c.passed] == [name]
+
+
+def test_a_clock_that_was_set_did_not_begin_anew() -> None:
+    of = seen(standing=counted(n_resets=1, n_set=1), set_us=20_000)
+    assert "anew" not in check("reset", of).text
+    found = standing(counters=SessionCounters(n_resets=3, n_set=1))
+    assert "2 resets, a clock that was set once; opened once" in summary(found, 3.0)
+    assert "0 resets; opened once" in summary(standing(), 3.0)
+    teller = Teller()
+    for off_us, was_set, text in (
+        (700_000, True, "the board's clock was set ahead by 700 ms"),
+        (-20_000, True, "the board's clock was set back by 20 ms"),
+        (-900_000, False, "the board's clock began anew"),  # another configuration came with it
+    ):
+        assert teller.tell(Came(Reset(off_us, was_set), 0), 0.0) == text
 
 
 def test_damage_of_joining_and_types_of_a_newer_minor_version_are_no_loss() -> None:

@@ -247,7 +247,7 @@ def test_a_reboot_begins_new_numbers_and_a_new_segment_of_time(uptime_s: int) ->
     assert items[1].new
     assert rows_of(items)[:2] == [0, 1]
     assert not of_kind(Lost, items)
-    assert desk.session.counters.n_resets == 1
+    assert (desk.session.counters.n_resets, desk.session.counters.n_set) == (1, 0)
     assert desk.worst_ns([r for r in items if isinstance(r, Rows)][-5:]) < 1.5 * MS
     # Time is asked for at once, as to begin with.
     assert desk.session.counters.n_exchanges >= 2 * SYNC_BURST
@@ -661,7 +661,8 @@ def test_a_clock_that_is_set_by_less_than_a_reset_is_noticed_and_said(by_us: int
     [reset] = of_kind(Reset, items)
     assert isinstance(reset, Reset)
     assert reset.off_us == pytest.approx(by_us, abs=5000)
-    assert desk.session.counters.n_resets == 1
+    assert reset.was_set
+    assert (desk.session.counters.n_resets, desk.session.counters.n_set) == (1, 1)
     before = [r for r in items[: items.index(reset)] if isinstance(r, Rows)]
     after = [r for r in items[items.index(reset) :] if isinstance(r, Rows)]
     assert 1 <= len(before) < 40
