@@ -33,6 +33,7 @@ from firmware_bridge.protocol import (
     Refusal,
     TimeSync,
 )
+from firmware_bridge.run_times import breaks_of_pace, breaks_of_time, n_until_newer
 from firmware_bridge.runs import Bodies, Pattern, Run
 from firmware_bridge.session_items import Greeting, Item, Logged, Lost, Reset, Rows, SessionCounters
 from models.signal import NS_PER_S, Clock
@@ -314,8 +315,8 @@ class Session:
             self._refuse(Refusal(Cause.MALFORMED, shape.refused), items)
             return
         steps = [(b - a) % U32 for a, b in pairwise(first_us)]
-        if steps and (cuts := self._cuts(run, shape, steps, mono_ns)):
-            for a, b in pairwise([0, *cuts, len(first_us)]):
+        if steps and (breaks := self._breaks(run, shape, steps, mono_ns)):
+            for a, b in pairwise([0, *breaks, len(first_us)]):
                 part = run.counts[a * n_frame : b * n_frame]
                 piece = Run(run.pattern, part, (run.index + a * n_frame) % U32, first_us[a:b])
                 self._run(piece, hello, mono_ns, offset, utc_ns, items)
@@ -354,30 +355,16 @@ class Session:
         index = (run.index + n_old) % U32
         items.append(Rows(hello, counts, start_ns, time_ns, utc_ns, clock, error_ns, index, device_us))
 
-    def _cuts(self, run: Run, shape: FrameShape, steps: list[int], mono_ns: int) -> list[int]:
-        """The frames of ``run`` before which its time breaks off, so that one time does not explain all of them. Of a board
-        without a rate that is where time goes back, and where it leaps, unless all of it merely came late: then it ends
-        where it should."""
+    def _breaks(self, run: Run, shape: FrameShape, steps: list[int], mono_ns: int) -> list[int]:
         if shape.hello.rate_hz is not None:
-            in_pace = shape.least_us <= min(steps) <= max(steps) <= shape.most_us
-            return [] if in_pace else list(range(1, len(run.first_us)))
+            return breaks_of_pace(shape, steps)
         if max(steps) <= RESET_US:
             return []
         most_us = RESET_US + self._clock.doubt_us(mono_ns)
-        # What comes after a clock that was set back has not come late.
-        before_us = run.first_us[0] if self._newest is None else self._newest[1]
-        every = [(run.first_us[0] - before_us) % U32, *steps]
-        end = next((i for i, us in enumerate(every) if U32 // 2 <= us < U32 - RESET_US), len(every))
-        cuts: list[int] = []
-        for i in range(len(steps), 0, -1):
-            if steps[i - 1] >= U32 // 2:
-                cuts.append(i)
-            elif steps[i - 1] > RESET_US and (
-                i > end or abs(self._clock.unwrap(run.first_us[end - 1], mono_ns)[1]) > most_us
-            ):
-                cuts.append(i)
-                end = min(end, i)
-        return cuts[::-1]
+        before_us = None if self._newest is None else self._newest[1]
+        return breaks_of_time(
+            run, steps, before_us, RESET_US, lambda us: abs(self._clock.unwrap(us, mono_ns)[1]) <= most_us
+        )
 
     def _newest_of(self, run: Run, shape: FrameShape, age_us: int, mono_ns: int, items: list[Item]) -> int:
         """Unwrapped device time of the last row. A row that comes late, but at the pace of the numbers, waited
@@ -405,23 +392,12 @@ class Session:
                 self.counters.n_lost_rows += missing
                 items.append(Lost(missing, run.counts.shape[1]))
             return run.counts
-        n_old = min(self._n_until_newer(run, shape, newest_us, steps), U32 - missing)
+        n_old = 0
+        if self._newest is not None:
+            n_old = n_until_newer(run, shape, steps, newest_us, self._newest[:2])
+            n_old = min(n_old, U32 - missing)
         self.counters.n_repeated_rows += n_old
         return run.counts[n_old:]
-
-    def _n_until_newer(self, run: Run, shape: FrameShape, newest_us: int, steps: list[int]) -> int:
-        """Rows of ``run``, which has old numbers, before the first frame that is newer all the same: from there on the
-        board counts anew."""
-        if self._newest is None:
-            return 0
-        index, at_us, _ = self._newest
-        ahead = (run.index - 1 - index + U32 // 2) % U32 - U32 // 2
-        for i, end_us in enumerate(accumulate(steps, initial=newest_us - sum(steps))):
-            passed_us = shape.us(ahead + (i + 1) * shape.n_rows)  # by the number of the last row
-            slack_us = 0.0 if shape.hello.rate_hz is None else PACE_US + PACE * abs(passed_us)
-            if end_us - at_us > max(0.0, passed_us + slack_us):
-                return i * shape.n_rows
-        return len(run.counts)
 
     def _refuse(self, refusal: Refusal, items: list[Item]) -> None:
         self.counters.damage[refusal.cause] += 1
