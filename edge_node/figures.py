@@ -79,6 +79,13 @@ def families(
             {(name, r.value): n for name, s in sources.items() for r, n in s.message_drops.items()},
         ),
         Family(
+            "source_frames_unsent",
+            "Frames of the gateway's that a board did not take.",
+            "counter",
+            ("source",),
+            {(name,): s.n_unsent for name, s in sources.items()},
+        ),
+        Family(
             "connected",
             "Whether a source or the uplink is connected.",
             "gauge",

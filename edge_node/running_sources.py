@@ -105,4 +105,5 @@ def _merged(now: SourceCounters, before: SourceCounters | None) -> SourceCounter
         n_samples=now.n_samples + before.n_samples,
         message_drops=now.message_drops + before.message_drops,
         sample_drops=now.sample_drops + before.sample_drops,
+        n_unsent=now.n_unsent + before.n_unsent,
     )

@@ -111,6 +111,12 @@ def loss_text(counters: SessionCounters) -> str:
     return text
 
 
+def resets_text(counters: SessionCounters) -> str:
+    """How often the board's clock did not go on."""
+    text = plural(counters.n_resets - counters.n_set, "reset")
+    return f"{text}, a clock that was set {times(counters.n_set)}" if counters.n_set else text
+
+
 def clock_text(standing: Standing) -> str:
     """How good the board's clock is known."""
     counters = standing.counters
@@ -146,11 +152,22 @@ def summary(standing: Standing, seconds: float) -> str:
     """All of it in one line."""
     counters, hello = standing.counters, standing.hello
     who = silence_text(standing) if hello is None and not counters.n_rows else plural(counters.n_rows, "row")
-    resets = plural(counters.n_resets, "reset")
-    text = f"{seconds:.0f} s: {who}; {loss_text(counters)}; {resets}; opened {times(standing.n_opens)}"
-    if standing.n_dropped_rows:
-        text += f"; {plural(standing.n_dropped_rows, 'row')} dropped here: this computer could not keep up"
+    text = f"{seconds:.0f} s: {who}; {loss_text(counters)}; {resets_text(counters)}; opened {times(standing.n_opens)}"
+    if dropped := dropped_text(standing):
+        text += f"{dropped}: this computer could not keep up"
+    if standing.n_unsent:
+        text += f"; {plural(standing.n_unsent, 'frame')} not sent: the board does not take them"
     return text
+
+
+def dropped_text(standing: Standing) -> str:
+    """What nobody took in time, to be added to a line; empty: nothing."""
+    found = (
+        (standing.n_dropped_rows, "row", "rows"),
+        (standing.n_dropped_news, "piece of news", "pieces of news"),
+    )
+    counts = [f"{n} {one if n == 1 else many}" for n, one, many in found if n]
+    return f"; {', '.join(counts)} dropped here" if counts else ""
 
 
 def plural(n: int, what: str) -> str:

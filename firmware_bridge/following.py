@@ -1,6 +1,6 @@
 """A board followed by a program: its line on a thread, its session there, and what came of it handed over in order.
 
-What waits to be taken is bounded; rows beyond that are dropped and counted.
+What waits to be taken is bounded; what is beyond that is dropped and counted, rows first.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Follower:
         self._changed = threading.Condition()
         self._news: deque[News] = deque()
         self._n_values = 0
-        self._n_dropped_rows = 0
+        self._n_dropped_rows = self._n_dropped_news = 0
         self._to_send: list[tuple[int, bytes]] = []
         self._sent_ns: dict[int, int] = {}
 
@@ -83,6 +83,8 @@ class Follower:
                 self._line.path,
                 self._line.n_opens,
                 self._n_dropped_rows,
+                self._n_dropped_news,
+                self._line.n_unsent,
             )
 
     def command(self, op: Op) -> int:
@@ -130,6 +132,7 @@ class Follower:
                         continue
                     self._n_values += n
                 elif len(self._news) >= 2 * MAX_NEWS:
+                    self._n_dropped_news += 1
                     continue
                 self._news.append(new)
             self._changed.notify()

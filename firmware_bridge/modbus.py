@@ -1,7 +1,8 @@
 """Polling Modbus slaves, RTU on a serial line or TCP: one thread a bus.
 
 Strategy: each round reads what is planned, slave by slave. A slave that does not answer costs one timeout and is then
-asked ever more rarely; of several such slaves no more than one a round costs its timeout. What was read is handed over as
+asked ever more rarely; of several such slaves no more than one a round costs its timeout. One at whose question the
+connection is lost time after time is such a slave too, unless all are: then it is the bus. What was read is handed over as
 numbers with the time half-way between question and answer.
 """
 
@@ -9,12 +10,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from firmware_bridge.modbus_link import Bus, BusLost, Fault, Link
+from firmware_bridge.modbus_link import Bus, BusLost, Fault, Link, loses_the_bus
 from firmware_bridge.registers import Patience, Rate, Register, Request, plan, singly, turns, value_of
 from firmware_bridge.transport import BACKOFF_S
 
@@ -68,6 +70,9 @@ class Poller:
         for request in plan(registers):
             self._by_slave.setdefault(request.slave, []).append(request)
         self._patience = {slave: Patience(poll_s) for slave in self._by_slave}
+        self._n_dropped: Counter[int] = (
+            Counter()
+        )  # by slave: times it was asked when the bus was lost, since it answered
         self._rates = {i: Rate(r) for i, r in enumerate(registers) if r.counter}
         self._link: Link | None = None
         self._n_tried = 0
@@ -146,6 +151,7 @@ class Poller:
             if answers[-1]:
                 patience.answered()
                 self._n_answers += 1
+                self._n_dropped.pop(slave, None)
             else:
                 patience.failed(time.monotonic_ns())
                 waited_in_vain |= was_tried
@@ -155,12 +161,13 @@ class Poller:
         """Reads all of ``slave`` and tells what came; whether it is there."""
         began_utc, began = time.time_ns(), time.monotonic_ns()
         values: dict[int, float] = {}
-        whole, alive, lost = True, True, None
+        whole, alive = True, True
+        lost: tuple[Request, BusLost] | None = None
         for request in tuple(self._by_slave[slave]):
             try:
                 answer = link.ask(request)
             except BusLost as error:  # what was read before is not lost with it
-                whole, lost = False, error
+                whole, lost = False, (request, error)
                 break
             if not isinstance(answer, Fault):
                 self._take(request, answer, values)
@@ -176,8 +183,26 @@ class Poller:
         if values or whole:
             self._taker.read(Reading(slave, values, utc_ns, whole))
         if lost is not None:
-            raise lost
+            self._dropped(lost[0])
+            raise lost[1]
         return alive
+
+    def _dropped(self, request: Request) -> None:
+        """The bus was lost at this question. Once may be chance, or a connection that was closed for being idle: the slave is
+        asked again first. Twice is its own doing, and it waits for its turn, lest nobody else be asked. Where it is so
+        with every slave it is the bus, which has a back-off of its own."""
+        if self._stopping.is_set():
+            return
+        slave, dropped = request.slave, self._n_dropped
+        dropped[slave] += 1
+        if dropped[slave] < 2:
+            return
+        self._taker.failed(slave, loses_the_bus(request))
+        self._patience[slave].failed(time.monotonic_ns())
+        if all(dropped[slave] >= 2 for slave in self._patience):
+            dropped.clear()
+            for patience in self._patience.values():
+                patience.answered()
 
     def _divide(self, request: Request, fault: Fault) -> Fault:
         """One register that the slave does not have must not cost its neighbours: from now on each is asked alone."""

@@ -194,6 +194,12 @@ class _Cancellable:
         return getattr(self._port, name)
 
 
+def loses_the_bus(request: Request) -> Fault:
+    """Of a slave at whose question the bus is lost, and not by chance."""
+    text = f"{_where(request)}: the connection is lost whenever it is asked"
+    return Fault(DropReason.NO_ANSWER, text, dead=True)
+
+
 def _connect(bus: Bus) -> socket.socket:
     assert bus.host is not None
     try:

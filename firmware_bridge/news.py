@@ -42,4 +42,6 @@ class Standing:
     skew_ppm: float | None
     path: str | None
     n_opens: int
-    n_dropped_rows: int  # nobody took them in time
+    n_dropped_rows: int  # nobody took them in time,
+    n_dropped_news: int  # nor these, of anything else
+    n_unsent: int  # frames that the board did not take

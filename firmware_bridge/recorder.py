@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from firmware_bridge.figures import board_text, loss_text, plural, rate_text, silence_text
+from firmware_bridge.figures import board_text, dropped_text, loss_text, plural, rate_text, silence_text
 from firmware_bridge.following import Follower, follow
 from firmware_bridge.news import Came
 from firmware_bridge.protocol import Hello
@@ -67,12 +67,10 @@ def record(
     if log.over is not None:
         print(log.over)
     if not stopping.hung_up:
-        dropped = (
-            f"; {plural(standing.n_dropped_rows, 'row')} dropped here" if standing.n_dropped_rows else ""
-        )
         rows = plural(log.n_rows, "row")
         print(
-            f"wrote {log.n_values} values ({rows}) of {log.device_id} to {path}; {loss_text(standing.counters)}{dropped}"
+            f"wrote {log.n_values} values ({rows}) of {log.device_id} to {path}; "
+            f"{loss_text(standing.counters)}{dropped_text(standing)}"
         )
     return 0
 

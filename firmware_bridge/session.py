@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from itertools import accumulate, pairwise
+from itertools import accumulate, dropwhile, pairwise, takewhile
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from firmware_bridge.protocol import (
     Refusal,
     TimeSync,
 )
+from firmware_bridge.run_times import breaks_of_pace, breaks_of_time, n_until_newer
 from firmware_bridge.runs import Bodies, Pattern, Run
 from firmware_bridge.session_items import Greeting, Item, Logged, Lost, Reset, Rows, SessionCounters
 from models.signal import NS_PER_S, Clock
@@ -224,7 +225,8 @@ class Session:
         slipped_us = self._clock.exchange(sent_ns, mono_ns, received, received + took_us)
         if slipped_us is not None:
             self._clock = self._clock.anew()
-            self._began_anew(slipped_us, items)
+            self.counters.n_set += 1
+            self._began_anew(Reset(slipped_us, was_set=True), items)
         self._clock.hear(received + took_us, mono_ns)
         self.counters.n_exchanges += 1
 
@@ -257,14 +259,14 @@ class Session:
         self._clock = DeviceClock()
         self._newest = None
         self._tokens.clear()
-        self._began_anew(off, items)
+        self._began_anew(Reset(off), items)
         return self._clock.unwrap(us, mono_ns)[0]
 
-    def _began_anew(self, off_us: int, items: list[Item]) -> None:
+    def _began_anew(self, reset: Reset, items: list[Item]) -> None:
         self._synced_ns = self._last_time_ns = None  # what was served before may have been ahead
         self._n_burst = 0
         self.counters.n_resets += 1
-        items.append(Reset(off_us))
+        items.append(reset)
 
     def _samples(
         self,
@@ -291,16 +293,16 @@ class Session:
     def _explain(
         self, bodies: list[bytes], runs: list[Run], mono_ns: int, offset: int, utc_ns: int, items: list[Item]
     ) -> None:
-        """Runs of which some are of a configuration that no Hello has explained yet: those wait."""
-        for run in runs:
-            if self.hello is not None and run.config_id == self.hello.config_id:
-                self._run(run, self.hello, mono_ns, offset, utc_ns, items)
+        """Runs of which some are of a configuration that no Hello has explained yet: from the first of those on all wait, for
+        the Hello that is asked for then."""
         known = None if self.hello is None else self.hello.config_id
-        for body in bodies:
-            if config_of(body) != known and not isinstance(protocol.parse(body), Refusal):
-                self.counters.n_unexplained_rows += self._held.put(body, mono_ns)
-        if known is not None:
-            self.hello = None  # ask for the new one
+        for run in takewhile(lambda run: run.config_id == known, runs):
+            assert self.hello is not None
+            self._run(run, self.hello, mono_ns, offset, utc_ns, items)
+        self.hello = None
+        sound = [body for body in bodies if not isinstance(protocol.parse(body), Refusal)]
+        for body in dropwhile(lambda body: config_of(body) == known, sound):
+            self.counters.n_unexplained_rows += self._held.put(body, mono_ns)
 
     def _run(self, run: Run, hello: Hello, mono_ns: int, offset: int, utc_ns: int, items: list[Item]) -> None:
         n, c = run.counts.shape
@@ -313,17 +315,17 @@ class Session:
             self._refuse(Refusal(Cause.MALFORMED, shape.refused), items)
             return
         steps = [(b - a) % U32 for a, b in pairwise(first_us)]
-        if steps and not shape.least_us <= min(steps) <= max(steps) <= shape.most_us:
-            for i, us in enumerate(first_us):  # one time does not explain all of them
-                part = run.counts[i * n_frame : (i + 1) * n_frame]
-                single = Run(run.pattern, part, (run.index + i * n_frame) % U32, (us,))
-                self._run(single, hello, mono_ns, offset, utc_ns, items)
+        if steps and (breaks := self._breaks(run, shape, steps, mono_ns)):
+            for a, b in pairwise([0, *breaks, len(first_us)]):
+                part = run.counts[a * n_frame : b * n_frame]
+                piece = Run(run.pattern, part, (run.index + a * n_frame) % U32, first_us[a:b])
+                self._run(piece, hello, mono_ns, offset, utc_ns, items)
             return
         self._pattern = run.pattern
         # What is sent when a frame is full was begun long before: its newest row tells how its clock goes.
         age_us = sum(steps) + shape.span_us
         newest_us = self._newest_of(run, shape, age_us, mono_ns, items)
-        counts = self._fresh(run, newest_us, items)
+        counts = self._fresh(run, shape, newest_us, steps, items)
         n_old = n - len(counts)
         if n_old == n:
             return
@@ -353,6 +355,17 @@ class Session:
         index = (run.index + n_old) % U32
         items.append(Rows(hello, counts, start_ns, time_ns, utc_ns, clock, error_ns, index, device_us))
 
+    def _breaks(self, run: Run, shape: FrameShape, steps: list[int], mono_ns: int) -> list[int]:
+        if shape.hello.rate_hz is not None:
+            return breaks_of_pace(shape, steps)
+        if max(steps) <= RESET_US:
+            return []
+        most_us = RESET_US + self._clock.doubt_us(mono_ns)
+        before_us = None if self._newest is None else self._newest[1]
+        return breaks_of_time(
+            run, steps, before_us, RESET_US, lambda us: abs(self._clock.unwrap(us, mono_ns)[1]) <= most_us
+        )
+
     def _newest_of(self, run: Run, shape: FrameShape, age_us: int, mono_ns: int, items: list[Item]) -> int:
         """Unwrapped device time of the last row. A row that comes late, but at the pace of the numbers, waited
         somewhere: its clock is the same."""
@@ -366,8 +379,11 @@ class Session:
                 return at_us + passed_us + off
         return self._unwrap(us, mono_ns, items)
 
-    def _fresh(self, run: Run, newest_us: int, items: list[Item]) -> Counts:
-        """The rows of ``run`` that did not come before; what is missing before them is counted."""
+    def _fresh(
+        self, run: Run, shape: FrameShape, newest_us: int, steps: list[int], items: list[Item]
+    ) -> Counts:
+        """The rows of ``run`` that did not come before; what is missing before them is counted. ``steps``: from frame to
+        frame, µs, up to the last row at ``newest_us``."""
         if self._next_index is None:
             return run.counts
         missing = (run.index - self._next_index) % U32
@@ -376,9 +392,10 @@ class Session:
                 self.counters.n_lost_rows += missing
                 items.append(Lost(missing, run.counts.shape[1]))
             return run.counts
-        if self._newest is None or newest_us > self._newest[1] + PACE_US:
-            return run.counts  # newer rows under old numbers: the board counts anew
-        n_old = min(len(run.counts), U32 - missing)
+        n_old = 0
+        if self._newest is not None:
+            n_old = n_until_newer(run, shape, steps, newest_us, self._newest[:2])
+            n_old = min(n_old, U32 - missing)
         self.counters.n_repeated_rows += n_old
         return run.counts[n_old:]
 

@@ -54,9 +54,17 @@ class Greeting:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The board's clock began anew, or was set by ``off_us``."""
+    """The board's clock is off by ``off_us``: it began anew, or ``was_set``, as exchanges say, while all else went on."""
 
     off_us: int
+    was_set: bool = False
+
+    @property
+    def text(self) -> str:
+        if not self.was_set:
+            return "the board's clock began anew"
+        way = "ahead" if self.off_us > 0 else "back"
+        return f"the board's clock was set {way} by {abs(self.off_us) / 1000:.0f} ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,7 @@ class SessionCounters:
     n_repeated_rows: int = 0
     n_unexplained_rows: int = 0  # no Hello came for them in time
     n_resets: int = 0
+    n_set: int = 0  # of them, clocks that were set while the board went on
     n_clock_steps: int = 0  # of the host
     n_asked: int = 0  # for the time,
     n_exchanges: int = 0  # and answered

@@ -5,7 +5,6 @@ from __future__ import annotations
 from firmware_bridge.figures import board_text, rate_text, silence_text
 from firmware_bridge.news import Came, Gone, News, Opened, Standing
 from firmware_bridge.protocol import Hello, Refusal
-from firmware_bridge.session import RESET_US
 from firmware_bridge.session_items import Greeting, Logged, Reset
 
 SILENT_S = 5.0  # so long after the port was opened a board without a Hello is strange
@@ -30,10 +29,8 @@ class Teller:
                 return why if why != before else None
             case Came(item=Greeting(hello=hello, new=True)):
                 return f"board {introduced(hello)}"
-            case Came(item=Reset(off_us=off_us)):
-                if abs(off_us) < RESET_US:
-                    return f"the board's clock was set {'ahead' if off_us > 0 else 'back'} by {abs(off_us) / 1000:.0f} ms"
-                return "the board's clock began anew"
+            case Came(item=Reset() as reset):
+                return reset.text
             case Came(item=Logged(event=event)):
                 code = f" {event.code}" if event.code else ""
                 return f"the board says ({event.severity.name.lower()}{code}): {event.text}"

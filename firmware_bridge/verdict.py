@@ -8,7 +8,16 @@ from itertools import pairwise
 import numpy as np
 
 from firmware_bridge.clock_fit import MAX_SKEW
-from firmware_bridge.figures import clock_text, load, loss_text, n_damaged, plural, rate_text, silence_text
+from firmware_bridge.figures import (
+    clock_text,
+    load,
+    loss_text,
+    n_damaged,
+    plural,
+    rate_text,
+    silence_text,
+    times,
+)
 from firmware_bridge.news import Standing
 from firmware_bridge.protocol import U32, Cause, Hello
 from firmware_bridge.session import SYNCED_NS
@@ -64,6 +73,7 @@ class Seen:
         default_factory=list
     )  # that nobody asked for, from when the line was opened
     n_new_hellos: int = 0
+    set_us: int = 0  # by which its clock was set while it ran, at most
     answer_s: float | None = None  # from IDENTIFY to the Hello
     acked: bool = False
     track: Track = field(default_factory=Track)
@@ -78,6 +88,7 @@ class Late:
     trouble: str | None = None
     hello_s: float | None = None
     n_resets: int = 0
+    n_set: int = 0  # times its clock was set, and it went on
     another: bool = False  # configuration: it began anew
     n_passed_rows: int = 0  # while nobody listened
     n_rows: int = 0
@@ -193,11 +204,18 @@ def _pegged(standing: Standing) -> bool:
 
 
 def _reset(seen: Seen, standing: Standing) -> Check:
-    n = max(standing.counters.n_resets, seen.n_new_hellos - 1)
+    n_set = standing.counters.n_set
+    n = max(standing.counters.n_resets - n_set, seen.n_new_hellos - 1)
+    texts = []
     if n:
-        return Check(
-            "reset", False, f"began anew {plural(n, 'time')}: a watchdog, a brown-out, a loose supply?"
+        texts.append(f"began anew {plural(n, 'time')}: a watchdog, a brown-out, a loose supply?")
+    if n_set:
+        by = f"at most by {seen.set_us / 1000:.0f} ms"
+        texts.append(
+            f"its clock was set {times(n_set)} while it ran, {by}: does the firmware set its microseconds?"
         )
+    if texts:
+        return Check("reset", False, "; ".join(texts))
     return Check("reset", True, f"none in {seen.seconds:.0f} s")
 
 
@@ -209,6 +227,8 @@ def _late(late: Late) -> Check:
     if late.n_resets or late.another:
         text = f"{closed}, the board began anew: opening the port resets it (DTR or RTS); try --dtr off, --rts off"
         return Check(name, False, text)
+    if late.n_set:
+        return Check(name, False, f"{closed}, the board went on, but its clock was set")
     if late.hello_s is None:
         return Check(name, False, f"{closed}, then no Hello within {HELLO_WITHIN_S:g} s")
     if not late.n_rows:

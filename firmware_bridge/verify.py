@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 from tabulate import tabulate
@@ -11,7 +12,7 @@ from firmware_bridge.following import Follower, follow
 from firmware_bridge.news import Came, Gone, News, Opened
 from firmware_bridge.protocol import Ack, Op
 from firmware_bridge.session import Session
-from firmware_bridge.session_items import Greeting, Lost, Rows
+from firmware_bridge.session_items import Greeting, Lost, Reset, Rows
 from firmware_bridge.stopping import Stopping
 from firmware_bridge.transport import LineSettings, PortName
 from firmware_bridge.verdict import ANSWER_WITHIN_S, HELLO_WITHIN_S, Check, Late, Seen, judge
@@ -92,6 +93,8 @@ class _Watched:
                 self._is_open = False
             case Came(item=Rows() as rows):
                 seen.track.take(rows)
+            case Came(item=Reset(off_us=off_us, was_set=True)):
+                seen.set_us = max(seen.set_us, abs(off_us))
             case Came(item=Ack(command_id=number)) if number == self._command:
                 seen.acked = True
             case Came(item=Greeting() as greeting, mono_ns=at_ns):
@@ -123,7 +126,7 @@ class _Watched:
 def _attach_late(name: PortName, settings: LineSettings, session: Session, stopping: Stopping) -> Late:
     """Opens the line that was closed once more, with the session that knows the board."""
     session.disconnected()
-    n_resets, n_rows = session.counters.n_resets, session.counters.n_rows
+    before = dataclasses.replace(session.counters)
     closed_ns = time.monotonic_ns()
     stopping.asked.wait(CLOSED_S)
     late = Late(0.0)
@@ -148,7 +151,8 @@ def _attach_late(name: PortName, settings: LineSettings, session: Session, stopp
                     case _:
                         pass
             counters = follower.standing().counters
-            late.n_resets, late.n_rows = counters.n_resets - n_resets, counters.n_rows - n_rows
+            late.n_rows, late.n_set = counters.n_rows - before.n_rows, counters.n_set - before.n_set
+            late.n_resets = counters.n_resets - before.n_resets - late.n_set
             patience_s = HELLO_WITHIN_S if late.hello_s is None else LATE_ROWS_S
             if opened_ns is not None and (
                 time.monotonic_ns() - opened_ns > patience_s * NS_PER_S

@@ -12,8 +12,8 @@ from firmware_bridge.figures import (
     clock_text,
     load,
     loss_text,
-    plural,
     rate_text,
+    resets_text,
     silence_text,
     size_text,
     times,
@@ -42,7 +42,7 @@ def screenful(
         f"line   {line_text(reading, baud)}",
         f"loss   {loss_text(counters)}",
         f"clock  {clock_text(standing)}",
-        f"       {plural(counters.n_resets, 'reset')}, opened {times(standing.n_opens)}",
+        f"       {resets_text(counters)}, opened {times(standing.n_opens)}",
     ]
     if trouble is not None:
         lines.append(trouble)

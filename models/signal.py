@@ -223,7 +223,7 @@ class DropReason(enum.StrEnum):
     LATE = "late"
     FUTURE = "future"
     TOO_OLD = "too_old"
-    UNKNOWN_DEVICE = "unknown_device"
+    UNKNOWN_DEVICE = "unknown_device"  # also another board than the one that is looked for
     UNKNOWN_CHANNEL = "unknown_channel"
     WRONG_RATE = "wrong_rate"
     QUEUE_FULL = "queue_full"

@@ -33,6 +33,7 @@ class SourceCounters:
     n_samples: int = 0  # emitted and taken
     message_drops: Counter[DropReason] = field(default_factory=Counter)
     sample_drops: Counter[DropReason] = field(default_factory=Counter)
+    n_unsent: int = 0  # frames of ours that a board did not take
 
     def copy(self) -> SourceCounters:
         """What another thread may look at while these go on counting."""
@@ -43,6 +44,7 @@ class SourceCounters:
             self.n_samples,
             Counter(self.message_drops),
             Counter(self.sample_drops),
+            self.n_unsent,
         )
 
 

@@ -63,6 +63,7 @@ class SerialBoard(SerialPort):
             self._waits_since = mono_ns, session.counters.n_bytes
         elif mono_ns - self._waits_since[0] > HELLO_WAIT_NS:
             self._says_nothing(session.counters.n_bytes - self._waits_since[1])
+        self._count_unsent()
         return session.due(mono_ns)
 
     def received(self, data: bytes, mono_ns: int, utc_ns: int) -> None:
@@ -87,14 +88,14 @@ class SerialBoard(SerialPort):
         match item:
             case Rows():
                 self._rows(item)
-            case Lost():
+            case Lost() if self._wrong is None:  # another board's were never to come
                 n = item.n_rows * self._n_channels(item.n_channels)
                 self._counters.sample_drops[DropReason.LOST] += n
                 self._fault(DropReason.LOST, f"{item.n_rows} rows were lost on the line")
             case Greeting():
                 self._greet(item)
             case Reset():
-                self._log.info("the board's clock began anew", off_s=round(item.off_us / 1e6, 3))
+                self._log.info(item.text, off_s=round(item.off_us / 1e6, 3))
             case Logged():
                 event = item.event
                 getattr(self._log, _LEVELS[event.severity])(
@@ -102,7 +103,7 @@ class SerialBoard(SerialPort):
                 )
             case Refusal():
                 self._fault(DropReason(item.cause), item.text)
-            case Ack():
+            case Ack() | Lost():
                 pass
 
     def _greet(self, greeting: Greeting) -> None:
@@ -130,7 +131,9 @@ class SerialBoard(SerialPort):
 
     def _rows(self, rows: Rows) -> None:
         if self._wrong is not None:
-            return  # another board's, which is not ours
+            self._counters.sample_drops[DropReason.UNKNOWN_DEVICE] += rows.counts.size
+            self._fault(DropReason.UNKNOWN_DEVICE, self._wrong)
+            return
         if self._layout is None:
             self._counters.sample_drops[DropReason.UNKNOWN_CHANNEL] += rows.counts.size
             return
@@ -151,6 +154,15 @@ class SerialBoard(SerialPort):
 
     def _n_channels(self, of_board: int) -> int:
         return of_board if self._layout is None else len(self._layout[1])
+
+    def _count_unsent(self) -> None:
+        n, counters = self._line.n_unsent, self._counters
+        if n != counters.n_unsent:
+            counters.n_unsent = n
+            self._warn(
+                "unsent",
+                "the board does not take what is sent to it: does its firmware read, does flow control hold the line?",
+            )
 
     def _count(self) -> None:
         """What the session has counted since the last time."""

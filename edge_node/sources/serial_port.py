@@ -109,9 +109,12 @@ class SerialPort(ABC):
             self._log.error(trouble + _more(n_held), port=self._line.path)
 
     def _fault(self, reason: DropReason, text: str) -> None:
-        n_held = self._log_limit.due(reason, time.monotonic())
+        self._warn(reason, text, reason=str(reason))
+
+    def _warn(self, key: str, text: str, **more: str) -> None:
+        n_held = self._log_limit.due(key, time.monotonic())
         if n_held is not None:
-            self._log.warning(text + _more(n_held), reason=str(reason))
+            self._log.warning(text + _more(n_held), **more)
 
 
 def _more(n_held: int) -> str:

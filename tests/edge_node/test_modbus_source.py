@@ -24,6 +24,7 @@ from tests.brokers import HOST, Subscriber, broker, free_port, wait_for
 from tests.edge_node.daemons import metrics, summed
 from tests.edge_node.daemons import running as daemon_running
 from tests.edge_node.running_source import Collected, running
+from tests.firmware_bridge.closing_gateway import closing_gateway
 from tests.firmware_bridge.modbus_slaves import Slaves, rtu, tcp
 
 METER = Device(
@@ -190,6 +191,20 @@ def test_a_bus_that_is_lost_says_so_and_comes_back(slaves: Slaves) -> None:
     assert not source.counters.message_drops
     assert len(said(logs, "nothing listens there")) == 1
     assert len(said(logs, "bus open")) == 1
+
+
+def test_a_slave_that_makes_the_connection_drop_is_named_and_counted() -> None:
+    with closing_gateway({1}) as (gateway, bus):
+        where = {"host": bus.host, "tcp_port": bus.tcp_port, "poll_s": 0.05}
+        source = SOURCES["modbus"](ModbusSource(register=(VOLTAGE, PRESSURE), **where), DEVICES)
+        named = "slave 1, function 3, address 0: the connection is lost whenever it is asked"
+        with capture_logs() as logs, running(source) as got:
+            wait_for(lambda: len(of(got, "pump")) >= 5, "rows of the other")
+            wait_for(lambda: source.reach.connected and source.reach.last_error == named, "its name")
+            assert source.counters.message_drops.keys() == {DropReason.NO_ANSWER}
+            gateway.closes_at = set()
+            wait_for(lambda: of(got, "meter"), "rows of the one that is healthy again")
+    assert said(logs, "whenever") == [named]
 
 
 def test_a_full_queue_is_counted(slaves: Slaves) -> None:

@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 from edge_node.config_schema import SerialSource
 from edge_node.sources import SOURCES, Source
 from edge_node.sources import serial as serial_source
-from firmware_bridge import framing
+from firmware_bridge import framing, transport
 from firmware_bridge.board import Board
 from firmware_bridge.protocol import BoardChannel, Counts, EventSeverity, Samples
 from firmware_bridge.protocol import encode as encode_message
@@ -325,7 +325,37 @@ def test_the_board_that_is_looked_for_is_found_among_others(
     said = [entry["event"] for entry in logs]
     assert any("this is board A-1, board = 'C-3' is looked for" in text for text in said)
     assert any("no Hello within" in text and "board = 'C-3' is looked for" in text for text in said)
-    assert not source.counters.sample_drops
+    assert source.counters.sample_drops.keys() <= {DropReason.UNKNOWN_DEVICE}
+
+
+def test_rows_of_another_board_than_is_looked_for_are_counted_as_its_own(cable: Cable) -> None:
+    """Those that came with its Hello, before the port is left."""
+    source = build(cable.link, board="C-3", channels=NAMES)
+    assert isinstance(source, serial_source.SerialBoard)
+    other = Board(BOARD_CHANNELS, Fraction(1000), ramp, rows=20, serial="A-1")
+    stream = other.run(100_000)
+    other.skip(1)
+    stream += other.run(200_000)
+    taken: list[SampleBlock] = []
+    source._emit = lambda block: taken.append(block) is None
+    with capture_logs() as logs:
+        source.received(stream, time.monotonic_ns(), time.time_ns())
+    assert not taken
+    assert source.rejects() == "this is board A-1, board = 'C-3' is looked for"
+    assert source.counters.sample_drops == {
+        DropReason.UNKNOWN_DEVICE: (other.index - 20) * len(BOARD_CHANNELS)
+    }
+    assert sum(entry.get("reason") == "unknown_device" for entry in logs) == 1
+
+
+def test_questions_that_a_board_does_not_take_are_counted_and_told(
+    cable: Cable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "MAX_UNSENT", 0)
+    source = build(cable.link, channels=NAMES)
+    with capture_logs() as logs, running(source):
+        wait_for(lambda: source.counters.n_unsent > 3, "questions that are not sent")
+    assert sum("the board does not take" in entry["event"] for entry in logs) == 1
 
 
 def test_a_full_queue_is_counted(cable: Cable) -> None:
@@ -519,6 +549,7 @@ def test_the_daemon_reads_a_board_with_faults_and_its_counters_balance(tmp_path:
     assert np.allclose([v for b in blocks for v in b.values[:, 1]], [-0.02 * i + 1 for i in seen], atol=1e-3)
     damaged = summed(now, "source_messages_dropped_total")
     assert 0 < damaged < 100
+    assert now['linewatch_source_frames_unsent_total{source="serial"}'] == 0
     assert summed(now, "samples_windowed_total") > 0.7 * summed(now, "samples_in_total")
 
 

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from firmware_bridge import protocol
 from firmware_bridge.framing import FrameDecoder
-from firmware_bridge.session import MAX_HELD_BYTES, Session
+from firmware_bridge.held import MAX_BYTES
+from firmware_bridge.session import Session
 from firmware_bridge.session_items import Rows
 from tests.firmware_bridge.compilers import C99, FIRMWARE, HERE, SANITIZED, SANITIZER_ENV
 from tests.firmware_bridge.fuzz_streams import segment
@@ -119,8 +120,9 @@ class _Fed:
             self._report.items[type(item).__name__] += 1
             if isinstance(item, Rows):
                 self._check(item)
-        if session._held_bytes > MAX_HELD_BYTES or len(session._held) > MAX_HELD_BYTES // 24:
-            raise Lost(f"the Session holds {session._held_bytes} bytes in {len(session._held)} frames")
+        held = session._held
+        if held.n_bytes > MAX_BYTES or len(held) > MAX_BYTES // 24:
+            raise Lost(f"the Session holds {held.n_bytes} bytes in {len(held)} frames")
         if len(session._tokens) > 200:
             raise Lost(f"the Session waits for {len(session._tokens)} answers")
         if rng.random() < 0.002:

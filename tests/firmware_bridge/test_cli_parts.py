@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from edge_node.sources.payloads import Decoder, PayloadSpec
-from firmware_bridge import ports
+from firmware_bridge import following, ports
 from firmware_bridge.batch_json import batch
-from firmware_bridge.figures import Figures, loss_text, summary
+from firmware_bridge.figures import Figures, dropped_text, loss_text, summary
 from firmware_bridge.following import Follower
 from firmware_bridge.forward import NotForwardable, check_topic, topic_of
 from firmware_bridge.news import Came, Gone, Opened, Standing
 from firmware_bridge.outlet import BrokerUnavailable, broker_url, read_password
 from firmware_bridge.protocol import BoardChannel, Cause, Event, EventSeverity, Hello, Refusal
-from firmware_bridge.session_items import Greeting, Item, Logged, Rows, SessionCounters
+from firmware_bridge.session_items import Greeting, Item, Logged, Lost, Reset, Rows, SessionCounters
 from firmware_bridge.telling import SILENT_S, Teller
 from firmware_bridge.transport import LineSettings, PortName
 from firmware_bridge.verdict import Check, Late, Seen, Track, judge
@@ -66,7 +66,7 @@ def standing(**more: Any) -> Standing:
     if "counters" not in more:
         return dataclasses.replace(counted(), **more)
     good = {"hello": hello(), "error_ns": 2e5, "skew_ppm": 12.0, "path": "/dev/p", "n_opens": 1}
-    return Standing(**{**good, "n_dropped_rows": 0, **more})
+    return Standing(**{**good, "n_dropped_rows": 0, "n_dropped_news": 0, "n_unsent": 0, **more})
 
 
 # Figures and the view.
@@ -160,6 +160,24 @@ def test_rows_that_nobody_takes_are_dropped_and_counted() -> None:
     assert len(follower.take(0.0)) == 1
 
 
+def test_other_news_that_nobody_takes_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "MAX_NEWS", 2)
+    follower = Follower(PortName(path="/dev/null"), LineSettings())
+    follower._put([Came(item, 0) for item in (Reset(1), Lost(3, 1), rows(), Reset(2), Reset(3), Lost(4, 1))])
+    assert len(follower.take(0.0)) == 4
+    found = follower.standing()
+    assert (found.n_dropped_rows, found.n_dropped_news) == (2, 1)
+    dropped = "; 2 rows, 1 piece of news dropped here"
+    assert dropped_text(found) == dropped
+    assert f"{dropped}: this computer could not keep up" in summary(found, 3.0)
+    assert not dropped_text(standing())
+
+
+def test_questions_that_are_not_sent_are_told() -> None:
+    assert "not sent" not in summary(standing(), 3.0)
+    assert summary(standing(n_unsent=2), 3.0).endswith("; 2 frames not sent: the board does not take them")
+
+
 # The verdict.
 
 
@@ -213,12 +231,27 @@ def test_a_good_board_passes_all() -> None:
         ("clock", {"standing": standing(skew_ppm=-20_000.0)}, "are these microseconds?"),
         ("reset", {"standing": counted(n_resets=2)}, "began anew 2 times"),
         ("reset", {"n_new_hellos": 2}, "began anew 1 time"),
+        (
+            "reset",
+            {"standing": counted(n_resets=1, n_set=1), "set_us": 700_000},
+            "its clock was set once while it ran, at most by 700 ms: does the firmware set its microseconds?",
+        ),
+        (
+            "reset",
+            {"standing": counted(n_resets=3, n_set=2), "set_us": 20_000},
+            "a loose supply?; its clock was set 2 times while it ran, at most by 20 ms",
+        ),
         ("attaching late", {"late": Late(1.0, "/dev/p: gone")}, "did not open again: /dev/p: gone"),
         ("attaching late", {"late": Late(1.0, hello_s=0.1, another=True, n_rows=9)}, "try --dtr off"),
         (
             "attaching late",
             {"late": Late(1.0, hello_s=0.1, n_resets=1, n_rows=9)},
             "opening the port resets it",
+        ),
+        (
+            "attaching late",
+            {"late": Late(1.0, hello_s=0.1, n_set=1, n_rows=9)},
+            "went on, but its clock was set",
         ),
         ("attaching late", {"late": Late(1.0, n_rows=9)}, "no Hello within 10 s"),
         ("attaching late", {"late": Late(1.0, hello_s=0.1)}, "then no rows"),
@@ -231,6 +264,21 @@ def test_each_fault_fails_its_own_check(name: str, wrong: dict[str, Any], why: s
     assert not failed.passed
     assert why in failed.text
     assert [c.name for c in judge(of, 115200) if not c.passed] == [name]
+
+
+def test_a_clock_that_was_set_did_not_begin_anew() -> None:
+    of = seen(standing=counted(n_resets=1, n_set=1), set_us=20_000)
+    assert "anew" not in check("reset", of).text
+    found = standing(counters=SessionCounters(n_resets=3, n_set=1))
+    assert "2 resets, a clock that was set once; opened once" in summary(found, 3.0)
+    assert "0 resets; opened once" in summary(standing(), 3.0)
+    teller = Teller()
+    for off_us, was_set, text in (
+        (700_000, True, "the board's clock was set ahead by 700 ms"),
+        (-20_000, True, "the board's clock was set back by 20 ms"),
+        (-900_000, False, "the board's clock began anew"),  # another configuration came with it
+    ):
+        assert teller.tell(Came(Reset(off_us, was_set), 0), 0.0) == text
 
 
 def test_damage_of_joining_and_types_of_a_newer_minor_version_are_no_loss() -> None:

@@ -247,7 +247,7 @@ def test_a_reboot_begins_new_numbers_and_a_new_segment_of_time(uptime_s: int) ->
     assert items[1].new
     assert rows_of(items)[:2] == [0, 1]
     assert not of_kind(Lost, items)
-    assert desk.session.counters.n_resets == 1
+    assert (desk.session.counters.n_resets, desk.session.counters.n_set) == (1, 0)
     assert desk.worst_ns([r for r in items if isinstance(r, Rows)][-5:]) < 1.5 * MS
     # Time is asked for at once, as to begin with.
     assert desk.session.counters.n_exchanges >= 2 * SYNC_BURST
@@ -506,76 +506,6 @@ def test_a_board_that_counts_anew_by_itself_is_not_taken_for_repeating() -> None
     assert rows_of(items) == [*range(1000), *range(200)]
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_any_chunking_gives_the_same(data: st.DataObject) -> None:
-    """Items apart from times, with damage, unknown types, events, several configurations and both ends' frames."""
-    kinds = st.sampled_from(
-        ["samples", "skip", "event", "hello", "set_rate", "noise", "future", "echo", "sync"]
-    )
-    board, session = make_board(rows=7), Session()
-    parts: list[bytes] = [board.run(0)]
-    at_us = 0
-    for kind in data.draw(st.lists(kinds, max_size=25)):
-        at_us += 40_000
-        match kind:
-            case "samples":
-                parts.append(board.run(at_us))
-            case "skip":
-                board.skip(2)
-            case "event":
-                parts.append(board.event("hot", at_us, code=7, severity=EventSeverity.WARNING))
-            case "hello":
-                parts.append(board.receive(session.command(Op.IDENTIFY)[1], at_us))
-            case "set_rate":
-                rate = Fraction(data.draw(st.integers(100, 900)))
-                parts.append(board.receive(session.command(Op.SET_RATE, rate)[1], at_us))
-            case "noise":
-                parts.append(data.draw(st.binary(max_size=30)))
-            case "future":
-                parts.append(framing.encode(bytes([protocol.VERSION + 1, 99, 0, 0]) + b"?"))
-            case "echo":
-                parts += session.due(MONO_NS + at_us * 1000)
-            case "sync":
-                parts.append(board.receive(framing.encode(protocol.encode(TimeSync(9), 1)), at_us))
-    stream = b"".join(parts)
-    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=30).map(sorted))
-
-    def told(chunks: list[bytes]) -> tuple[list[object], object]:
-        session, items = Session(), []
-        for chunk in chunks:
-            items += session.receive(chunk, MONO_NS, MONO_NS + UTC_NS)
-        counters = session.counters
-        return [x for item in items for x in plain(item)], (
-            counters.n_rows,
-            counters.n_lost_rows,
-            counters.n_lost_frames,
-            counters.n_frames,
-            counters.n_bytes,
-            counters.n_resets,
-            counters.n_repeated_rows,
-            counters.n_unexplained_rows,
-            sorted(counters.damage.items()),
-        )
-
-    whole = told([stream])
-    assert told([stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]) == whole
-    assert told([stream[i : i + 1] for i in range(len(stream))]) == whole
-
-
-def plain(item: Item) -> list[object]:
-    """An item without its times, row by row."""
-    match item:
-        case Rows():
-            return [(item.hello.config_id, *row) for row in item.counts.tolist()]
-        case Logged():
-            return [item.event]
-        case Reset():
-            return ["reset"]
-        case _:
-            return [item]
-
-
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(
@@ -731,7 +661,8 @@ def test_a_clock_that_is_set_by_less_than_a_reset_is_noticed_and_said(by_us: int
     [reset] = of_kind(Reset, items)
     assert isinstance(reset, Reset)
     assert reset.off_us == pytest.approx(by_us, abs=5000)
-    assert desk.session.counters.n_resets == 1
+    assert reset.was_set
+    assert (desk.session.counters.n_resets, desk.session.counters.n_set) == (1, 1)
     before = [r for r in items[: items.index(reset)] if isinstance(r, Rows)]
     after = [r for r in items[items.index(reset) :] if isinstance(r, Rows)]
     assert 1 <= len(before) < 40

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
+import pytest
 
 from firmware_bridge import framing, protocol
 from firmware_bridge.held import MAX_BYTES
@@ -104,3 +105,15 @@ def test_rows_of_other_channels_than_the_hello_names_are_refused() -> None:
     [refusal] = [i for i in items if isinstance(i, Refusal)]
     assert refusal.text == "SAMPLES of 3 channels, the Hello names 2"
     assert session.counters.n_rows == 0
+
+
+@pytest.mark.parametrize("in_one_read", [True, False])
+def test_what_comes_after_rows_that_no_hello_explains_waits_with_them(in_one_read: bool) -> None:
+    """Though it be of the configuration before: a Hello is asked for, and says which of them holds."""
+    session = Session()
+    sent = [_hello(1), _samples(1, 0), _samples(2, 0), _samples(1, 10), _samples(1, 20)]
+    reads = [sent] if in_one_read else [[message] for message in sent]
+    assert _values([item for read in reads for item in _receive(session, *read)]) == list(range(10))
+    assert session.hello is None
+    assert _values(_receive(session, _hello(1))) == list(range(10, 30))
+    assert session.counters.n_unexplained_rows == 10
