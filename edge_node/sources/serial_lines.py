@@ -8,12 +8,11 @@ import msgspec
 import structlog
 
 from edge_node.config_schema import SerialSource
+from edge_node.sources.arrivals import Arrivals
 from edge_node.sources.payloads import Decoder
 from edge_node.sources.serial_port import GARBAGE_HINT, SerialPort
 from firmware_bridge.lines import LineDamage, LineSplitter
-from models.signal import Device, DropReason
-
-_MANY_LINES = ("csv", "influx")  # formats of which one payload may have many lines
+from models.signal import Device, DropReason, Mode, SampleBlock
 
 log = structlog.get_logger("linewatch.sources.serial")
 
@@ -28,6 +27,10 @@ class SerialLines(SerialPort):
         self._decoder = Decoder(
             msgspec.structs.replace(config, max_payload_bytes=1 << 62), devices, device=config.device
         )
+        self._arrivals = Arrivals(devices)
+        # Where rows get their times one by one, lines that may lack a channel have to keep their order.
+        ordered = devices[config.device].mode is Mode.IRREGULAR
+        self._joins = config.format == "csv" or (config.format == "influx" and not ordered)
 
     def lost(self, why: str) -> None:
         self._splitter.reset()
@@ -41,16 +44,18 @@ class SerialLines(SerialPort):
         counters.n_messages += len(lines)
         if self._splitter.damage:
             self._count_damage()
+        came: list[SampleBlock] = []
         for payload in self._payloads(lines):
             blocks, refused = self._decoder.decode(payload, utc_ns)
-            for block in blocks:
-                self._put(block)
+            came += blocks
             for refusal in refused:
                 counters.message_drops[refusal.reason] += 1
                 self._fault(refusal.reason, refusal.text)
+        for block in self._arrivals.spread(came, utc_ns):
+            self._put(block)
 
     def _payloads(self, lines: list[bytes]) -> Iterator[bytes]:
-        if self._config.format not in _MANY_LINES:
+        if not self._joins:
             yield from lines
         elif lines:
             yield b"\n".join(lines)
