@@ -183,14 +183,17 @@ def test_one_channel_of_a_board_may_be_taken(cable: Cable) -> None:
 def test_a_board_that_is_not_what_is_configured_says_why_and_is_counted(
     cable: Cable, device: str, names: dict[str, str], expected: str
 ) -> None:
-    rate = Fraction(500) if "Hz" in expected else Fraction(1000)
+    rate, reason = Fraction(1000), DropReason.UNKNOWN_CHANNEL
+    if "Hz" in expected:
+        rate, reason = Fraction(500), DropReason.WRONG_RATE
     source = build(cable.link, device, channels=names)
     with capture_logs() as logs, playing(cable, rate_hz=rate) as board, running(source) as got:
-        wait_for(lambda: source.counters.sample_drops[DropReason.UNKNOWN_CHANNEL] > 200, "refused rows")
+        wait_for(lambda: source.counters.sample_drops[reason] > 200, "refused rows")
         board.do(lambda: cable.send(board.board._frame(board.board._hello(board._us)) * 5))
         time.sleep(0.3)
         reach = source.reach
     assert not got.blocks
+    assert set(source.counters.sample_drops) == {reason}
     assert not reach.connected
     assert reach.last_error is not None
     assert expected in reach.last_error
