@@ -162,7 +162,7 @@ class MqttSubscriber:
 
     def _refused(self, topic: str, refusal: Refusal) -> None:
         self._counters.message_drops[refusal.reason] += 1
-        self._log_fault(topic, refusal.reason, refusal.text)
+        self._log_fault(topic, refusal.reason, refusal.told)
 
     def _log_fault(self, topic: str, reason: DropReason, text: str) -> None:
         n_held = self._log_limit.due((topic, reason), time.monotonic())

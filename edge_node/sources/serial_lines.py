@@ -14,6 +14,8 @@ from edge_node.sources.serial_port import GARBAGE_HINT, SerialPort
 from firmware_bridge.lines import LineDamage, LineSplitter
 from models.signal import Device, DropReason, Mode, SampleBlock
 
+SHOWN = 60  # characters of a line, in the log
+
 log = structlog.get_logger("linewatch.sources.serial")
 
 
@@ -50,7 +52,8 @@ class SerialLines(SerialPort):
             came += blocks
             for refusal in refused:
                 counters.message_drops[refusal.reason] += 1
-                self._fault(refusal.reason, refusal.text)
+                line = refusal.line or payload.decode()  # which the splitter has found to be UTF-8
+                self._fault(refusal.reason, f"line {_cut(line)}: {refusal.text}")
         for block in self._arrivals.spread(came, utc_ns):
             self._put(block)
 
@@ -64,6 +67,14 @@ class SerialLines(SerialPort):
         for damage, n in self._splitter.damage.items():
             self._counters.message_drops[DropReason(damage)] += n
             if damage in (LineDamage.OVERSIZE, LineDamage.MALFORMED):
-                what = "lines without an end" if damage is LineDamage.OVERSIZE else "lines that are no text"
+                what = "lines without an end"
+                if damage is LineDamage.MALFORMED:
+                    what = f"lines that are no text, such as {_cut(self._splitter.no_text)}"
                 self._fault(DropReason(damage), f"{what}: {GARBAGE_HINT}")
         self._splitter.damage.clear()
+
+
+def _cut(line: str | bytes) -> str:
+    """``line`` as a log may hold it: on one line, not long."""
+    text = repr(line)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
