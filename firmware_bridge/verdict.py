@@ -161,6 +161,8 @@ def _rate(seen: Seen, standing: Standing, hello: Hello) -> Check:
 
 def _loss(standing: Standing) -> Check:
     counters = standing.counters
+    if not counters.n_frames:
+        return Check("loss", False, "could not be judged: no frame came")
     n_unknown = counters.damage.get(Cause.UNKNOWN_TYPE, 0)  # a newer minor version
     damaged = n_damaged(counters) - n_unknown
     lost = (
