@@ -111,6 +111,8 @@ class Board:
 
     def _obey(self, command: Command, at_us: int) -> bytes:
         rate = command.rate_hz
+        if not isinstance(command.op, Op):
+            return self._frame(Ack(command.command_id, command.op, AckStatus.UNSUPPORTED))
         if command.op is Op.SET_RATE and (rate is None or rate > 1_000_000):
             return self._frame(Ack(command.command_id, command.op, AckStatus.BAD_ARGUMENT))
         out = self._frame(Ack(command.command_id, command.op, AckStatus.OK))

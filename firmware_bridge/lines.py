@@ -10,6 +10,7 @@ import enum
 import re
 from collections import Counter
 
+_SAMPLE = 80  # bytes
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -30,6 +31,7 @@ class LineSplitter:
         self.n_lines = 0
         self.n_bytes = 0
         self.damage: Counter[LineDamage] = Counter()
+        self.no_text = b""  # how the last malformed line began
         self._max_bytes = max_bytes
         self._tail = b""
         self._oversize = False  # the tail was too long, and is gone
@@ -73,6 +75,7 @@ class LineSplitter:
                 lines.append(piece)
             else:
                 self.damage[LineDamage.MALFORMED] += 1
+                self.no_text = piece[:_SAMPLE]
 
 
 def _is_line(piece: bytes) -> bool:

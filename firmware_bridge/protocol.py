@@ -152,14 +152,14 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class Command:
     command_id: int
-    op: Op
+    op: Op | int  # an int: of a newer minor version, which a board answers with UNSUPPORTED
     rate_hz: Fraction | None = None  # SET_RATE
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
     command_id: int
-    op: Op
+    op: Op | int  # of the Command
     status: AckStatus
 
 
@@ -305,7 +305,7 @@ def _command(body: bytes) -> Command:
     command_id, op, _, numerator, denominator = _COMMAND.unpack_from(body, HEADER.size)
     if denominator == 0:
         raise ValueError(f"rate {numerator}/{denominator} Hz")
-    return Command(command_id, Op(op), Fraction(numerator, denominator) or None)
+    return Command(command_id, Op(op) if op in _OPS else op, Fraction(numerator, denominator) or None)
 
 
 def _ack(body: bytes) -> Ack:
@@ -313,6 +313,7 @@ def _ack(body: bytes) -> Ack:
     return Ack(command_id, Op(op), AckStatus(status))
 
 
+_OPS = frozenset(Op)
 _READERS: dict[int, Callable[[bytes], Message]] = {
     Type.HELLO: _hello,
     Type.SAMPLES: _samples,

@@ -26,6 +26,8 @@ import serial
 from serial.tools import list_ports
 from serial.tools.list_ports_common import ListPortInfo
 
+from firmware_bridge.permissions import who_may
+
 READ_TIMEOUT_S = 0.05
 REST_S = 0.002  # after a read of fewer than
 FULL = 1024  # bytes: what a UART at 3 Mbaud brings meanwhile, 600, is far from the 4096 that a tty holds
@@ -135,11 +137,7 @@ def _why(path: str, error: Exception, settings: LineSettings) -> str:
     if number == errno.ENOENT or isinstance(error, FileNotFoundError):
         return f"{path}: there is no such port; `firmware-bridge list` shows those that are there"
     if number in (errno.EACCES, errno.EPERM):
-        group = _group_of(path)
-        return (
-            f"{path}: not permitted; add the user to the group that owns it: "
-            f"`sudo usermod -aG {group} $USER`, then log in again"
-        )
+        return f"{path}: not permitted{who_may(path)}"
     if number in (errno.EBUSY, errno.EAGAIN, errno.EWOULDBLOCK) or "exclusively lock" in text:
         return f"{path}: another program has it open; `fuser {path}` says which"
     if isinstance(error, termios.error) and error.args[:1] == (errno.EINVAL,):
@@ -152,13 +150,6 @@ def _why(path: str, error: Exception, settings: LineSettings) -> str:
     if isinstance(error, ValueError) or "baud" in text.lower():
         return f"{path}: {settings.baud} baud is not possible here: {text}"
     return f"{path}: {os.strerror(number) if number else text}"
-
-
-def _group_of(path: str) -> str:
-    try:
-        return Path(path).group()
-    except (OSError, KeyError, NotImplementedError):
-        return "dialout"
 
 
 class Listener(Protocol):

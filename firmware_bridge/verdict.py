@@ -34,7 +34,7 @@ OVER = 1.05  # more than it carries: the baud rate is not what bounds this line
 @dataclass(frozen=True, slots=True)
 class Check:
     name: str
-    passed: bool
+    passed: bool | None  # None: could not be judged
     text: str
 
 
@@ -172,6 +172,8 @@ def _rate(seen: Seen, standing: Standing, hello: Hello) -> Check:
 
 def _loss(standing: Standing) -> Check:
     counters = standing.counters
+    if not counters.n_frames:
+        return Check("loss", None, "could not be judged: no frame came")
     n_unknown = counters.damage.get(Cause.UNKNOWN_TYPE, 0)  # a newer minor version
     damaged = n_damaged(counters) - n_unknown
     lost = (

@@ -45,7 +45,7 @@ def report(seen: Seen, baud: int) -> int:
     """Prints the table and the verdict; returns the exit code."""
     checks = judge(seen, baud)
     print(tabulate([_row(check) for check in checks], headers=("check", "", "what was seen")))
-    failed = [check.name for check in checks if not check.passed]
+    failed = [check.name for check in checks if check.passed is False]
     hello = None if seen.standing is None else seen.standing.hello
     who = "no board" if hello is None else f"board {board_text(hello)}"
     print(f"FAIL: {who}: {', '.join(failed)}" if failed else f"PASS: {who}", flush=True)
@@ -53,7 +53,7 @@ def report(seen: Seen, baud: int) -> int:
 
 
 def _row(check: Check) -> tuple[str, str, str]:
-    return check.name, "PASS" if check.passed else "FAIL", check.text
+    return check.name, "-" if check.passed is None else "PASS" if check.passed else "FAIL", check.text
 
 
 def _watch(follower: Follower, stopping: Stopping, *, for_s: float, wait: bool) -> Seen:

@@ -10,11 +10,16 @@ import numpy as np
 
 from edge_node.sources.layout import Layout
 from firmware_bridge.protocol import Hello
-from models.signal import Device, Mode
+from models.signal import Device, DropReason, Mode
 
 
 class BoardMismatch(Exception):
-    """The board does not send what the device is configured for; one line that says what to change."""
+    """The board does not send what the device is configured for; one line that says what to change, and what its
+    samples are dropped as."""
+
+    def __init__(self, text: str, reason: DropReason) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 def layout_of(
@@ -33,12 +38,14 @@ def layout_of(
         hint = f'; did you mean "{near[0]}"?' if near else ""
         raise BoardMismatch(
             f'device {device.device_id}: board {hello.serial} has no channel "{missing[0]}": it has '
-            f'{", ".join(columns)}{hint} (map it with channels = {{channel = "name on the board"}})'
+            f'{", ".join(columns)}{hint} (map it with channels = {{channel = "name on the board"}})',
+            DropReason.UNKNOWN_CHANNEL,
         )
     if hello.rate_hz is not None and device.mode is not Mode.IRREGULAR and hello.rate_hz != device.rate_hz:
         raise BoardMismatch(
             f"device {device.device_id}: board {hello.serial} samples at {_hz(hello.rate_hz)}, the configuration says "
-            f"rate_hz = {_hz(device.rate_hz).removesuffix(' Hz')}"
+            f"rate_hz = {_hz(device.rate_hz).removesuffix(' Hz')}",
+            DropReason.WRONG_RATE,
         )
     taken = [columns[key] for key in chosen.values()]
     layout = Layout.of(device, chosen)

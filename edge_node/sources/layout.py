@@ -33,11 +33,18 @@ _ISO = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:[.,](\d+))?([Zz]|[+-]
 
 
 class Refusal(NamedTuple):
-    """A payload, or one line of it, that gives no samples: what to count it as, and one line that says
+    """A payload, or one line of several, that gives no samples: what to count it as, and one line that says
     why."""
 
     reason: DropReason
     text: str
+    number: int = 0  # of the line, from 1; 0: the payload
+    line: str = ""
+
+    @property
+    def told(self) -> str:
+        """``text``, and where in the payload that is."""
+        return f"line {self.number}: {self.text}" if self.number else self.text
 
 
 class Unreadable(Exception):

@@ -17,6 +17,7 @@ from edge_node.config_schema import MqttSource, MqttSubscription
 from edge_node.log_limit import LogLimit
 from edge_node.mqtt_client import Connection, Link
 from edge_node.sources import Emit, Reach, SourceCounters
+from edge_node.sources.arrivals import Arrivals
 from edge_node.sources.payloads import Decoder, Refusal
 from models.signal import Device, DropReason, SampleBlock
 from models.topics import filter_matches
@@ -30,11 +31,12 @@ log = structlog.get_logger("linewatch.sources.mqtt")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A subscription and its decoder; ``device_level`` and ``channel_level`` are the levels of the topic
-    that name them."""
+    """A subscription, its decoder, and the times of its rows that have none; ``device_level`` and ``channel_level`` are
+    the levels of the topic that name them."""
 
     subscription: MqttSubscription
     decoder: Decoder
+    arrivals: Arrivals
     device_level: int | None
     channel_level: int | None
 
@@ -49,7 +51,7 @@ class Route:
             renames=subscription.devices,
         )
         device, channel = (levels.index(n) if n in levels else None for n in ("{device}", "{channel}"))
-        return cls(subscription, decoder, device, channel)
+        return cls(subscription, decoder, Arrivals(devices), device, channel)
 
     def names_in(self, topic: str) -> tuple[str | None, str | None]:
         """Device and channel that a matching topic names."""
@@ -73,7 +75,7 @@ class MqttSubscriber:
         self._config = config
         self._now_ns = now_ns
         self._routes = [Route.of(s, devices) for s in config.subscribe]
-        self._by_topic: dict[str, list[tuple[Decoder, str | None, str | None]]] = {}
+        self._by_topic: dict[str, list[tuple[Route, str | None, str | None]]] = {}
         self._log = log.bind(source=config.name)
         self._log_limit = LogLimit(SAME_FAULT_LOG_S)
         self._emit: Emit = _refuse
@@ -130,11 +132,11 @@ class MqttSubscriber:
             routes = self._routes_of(topic)
         if not routes:
             self._refused(topic, Refusal(DropReason.UNKNOWN_TOPIC, "no subscription is for this topic"))
-        for decoder, device, channel in routes:
-            blocks, refused = decoder.decode(
+        for route, device, channel in routes:
+            blocks, refused = route.decoder.decode(
                 payload, arrival_ns, device=device, channel=channel, retained=retained
             )
-            for block in blocks:
+            for block in route.arrivals.spread(blocks, arrival_ns):
                 if self._emit(block):
                     counters.n_blocks += 1
                     counters.n_samples += block.n_samples
@@ -153,16 +155,16 @@ class MqttSubscriber:
     def on_turn(self, link: Link) -> None:
         """Nothing to do between messages."""
 
-    def _routes_of(self, topic: str) -> list[tuple[Decoder, str | None, str | None]]:
+    def _routes_of(self, topic: str) -> list[tuple[Route, str | None, str | None]]:
         matching = [r for r in self._routes if topic and filter_matches(r.subscription.filter, topic)]
-        routes = [(r.decoder, *r.names_in(topic)) for r in matching]
+        routes = [(r, *r.names_in(topic)) for r in matching]
         if len(self._by_topic) < MAX_CACHED_TOPICS:
             self._by_topic[topic] = routes
         return routes
 
     def _refused(self, topic: str, refusal: Refusal) -> None:
         self._counters.message_drops[refusal.reason] += 1
-        self._log_fault(topic, refusal.reason, refusal.text)
+        self._log_fault(topic, refusal.reason, refusal.told)
 
     def _log_fault(self, topic: str, reason: DropReason, text: str) -> None:
         n_held = self._log_limit.due((topic, reason), time.monotonic())

@@ -173,8 +173,7 @@ class Decoder:
             try:
                 self._csv_row(line.split(spec.separator), columns, layout_of, rows)
             except Unreadable as error:
-                reason, text = error.refusal
-                rows.refused.append(Refusal(reason, text if len(lines) == 1 else f"line {i}: {text}"))
+                rows.refused.append(_of_line(error.refusal, i, line, lines))
         if not lines:
             raise Unreadable("no line of data")
         return rows.blocks(), rows.refused
@@ -211,8 +210,7 @@ class Decoder:
             try:
                 self._influx_line(line.strip(), layout_of, rows)
             except Unreadable as error:
-                reason, text = error.refusal
-                rows.refused.append(Refusal(reason, text if len(lines) == 1 else f"line {i}: {text}"))
+                rows.refused.append(_of_line(error.refusal, i, line, lines))
         if not lines:
             raise Unreadable("no line of data")
         return rows.blocks(), rows.refused
@@ -286,6 +284,10 @@ def _text(payload: bytes) -> str:
         return payload.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Unreadable(f"not UTF-8 text: byte {error.start} is {payload[error.start]:#04x}") from None
+
+
+def _of_line(refusal: Refusal, number: int, line: str, lines: list[str]) -> Refusal:
+    return refusal if len(lines) == 1 else refusal._replace(number=number, line=line)
 
 
 def _position(columns: list[str], name: str, cells: list[str]) -> int:

@@ -40,6 +40,7 @@ class SerialBoard(SerialPort):
         self._session = Session()
         self._counted = _Seen()
         self._layout: tuple[Layout, list[int]] | None = None
+        self._unfit = DropReason.UNKNOWN_CHANNEL  # why there is no layout, once a board has said who it is
         self._wrong: str | None = None
         self._waits_since: tuple[int, int] | None = None  # for a Hello: monotonic ns, and bytes by then
 
@@ -120,7 +121,7 @@ class SerialBoard(SerialPort):
         try:
             self._layout, remarks = layout_of(self._device, hello, self._config.channels)
         except BoardMismatch as error:
-            self._layout = None
+            self._layout, self._unfit = None, error.reason
             self._fail(str(error))
             return
         self._trouble = None
@@ -135,7 +136,7 @@ class SerialBoard(SerialPort):
             self._fault(DropReason.UNKNOWN_DEVICE, self._wrong)
             return
         if self._layout is None:
-            self._counters.sample_drops[DropReason.UNKNOWN_CHANNEL] += rows.counts.size
+            self._counters.sample_drops[self._unfit] += rows.counts.size
             return
         layout, columns = self._layout
         counts = rows.counts if columns == list(range(rows.counts.shape[1])) else rows.counts[:, columns]

@@ -8,12 +8,13 @@ import msgspec
 import structlog
 
 from edge_node.config_schema import SerialSource
+from edge_node.sources.arrivals import Arrivals
 from edge_node.sources.payloads import Decoder
 from edge_node.sources.serial_port import GARBAGE_HINT, SerialPort
 from firmware_bridge.lines import LineDamage, LineSplitter
-from models.signal import Device, DropReason
+from models.signal import Device, DropReason, Mode, SampleBlock
 
-_MANY_LINES = ("csv", "influx")  # formats of which one payload may have many lines
+SHOWN = 60  # characters of a line, in the log
 
 log = structlog.get_logger("linewatch.sources.serial")
 
@@ -28,6 +29,10 @@ class SerialLines(SerialPort):
         self._decoder = Decoder(
             msgspec.structs.replace(config, max_payload_bytes=1 << 62), devices, device=config.device
         )
+        self._arrivals = Arrivals(devices)
+        # Where rows get their times one by one, lines that may lack a channel have to keep their order.
+        ordered = devices[config.device].mode is Mode.IRREGULAR
+        self._joins = config.format == "csv" or (config.format == "influx" and not ordered)
 
     def lost(self, why: str) -> None:
         self._splitter.reset()
@@ -41,16 +46,19 @@ class SerialLines(SerialPort):
         counters.n_messages += len(lines)
         if self._splitter.damage:
             self._count_damage()
+        came: list[SampleBlock] = []
         for payload in self._payloads(lines):
             blocks, refused = self._decoder.decode(payload, utc_ns)
-            for block in blocks:
-                self._put(block)
+            came += blocks
             for refusal in refused:
                 counters.message_drops[refusal.reason] += 1
-                self._fault(refusal.reason, refusal.text)
+                line = refusal.line or payload.decode()  # which the splitter has found to be UTF-8
+                self._fault(refusal.reason, f"line {_cut(line)}: {refusal.text}")
+        for block in self._arrivals.spread(came, utc_ns):
+            self._put(block)
 
     def _payloads(self, lines: list[bytes]) -> Iterator[bytes]:
-        if self._config.format not in _MANY_LINES:
+        if not self._joins:
             yield from lines
         elif lines:
             yield b"\n".join(lines)
@@ -59,6 +67,14 @@ class SerialLines(SerialPort):
         for damage, n in self._splitter.damage.items():
             self._counters.message_drops[DropReason(damage)] += n
             if damage in (LineDamage.OVERSIZE, LineDamage.MALFORMED):
-                what = "lines without an end" if damage is LineDamage.OVERSIZE else "lines that are no text"
+                what = "lines without an end"
+                if damage is LineDamage.MALFORMED:
+                    what = f"lines that are no text, such as {_cut(self._splitter.no_text)}"
                 self._fault(DropReason(damage), f"{what}: {GARBAGE_HINT}")
         self._splitter.damage.clear()
+
+
+def _cut(line: str | bytes) -> str:
+    """``line`` as a log may hold it: on one line, not long."""
+    text = repr(line)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."

@@ -55,8 +55,8 @@ def refusal(decode: Decoder, payload: bytes | str, **topic: Any) -> tuple[DropRe
     blocks, refused = decode.decode(data, ARRIVAL, **topic)
     assert blocks == []
     assert len(refused) == 1
-    assert "\n" not in refused[0].text
-    return refused[0].reason, refused[0].text
+    assert "\n" not in refused[0].told
+    return refused[0].reason, refused[0].told
 
 
 BATCH: Any = {"time_key": "t", "rate_key": "rate_hz"}
@@ -367,7 +367,7 @@ class TestCsv:
             ("press-4", ("x",), [5]),
             ("oven", ("temp",), [6]),
         ]
-        assert [r.text for r in refused] == ["line 4: no device 'nobody' in the configuration"]
+        assert [r.told for r in refused] == ["line 4: no device 'nobody' in the configuration"]
 
     @pytest.mark.parametrize(
         ("payload", "text"),
@@ -385,7 +385,7 @@ class TestCsv:
     def test_a_truncated_last_line_leaves_the_others(self) -> None:
         blocks, refused = decoder(format="csv").decode(b"1,2,3\n4,5,6\n7,8", ARRIVAL)
         assert blocks[0].values.tolist() == [[1, 2, 3], [4, 5, 6]]
-        assert [r.text for r in refused] == ["line 3: 2 columns, expected 3: x,y,z"]
+        assert [r.told for r in refused] == ["line 3: 2 columns, expected 3: x,y,z"]
 
 
 class TestInflux:
@@ -403,7 +403,7 @@ class TestInflux:
         decode = decoder(None, format="influx", device_key="machine", time_unit="s")
         blocks, refused = decode.decode(b"m,machine=oven temp=1 1770000000\nm temp=1\n", ARRIVAL)
         assert blocks[0].times().tolist() == [T]
-        assert [r.text for r in refused] == ["line 2: no tag 'machine' that names the device"]
+        assert [r.told for r in refused] == ["line 2: no tag 'machine' that names the device"]
 
     def test_without_a_time(self) -> None:
         assert one(decoder("oven", format="influx"), "m temp=1").clock is Clock.ARRIVAL

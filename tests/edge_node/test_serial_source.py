@@ -183,14 +183,17 @@ def test_one_channel_of_a_board_may_be_taken(cable: Cable) -> None:
 def test_a_board_that_is_not_what_is_configured_says_why_and_is_counted(
     cable: Cable, device: str, names: dict[str, str], expected: str
 ) -> None:
-    rate = Fraction(500) if "Hz" in expected else Fraction(1000)
+    rate, reason = Fraction(1000), DropReason.UNKNOWN_CHANNEL
+    if "Hz" in expected:
+        rate, reason = Fraction(500), DropReason.WRONG_RATE
     source = build(cable.link, device, channels=names)
     with capture_logs() as logs, playing(cable, rate_hz=rate) as board, running(source) as got:
-        wait_for(lambda: source.counters.sample_drops[DropReason.UNKNOWN_CHANNEL] > 200, "refused rows")
+        wait_for(lambda: source.counters.sample_drops[reason] > 200, "refused rows")
         board.do(lambda: cable.send(board.board._frame(board.board._hello(board._us)) * 5))
         time.sleep(0.3)
         reach = source.reach
     assert not got.blocks
+    assert set(source.counters.sample_drops) == {reason}
     assert not reach.connected
     assert reach.last_error is not None
     assert expected in reach.last_error
@@ -454,6 +457,29 @@ def test_bad_lines_are_counted_and_the_others_read(cable: Cable) -> None:
     assert drops[DropReason.CUT_IN] == 1
     said = " ".join(entry["event"] for entry in logs)
     assert "lines without an end: another baud rate" in said
+
+
+@pytest.mark.parametrize(
+    ("form", "read", "expected"),
+    [
+        ("csv", b"1,2\n1,2\n1,2,3\n1,2\n", "line '1,2,3': 3 columns, expected 2: temp,hum"),
+        ("csv", b"1,2,3\n", "line '1,2,3': 3 columns, expected 2: temp,hum"),
+        ("csv", b"1,2\n" + b"7," * 90 + b"7\n", f"line '{'7,' * 28}...: 91 columns, expected 2: temp,hum"),
+        ("influx", b"m temp=1,hum=2\nm other=1\n", "line 'm other=1': no field of temp, hum among 'other'"),
+        ("json", b'{"temp": 1}\n{"other": 1}\n', "line '{\"other\": 1}': no key of temp, hum among 'other'"),
+        ("json", "[\u202e\n".encode(), "line '[\\u202e': not JSON: "),
+        (
+            "csv",
+            b"1,2\n\xfa\x00\n",
+            "lines that are no text, such as b'\\xfa\\x00': another baud rate, a bad cable",
+        ),
+    ],
+)
+def test_a_line_that_is_refused_is_shown(cable: Cable, form: str, read: bytes, expected: str) -> None:
+    with capture_logs() as logs:
+        sent(cable, lines_of(cable, format=form), read)
+    [said] = [entry["event"] for entry in logs if entry.get("reason") == DropReason.MALFORMED]
+    assert said.startswith(expected)
 
 
 def test_a_plug_pulled_in_mid_line_makes_no_number_of_two_halves(cable: Cable) -> None:

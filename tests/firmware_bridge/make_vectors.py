@@ -1,7 +1,8 @@
 """Writes firmware_bridge/vectors.json, the golden frames: ``python -m tests.firmware_bridge.make_vectors``.
 
 ``frames`` are intact: a body, its frame, and the message in it or why it is refused. A message with ``later`` is of a
-newer minor version, with fields appended; it is read, and not written, by version 1.0. ``damaged`` are none: what
+newer minor version, with fields appended; it is read, and not written, by version 1.0. A Command with ``answer`` is not
+obeyed: that is the status of the board's Ack. ``damaged`` are none: what
 they are counted as. ``streams`` are bytes as one may come to hear them, with all bodies in them.
 """
 
@@ -98,6 +99,17 @@ def messages() -> dict[str, dict[str, Any]]:
     for n in (252, 253, 254, 255, 256):  # bytes of body and CRC, none of them zero
         found[f"run_of_{n}"] = solid | {"text": "r" * (n - 16)}
     return found
+
+
+def declined() -> dict[str, tuple[dict[str, Any], str]]:
+    """(Command, status of the Ack) of commands that are read, and that a board does not obey, whatever it can do."""
+    command = {"type": "command", "command_id": 0x0207, "rate_hz": None}
+    return {
+        "command_of_op_0": (command | {"op": 0}, "unsupported"),
+        "command_of_op_6": (command | {"op": 6}, "unsupported"),
+        "command_of_op_255": (command | {"op": 255, "rate_hz": [100, 1]}, "unsupported"),
+        "command_set_rate_0": (command | {"op": "set_rate"}, "bad_argument"),
+    }
 
 
 def refused() -> dict[str, tuple[bytes, str]]:
@@ -211,6 +223,9 @@ def vectors() -> dict[str, Any]:
         }:
             later = spec.body(message, seq, 0x11) + b"\0\xffappended\0"
             frames.append(_frame(f"{name}_later", later) | {"seq": seq, "message": message, "later": True})
+    for name, (message, status) in declined().items():
+        body = spec.body(message, 0x0101)
+        frames.append(_frame(name, body) | {"seq": 0x0101, "message": message, "answer": status})
     severe = {"type": "event", "at_us": 1, "code": 2, "severity": "error", "text": "of a severity to come"}
     body = spec.body(severe, 9).replace(b"\x02\x00\x03", b"\x02\x00\x08")
     frames.append(_frame("event_of_severity_8", body) | {"seq": 9, "message": severe, "later": True})

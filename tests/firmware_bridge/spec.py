@@ -105,9 +105,9 @@ def payload(message: dict[str, Any]) -> bytes:
         case "event":
             return u32(m["at_us"]) + u16(m["code"]) + u8(SEVERITIES[m["severity"]]) + text(m["text"])
         case "command":
-            return u16(m["command_id"]) + u8(OPS[m["op"]]) + u8(0) + rate(m["rate_hz"])
+            return u16(m["command_id"]) + u8(OPS.get(m["op"], m["op"])) + u8(0) + rate(m["rate_hz"])
         case "ack":
-            return u16(m["command_id"]) + u8(OPS[m["op"]]) + u8(STATUSES[m["status"]])
+            return u16(m["command_id"]) + u8(OPS.get(m["op"], m["op"])) + u8(STATUSES[m["status"]])
     raise ValueError(m["type"])
 
 

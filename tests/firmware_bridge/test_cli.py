@@ -86,15 +86,15 @@ UNPRIVILEGED = (
 
 def test_a_port_that_is_not_permitted_names_the_group(tmp_path: Path) -> None:
     with OpenLine() as line:
-        os.chmod(line.path, 0o600 if os.geteuid() == 0 else 0)
+        os.chmod(line.path, 0o660 if os.geteuid() == 0 else 0)
         group = Path(line.path).group()
         words = [sys.executable, "-c", UNPRIVILEGED, "monitor", line.path]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1, done
-    assert done.stderr == (
-        f"firmware-bridge: {line.path}: not permitted; add the user to the group that owns it: "
-        f"`sudo usermod -aG {group} $USER`, then log in again\n"
-    )
+    fix = f"; add the user to the group that owns it: `sudo usermod -aG {group} $USER`, then log in again"
+    if os.geteuid() != 0:
+        fix = f": it is this user's, and its mode is 0000; `chmod u+rw {line.path}`"
+    assert done.stderr == f"firmware-bridge: {line.path}: not permitted{fix}\n"
 
 
 def test_a_port_is_waited_for_where_that_is_asked(tmp_path: Path) -> None:
@@ -324,7 +324,19 @@ def test_a_line_without_a_board_fails() -> None:
         done = ended("verify", line.path, "--for", 1)
     assert done.returncode == 1
     assert re.search(r"Hello +FAIL +nothing was received: is the board powered", done.stdout)
+    assert re.search(r"loss +- +could not be judged: no frame came", done.stdout)
     assert done.stdout.splitlines()[-1] == "FAIL: no board: Hello"
+
+
+def test_of_a_port_that_sends_csv_no_loss_is_judged(tmp_path: Path) -> None:
+    with OpenLine() as line, running(tmp_path, "verify", line.path, "--for", 2) as verify:
+        for _ in range(40):
+            line.write(b"1.5,2.5\n" * 20)
+            time.sleep(0.1)
+            if verify.process.poll() is not None:
+                break
+        verify.says(r"Hello +FAIL +\d+ bytes, but no intact frame")
+        verify.says(r"loss +- +could not be judged: no frame came")
 
 
 def test_an_interrupted_verify_gives_no_verdict(tmp_path: Path) -> None:

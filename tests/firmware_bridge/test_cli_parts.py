@@ -291,11 +291,18 @@ def test_a_line_that_carries_more_than_its_baud_rate_is_not_bound_by_it() -> Non
     assert "native USB" in over.text
 
 
+@pytest.mark.parametrize("damage", [Counter(), Counter(oversize=1), Counter(cut_in=1)])
+def test_where_no_frame_came_nothing_is_said_of_losses(damage: Counter[str]) -> None:
+    csv = standing(hello=None, counters=SessionCounters(n_bytes=500, damage=damage))
+    loss = {c.name: c for c in judge(seen(standing=csv, late=None), 115200)}["loss"]
+    assert (loss.passed, loss.text) == (None, "could not be judged: no frame came")
+
+
 def test_no_board_is_judged_by_what_came() -> None:
     silent = standing(hello=None, counters=SessionCounters(n_bytes=500, damage=Counter(bad_cobs=20)))
     checks = judge(seen(standing=silent, late=None), 115200)
     assert [(c.name, c.passed) for c in checks] == [
-        ("port", True), ("Hello", False), ("loss", False), ("line load", True),
+        ("port", True), ("Hello", False), ("loss", None), ("line load", True),
     ]  # fmt: skip
     assert "another baud rate, or firmware that does not speak this protocol" in checks[1].text
 

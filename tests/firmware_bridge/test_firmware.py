@@ -164,6 +164,9 @@ def _frame_lines(vector: dict[str, Any]) -> list[str]:
             lines.append(f"refused {name} {frame} {vector['refused']}")
         return lines
     m, seq = vector["message"], vector["seq"]
+    if "answer" in vector:
+        ack = {"type": "ack", "command_id": m["command_id"], "op": m["op"], "status": vector["answer"]}
+        return [*lines, f"declined {name} {spec.frame(spec.body(ack, seq)).hex()} {frame} {seq}"]
     if m["type"] == "command":
         num, den = m["rate_hz"] or (0, 1)
         lines.append(f"command {name} {frame} {m['command_id']} {spec.OPS[m['op']]} {num} {den}")

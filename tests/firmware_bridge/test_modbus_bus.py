@@ -117,7 +117,7 @@ def test_without_permission_the_line_names_the_fix(tmp_path: Path) -> None:
         pytest.skip("only root can open a port as somebody else")
     line = SerialLine(tmp_path)
     device = line.gateway.device
-    os.chmod(device, 0o620)
+    os.chmod(device, 0o660)
     program = (
         "import grp, os, sys\n"  # while the interpreter may still be read
         "from firmware_bridge.modbus_link import Bus, BusLost, Link, PortName\n"

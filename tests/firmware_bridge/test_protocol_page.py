@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from firmware_bridge import framing, protocol
 from firmware_bridge.protocol import AckStatus, EventSeverity, Format, Op, Samples, TimeSync, Type
-from tests.firmware_bridge import spec
+from tests.firmware_bridge import make_vectors, spec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 FIXED = {
@@ -21,6 +22,8 @@ FIXED = {
     Type.COMMAND: protocol._COMMAND,
     Type.ACK: protocol._ACK,
 }
+
+FRAME = spec.frame(spec.body(make_vectors.SAMPLES | {"rows": [[1, 2, 3]] * 3}))
 
 
 def table(heading: str, columns: int) -> list[list[str]]:
@@ -75,6 +78,38 @@ def test_every_number_is_named(heading: str, field: str, values: type[enum.IntEn
     [meaning] = [row[4] for row in table(heading, 5) if row[3] == field]
     for value in values:
         assert f"{value.value} {value.name.lower()}" in meaning
+
+
+def test_every_key_of_the_golden_frames_is_described() -> None:
+    described: dict[str, set[str]] = {}
+    name = ""
+    for array, keys, _ in table("## Golden frames", 3):
+        name = array or name
+        described.setdefault(name, set()).update(re.findall(r"`(\w+)`", keys))
+    vectors = make_vectors.vectors()
+    assert vectors.pop("protocol") == f"{protocol.MAJOR}.{protocol.MINOR}"
+    assert described == {
+        name: {key for vector in found for key in vector} - {"name"} for name, found in vectors.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("read", "ends", "damage"),
+    [
+        (b"\x05abc\0", False, {"cut_in": 1}),
+        (b"\0\x05abc\0", False, {"bad_cobs": 1}),
+        (FRAME[:38], True, {"short": 1}),
+        (FRAME[1:38], True, {}),
+    ],
+)
+def test_what_the_begin_and_the_end_of_a_line_are_counted_as(
+    read: bytes, ends: bool, damage: dict[str, int]
+) -> None:
+    decoder = framing.FrameDecoder()
+    assert decoder.feed(read) == []
+    if ends:
+        decoder.reset()
+    assert decoder.damage == damage
 
 
 def test_limits_and_checksum() -> None:

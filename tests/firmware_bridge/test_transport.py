@@ -276,11 +276,12 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path, cable: Cable) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_without_permission_the_line_names_the_fix(cable: Cable) -> None:
+@pytest.mark.parametrize("mode", [0o660, 0o600, 0o620, 0o640])
+def test_without_permission_the_line_names_the_fix(cable: Cable, mode: int) -> None:
     """As nobody; only root can become that."""
     if os.geteuid() != 0:
         pytest.skip("only root can open a port as somebody else")
-    os.chmod(cable.device, 0o620)
+    os.chmod(cable.device, mode)
     program = (
         "import grp, os, sys\n"  # while the interpreter may still be read
         "from firmware_bridge.transport import LineSettings, PortUnavailable, open_port\n"
@@ -292,10 +293,17 @@ def test_without_permission_the_line_names_the_fix(cable: Cable) -> None:
         [sys.executable, "-c", program, cable.device], capture_output=True, text=True, timeout=60, check=True
     )
     group = Path(cable.device).group()
-    assert done.stdout == (
-        f"{cable.device}: not permitted; add the user to the group that owns it: "
-        f"`sudo usermod -aG {group} $USER`, then log in again\n"
-    )
+    if mode == 0o660:
+        assert done.stdout == (
+            f"{cable.device}: not permitted; add the user to the group that owns it: "
+            f"`sudo usermod -aG {group} $USER`, then log in again\n"
+        )
+    else:
+        assert done.stdout.startswith(
+            f"{cable.device}: not permitted: its mode is {mode:04o}, with which its group {group} may not read and write "
+            f"it; `sudo chgrp dialout {cable.device} && sudo chmod 660 {cable.device}` lets group dialout, until"
+        )
+        assert done.stdout.count("\n") == 1
 
 
 def test_a_board_that_never_reads_does_not_hold_up_reading(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from firmware_bridge import framing, protocol
+from firmware_bridge.board import Board
 from firmware_bridge.framing import FrameDecoder
 from firmware_bridge.protocol import (
     Ack,
@@ -56,7 +57,8 @@ def message_of(m: dict[str, Any]) -> Message:
         case "event":
             return Event(m["at_us"], m["code"], EventSeverity[m["severity"].upper()], m["text"])
         case "command":
-            return Command(m["command_id"], Op[m["op"].upper()], _rate(m["rate_hz"]))
+            op = Op[m["op"].upper()] if isinstance(m["op"], str) else m["op"]
+            return Command(m["command_id"], op, _rate(m["rate_hz"]))
         case "ack":
             return Ack(m["command_id"], Op[m["op"].upper()], AckStatus[m["status"].upper()])
     raise AssertionError(m)
@@ -82,7 +84,10 @@ def test_every_type_format_op_and_status_has_a_vector() -> None:
     messages = [v["message"] for v in VECTORS["frames"] if "message" in v]
     assert {m["type"].upper() for m in messages} == {t.name for t in Type}
     assert {m["format"].upper() for m in messages if "format" in m} == {f.name for f in Format}
-    assert {m["op"].upper() for m in messages if m["type"] == "command"} == {op.name for op in Op}
+    ops = {m["op"] for m in messages if m["type"] == "command"}
+    assert {op.upper() for op in ops if isinstance(op, str)} == {op.name for op in Op}
+    assert {op for op in ops if isinstance(op, int)} >= {0, max(Op) + 1, 255}
+    assert {v["answer"] for v in VECTORS["frames"] if "answer" in v} == {"unsupported", "bad_argument"}
     assert {m["status"].upper() for m in messages if "status" in m} == {s.name for s in AckStatus}
     assert {m["severity"].upper() for m in messages if "severity" in m} == {s.name for s in EventSeverity}
     assert {v["refused"] for v in VECTORS["frames"] if "refused" in v} == set(protocol.Cause)
@@ -106,6 +111,19 @@ def test_message_is_read_and_written(vector: dict[str, Any]) -> None:
     assert same(protocol.parse(body), message)
     if "later" not in vector:
         assert protocol.encode(message, vector["seq"]) == body
+
+
+@pytest.mark.parametrize("vector", _named("frames", "answer"))
+def test_a_board_declines_what_it_cannot_do(vector: dict[str, Any]) -> None:
+    m = vector["message"]
+    board = Board(
+        (BoardChannel("a", "", 1.0),), Fraction(1000), lambda index: np.zeros((len(index), 1), "<i2")
+    )
+    before = board.config_id, board.running, board.rate_hz
+    [body] = FrameDecoder().feed(board.receive(bytes.fromhex(vector["frame"]), 0))
+    op = message_of(m).op  # type: ignore[union-attr]
+    assert protocol.encode(Ack(m["command_id"], op, AckStatus[vector["answer"].upper()]), 1) == body
+    assert (board.config_id, board.running, board.rate_hz) == before
 
 
 @pytest.mark.parametrize("vector", _named("frames", "refused"))

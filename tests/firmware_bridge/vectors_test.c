@@ -308,6 +308,19 @@ static void do_ack(void) {
     expect(frame, n);
 }
 
+/* A command that has no effect on a board that would do anything. */
+static void do_declined(void) {
+    size_t n, n_command;
+    const uint8_t *frame = bytes(&n);
+    const uint8_t *request = bytes(&n_command);
+    const unsigned reboots = n_reboots;
+    plain(number());
+    answer = LW_OK;
+    lw_poll(&board, request, n_command);
+    expect(frame, n);
+    check(commanded == 0 && n_reboots == reboots, "it had an effect");
+}
+
 static void do_refused(void) {
     static const char *const causes[LW_N_CAUSES] = {"unknown_type", "unknown_version", "malformed"};
     size_t n;
@@ -327,6 +340,7 @@ static const struct {
 } kinds[] = {
     {"frame", do_frame}, {"stream", do_stream},   {"hello", do_hello}, {"samples", do_samples}, {"event", do_event},
     {"reply", do_reply}, {"command", do_command}, {"ack", do_ack},     {"refused", do_refused},
+    {"declined", do_declined},
 };
 
 int main(void) {
