@@ -36,6 +36,7 @@ class _State(msgspec.Struct, frozen=True):
     last_arrival_ns: int | None
     now_ns: int | None
     heard_ns: list[int]
+    said_ns: list[int | None] = []
 
 
 class Windower:
@@ -61,6 +62,9 @@ class Windower:
             None  # channels of a block that is all there is, as the last one had them
         )
         self._heard_ns = [0] * len(names)  # per channel, arrival of its last usable value
+        # Per channel, event time of its newest usable value; None: none since event time last restarted.
+        self._said_ns: list[int | None] = [None] * len(names)
+        self._plain_last_ns = 0  # event time of the last row of the block that _follows took
 
     @property
     def last_event_ns(self) -> int | None:
@@ -112,6 +116,7 @@ class Windower:
         ):
             self.last_arrival_ns = arrival_ns
             self._heard_ns = [arrival_ns] * self._n_channels
+            self._said_ns = [self._plain_last_ns] * self._n_channels
             return
         plan = self._streams.plan(channels)
         self._timeline.catch_up()
@@ -119,22 +124,27 @@ class Windower:
         if not plan.parts:
             return
         n_bad = ledger.sample_drops.get(DropReason.NOT_FINITE, 0)
+        n_restarts = len(self._timeline.clock_events)
         if block.time_ns is not None or self.spec.mode is Mode.IRREGULAR:
-            usable = self._push_timed(block, plan)
+            last_ns = self._push_timed(block, plan)
         elif not self._has_rate(block):
             ledger.drop(DropReason.WRONG_RATE, block.n * len(plan.known))
             return
         else:
-            usable = self._push_uniform(block, plan)
-        if not usable:
+            last_ns = self._push_uniform(block, plan)
+        if last_ns is None:
             return
         self.last_arrival_ns = block.arrival_ns
-        heard = plan.known
-        if ledger.sample_drops.get(DropReason.NOT_FINITE, 0) > n_bad:
-            finite = np.logical_or.reduce(np.isfinite(block.values), axis=0)
-            heard = tuple(c for c, i in zip(plan.known, plan.source, strict=True) if finite[i])
-        for c in heard:
+        if len(self._timeline.clock_events) > n_restarts:
+            self._said_ns = [None] * self._n_channels
+        whole = ledger.sample_drops.get(DropReason.NOT_FINITE, 0) == n_bad
+        lasts = [last_ns] * len(block.channels) if whole else self._last_usable(block)
+        for c, i in zip(plan.known, plan.source, strict=True):
+            at_ns, before_ns = lasts[i], self._said_ns[c]
+            if at_ns is None:
+                continue
             self._heard_ns[c] = block.arrival_ns
+            self._said_ns[c] = at_ns if before_ns is None else max(before_ns, at_ns)
 
     def advance(self, now_ns: int) -> None:
         """The gateway's clock reads ``now_ns``. Event time goes on with it once a device is silent: an
@@ -166,6 +176,18 @@ class Windower:
         heard = zip(self.device.channel_names, self._heard_ns, strict=True)
         return tuple(name for name, at_ns in heard if self._now_ns - at_ns >= self._stale_ns)
 
+    def silent_since_ns(self, channels: tuple[str, ...]) -> int | None:
+        """Event time of the newest usable value of ``channels``; None: none since event time last restarted."""
+        index = self.device.channel_names.index
+        said = [at_ns for name in channels if (at_ns := self._said_ns[index(name)]) is not None]
+        return max(said, default=None)
+
+    def unheard_ns(self, channels: tuple[str, ...]) -> int:
+        """For how long, on the gateway's clock, none of ``channels`` has brought a usable value."""
+        index = self.device.channel_names.index
+        heard_ns = [self._heard_ns[index(name)] for name in channels]
+        return 0 if self._now_ns is None else self._now_ns - max(heard_ns, default=self._now_ns)
+
     def take(self) -> list[WindowBatch]:
         """Windows closed since the last take, oldest first (anew after each restart), each with ``min_valid``
         on every channel."""
@@ -196,6 +218,7 @@ class Windower:
             self.last_arrival_ns,
             self._now_ns,
             self._heard_ns,
+            self._said_ns,
         )
         return msgspec.msgpack.encode(state)
 
@@ -212,6 +235,7 @@ class Windower:
         self._streams.streams = list(saved.streams)
         self.last_arrival_ns, self._now_ns = saved.last_arrival_ns, saved.now_ns
         self._heard_ns = list(saved.heard_ns)
+        self._said_ns = list(saved.said_ns) or [None] * self._n_channels
 
     def _identity(self) -> str:
         spec = self.spec
@@ -248,14 +272,27 @@ class Windower:
         if start_ns is None:
             return False
         values, arrival_ns = block.values, block.arrival_ns
-        last_ns = start_ns + (len(values) - 1) * self._period // self._num
+        last_ns = self._plain_last_ns = start_ns + (len(values) - 1) * self._period // self._num
         return (
             last_ns <= arrival_ns + self._max_future_ns
             and start_ns >= arrival_ns - self._max_age_ns
             and self._timeline.follow(start_ns, values)
         )
 
-    def _push_uniform(self, block: SampleBlock, plan: Plan) -> bool:
+    def _last_usable(self, block: SampleBlock) -> list[int | None]:
+        """Event time of the newest usable value of each column of ``block``; None: it has none."""
+        times = block.times()
+        timely = times <= block.arrival_ns + self._max_future_ns
+        timely &= times >= block.arrival_ns - self._max_age_ns
+        usable = np.isfinite(block.values) & timely[:, None]
+        newest = np.where(usable, times[:, None], np.iinfo(np.int64).min).max(axis=0)
+        return [
+            int(t) if any_ else None
+            for t, any_ in zip(newest, np.logical_or.reduce(usable, axis=0), strict=True)
+        ]
+
+    def _push_uniform(self, block: SampleBlock, plan: Plan) -> int | None:
+        """Event time of the newest row that was in time; None: none was."""
         assert block.start_ns is not None
         start_ns, n, num, period = block.start_ns, block.n, self._num, self._period
         latest_ns = block.arrival_ns + self._max_future_ns
@@ -268,16 +305,17 @@ class Windower:
             first = min(end, -(-(earliest_ns - start_ns) * num // period))
             self._ledger.drop(DropReason.TOO_OLD, first * len(plan.known))
         if first == end:
-            return False
+            return None
         values = block.values if end - first == n else block.values[first:end]
         start_ns += first * period // num
         # A block that was stamped on arrival is as late as the network made it: what is off by less than half of it is
         # no block lost or repeated.
         jitter_ns = len(values) * period // (2 * num) if block.clock is Clock.ARRIVAL else 0
         self._timeline.push_uniform(plan.parts, start_ns, values, block.arrival_ns, jitter_ns)
-        return True
+        return start_ns + (len(values) - 1) * period // num
 
-    def _push_timed(self, block: SampleBlock, plan: Plan) -> bool:
+    def _push_timed(self, block: SampleBlock, plan: Plan) -> int | None:
+        """As :meth:`_push_uniform`."""
         times, values = block.times(), block.values
         future = times > block.arrival_ns + self._max_future_ns
         old = times < block.arrival_ns - self._max_age_ns
@@ -287,6 +325,6 @@ class Windower:
             self._ledger.drop(DropReason.TOO_OLD, int(old.sum()) * len(plan.known))
             times, values = times[usable], values[usable]
             if not len(times):
-                return False
+                return None
         self._timeline.push_timed(plan.parts, times, values, block.arrival_ns)
-        return True
+        return int(times.max())
