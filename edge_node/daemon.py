@@ -34,7 +34,7 @@ from edge_node.running_sources import RunningSources, raise_failure
 from edge_node.settling import PipelineEvent
 from edge_node.terminal import hung_up
 from edge_node.ticks import Ticks
-from edge_node.troubles import troubles
+from edge_node.troubles import UNHEARD, troubles
 from edge_node.uplink import Uplink
 from models.logs import Tick
 from models.messages import Alert, DeviceStateMessage, Event, GatewayState, Severity, Status, rfc3339
@@ -327,7 +327,13 @@ class Daemon:
         )
 
     def _conflicts(self) -> tuple[str, ...]:
-        return self._uplink.conflicts if self._uplink is not None else ()
+        """The clones that are there, for as long as the alert of one lasts."""
+        if self._uplink is None:
+            return ()
+        self._uplink.forget_conflicts(
+            UNHEARD * max(self._config.gateway.status_s, self._uplink.reconnect_max_s)
+        )
+        return self._uplink.conflicts
 
     def _families_from_thread(self) -> list[Family]:
         """For the metrics server: gathered on the loop, so that the figures are of one instant."""
