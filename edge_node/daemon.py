@@ -160,7 +160,8 @@ class Daemon:
                 self._reload = False
                 await self._reconfigure()
                 next_status_ns = 0
-            present = (self._core.models, self._conflicts(), figures.connections(self._sources.reach()))
+            reach = figures.connections(self._sources.reach())
+            present = (self._core.models, self._conflicts(), reach, self._recording_error)
             if present != said or now_ns >= next_status_ns or next_status_ns - now_ns > 2 * self._status_ns:
                 said = present
                 next_status_ns = now_ns + self._status_ns
@@ -323,8 +324,13 @@ class Daemon:
             backend=", ".join(dict.fromkeys(m.backend for m in models)),
             counters={} if state == "offline" else figures.flat(self._families()),
             connections={} if state == "offline" else figures.connections(self._sources.reach()),
+            recording_error=self._recording_error,
             conflicts=self._conflicts(),
         )
+
+    @property
+    def _recording_error(self) -> str | None:
+        return None if self._recording is None else self._recording.error
 
     def _conflicts(self) -> tuple[str, ...]:
         """The clones that are there, for as long as the alert of one lasts."""
