@@ -15,8 +15,8 @@ from __future__ import annotations
 from fractions import Fraction
 
 import msgspec
-import numpy as np
 
+from models.hearing import Hearing, last_usable
 from models.ledger import Ledger, LedgerState
 from models.signal import NS_PER_S, Clock, Device, DropReason, Mode, SampleBlock, WindowBatch, WindowSpec
 from models.streams import Plan, Streams
@@ -61,9 +61,7 @@ class Windower:
         self._plain: tuple[str, ...] | None = (
             None  # channels of a block that is all there is, as the last one had them
         )
-        self._heard_ns = [0] * len(names)  # per channel, arrival of its last usable value
-        # Per channel, event time of its newest usable value; None: none since event time last restarted.
-        self._said_ns: list[int | None] = [None] * len(names)
+        self._hearing = Hearing(len(names))
         self._plain_last_ns = 0  # event time of the last row of the block that _follows took
 
     @property
@@ -115,8 +113,7 @@ class Windower:
             and self._follows(block)
         ):
             self.last_arrival_ns = arrival_ns
-            self._heard_ns = [arrival_ns] * self._n_channels
-            self._said_ns = [self._plain_last_ns] * self._n_channels
+            self._hearing.hear_all(arrival_ns, self._plain_last_ns)
             return
         plan = self._streams.plan(channels)
         self._timeline.catch_up()
@@ -136,15 +133,16 @@ class Windower:
             return
         self.last_arrival_ns = block.arrival_ns
         if len(self._timeline.clock_events) > n_restarts:
-            self._said_ns = [None] * self._n_channels
+            self._hearing.restart()
         whole = ledger.sample_drops.get(DropReason.NOT_FINITE, 0) == n_bad
-        lasts = [last_ns] * len(block.channels) if whole else self._last_usable(block)
+        lasts = (
+            [last_ns] * len(block.channels)
+            if whole
+            else last_usable(block, self._max_future_ns, self._max_age_ns)
+        )
         for c, i in zip(plan.known, plan.source, strict=True):
-            at_ns, before_ns = lasts[i], self._said_ns[c]
-            if at_ns is None:
-                continue
-            self._heard_ns[c] = block.arrival_ns
-            self._said_ns[c] = at_ns if before_ns is None else max(before_ns, at_ns)
+            if (at_ns := lasts[i]) is not None:
+                self._hearing.hear(c, block.arrival_ns, at_ns)
 
     def advance(self, now_ns: int) -> None:
         """The gateway's clock reads ``now_ns``. Event time goes on with it once a device is silent: an
@@ -153,7 +151,7 @@ class Windower:
         self._tick(now_ns)
         if self.last_arrival_ns is None:
             return
-        elapsed_ns = now_ns - max(self._heard_ns)
+        elapsed_ns = now_ns - max(self._hearing.heard_ns)
         if elapsed_ns > 0 and (self.spec.mode is not Mode.CONTINUOUS or elapsed_ns >= self._stale_ns):
             self._timeline.catch_up()
             self._timeline.silence(elapsed_ns)
@@ -161,7 +159,7 @@ class Windower:
     def resume(self, now_ns: int) -> None:
         """After a restore: silence counts from ``now_ns``, not from before the daemon stopped."""
         self._now_ns = now_ns
-        self._heard_ns = [now_ns] * len(self._heard_ns)
+        self._hearing.begin(now_ns)
 
     @property
     def stale(self) -> bool:
@@ -173,20 +171,20 @@ class Windower:
         """The silent channels, in the device's order."""
         if self._now_ns is None:
             return ()
-        heard = zip(self.device.channel_names, self._heard_ns, strict=True)
+        heard = zip(self.device.channel_names, self._hearing.heard_ns, strict=True)
         return tuple(name for name, at_ns in heard if self._now_ns - at_ns >= self._stale_ns)
 
     def silent_since_ns(self, channels: tuple[str, ...]) -> int | None:
         """Event time of the newest usable value of ``channels``; None: none since event time last restarted."""
-        index = self.device.channel_names.index
-        said = [at_ns for name in channels if (at_ns := self._said_ns[index(name)]) is not None]
-        return max(said, default=None)
+        return self._hearing.last_said_ns(self._places(channels))
 
     def unheard_ns(self, channels: tuple[str, ...]) -> int:
         """For how long, on the gateway's clock, none of ``channels`` has brought a usable value."""
-        index = self.device.channel_names.index
-        heard_ns = [self._heard_ns[index(name)] for name in channels]
-        return 0 if self._now_ns is None else self._now_ns - max(heard_ns, default=self._now_ns)
+        assert self._now_ns is not None
+        return self._now_ns - self._hearing.last_heard_ns(self._places(channels))
+
+    def _places(self, channels: tuple[str, ...]) -> list[int]:
+        return [self.device.channel_names.index(name) for name in channels]
 
     def take(self) -> list[WindowBatch]:
         """Windows closed since the last take, oldest first (anew after each restart), each with ``min_valid``
@@ -217,8 +215,8 @@ class Windower:
             self._streams.streams,
             self.last_arrival_ns,
             self._now_ns,
-            self._heard_ns,
-            self._said_ns,
+            self._hearing.heard_ns,
+            self._hearing.said_ns,
         )
         return msgspec.msgpack.encode(state)
 
@@ -234,8 +232,10 @@ class Windower:
         self._streams = Streams(self.device.channel_names, joined=self.spec.mode is Mode.IRREGULAR)
         self._streams.streams = list(saved.streams)
         self.last_arrival_ns, self._now_ns = saved.last_arrival_ns, saved.now_ns
-        self._heard_ns = list(saved.heard_ns)
-        self._said_ns = list(saved.said_ns) or [None] * self._n_channels
+        self._hearing = Hearing(self._n_channels)
+        self._hearing.heard_ns = list(saved.heard_ns)
+        if saved.said_ns:
+            self._hearing.said_ns = list(saved.said_ns)
 
     def _identity(self) -> str:
         spec = self.spec
@@ -244,9 +244,9 @@ class Windower:
 
     def _tick(self, now_ns: int) -> None:
         if self._now_ns is None:
-            self._heard_ns = [now_ns] * len(self._heard_ns)  # silence counts from the first sign of life
-        elif now_ns < self._now_ns:  # set back: what was heard later than now was heard now
-            self._heard_ns = [min(at_ns, now_ns) for at_ns in self._heard_ns]
+            self._hearing.begin(now_ns)  # silence counts from the first sign of life
+        elif now_ns < self._now_ns:
+            self._hearing.set_back(now_ns)
         self._now_ns = now_ns
 
     def _is_plain(self, channels: tuple[str, ...]) -> bool:
@@ -278,18 +278,6 @@ class Windower:
             and start_ns >= arrival_ns - self._max_age_ns
             and self._timeline.follow(start_ns, values)
         )
-
-    def _last_usable(self, block: SampleBlock) -> list[int | None]:
-        """Event time of the newest usable value of each column of ``block``; None: it has none."""
-        times = block.times()
-        timely = times <= block.arrival_ns + self._max_future_ns
-        timely &= times >= block.arrival_ns - self._max_age_ns
-        usable = np.isfinite(block.values) & timely[:, None]
-        newest = np.where(usable, times[:, None], np.iinfo(np.int64).min).max(axis=0)
-        return [
-            int(t) if any_ else None
-            for t, any_ in zip(newest, np.logical_or.reduce(usable, axis=0), strict=True)
-        ]
 
     def _push_uniform(self, block: SampleBlock, plan: Plan) -> int | None:
         """Event time of the newest row that was in time; None: none was."""
