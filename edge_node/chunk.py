@@ -114,8 +114,8 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
 
 
 class Silence(msgspec.Struct, tag="silence", kw_only=True, eq=False):
-    """A device fell silent, or spoke again. Event time: of the last it said (or, where it goes on saying
-    something, of when ``channels`` should have spoken), and now."""
+    """A device fell silent, or spoke again. Event time: of the last that ``channels`` said (or, where they never
+    did, of when they should have spoken), and now."""
 
     kind: Literal["stale", "resumed"]
     start_ns: int

@@ -76,7 +76,7 @@ def add(commands: Any) -> None:
     )
     out = replay.add_argument_group("what is written")
     out.add_argument("--output", type=Path, metavar="FILE", help="the alerts as JSON lines")
-    out.add_argument("--scores", type=Path, metavar="FILE", help="every score as Parquet")
+    out.add_argument("--scores", type=Path, metavar="FILE", help="every score as Parquet (.parquet)")
     read = replay.add_argument_group("reading the log")
     read.add_argument(
         "--labels",
@@ -128,6 +128,10 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _replay(given: argparse.Namespace) -> None:
+    if given.scores is not None and given.scores.suffix != ".parquet":
+        raise UsageError(
+            f"--scores {given.scores}: scores are written as Parquet: give the file a name that ends in .parquet"
+        )
     files = log_files(given.logs)
     for name in ("output", "scores"):
         target = getattr(given, name)

@@ -35,7 +35,7 @@ from edge_node.running_sources import RunningSources, raise_failure
 from edge_node.settling import PipelineEvent
 from edge_node.terminal import hung_up
 from edge_node.ticks import Ticks
-from edge_node.troubles import troubles
+from edge_node.troubles import UNHEARD, troubles
 from edge_node.uplink import Uplink
 from models.logs import Tick
 from models.messages import Alert, DeviceStateMessage, Event, GatewayState, Severity, Status, rfc3339
@@ -162,7 +162,8 @@ class Daemon:
                 self._reload = False
                 await self._reconfigure()
                 next_status_ns = 0
-            present = (self._core.models, self._conflicts(), figures.connections(self._sources.reach()))
+            reach = figures.connections(self._sources.reach())
+            present = (self._core.models, self._conflicts(), reach, self._recording_error)
             if present != said or now_ns >= next_status_ns or next_status_ns - now_ns > 2 * self._status_ns:
                 said = present
                 next_status_ns = now_ns + self._status_ns
@@ -330,11 +331,22 @@ class Daemon:
             backend=", ".join(dict.fromkeys(m.backend for m in models)),
             counters={} if state == "offline" else figures.flat(self._families()),
             connections={} if state == "offline" else figures.connections(self._sources.reach()),
+            recording_error=self._recording_error,
             conflicts=self._conflicts(),
         )
 
+    @property
+    def _recording_error(self) -> str | None:
+        return None if self._recording is None else self._recording.error
+
     def _conflicts(self) -> tuple[str, ...]:
-        return self._uplink.conflicts if self._uplink is not None else ()
+        """The clones that are there, for as long as the alert of one lasts."""
+        if self._uplink is None:
+            return ()
+        self._uplink.forget_conflicts(
+            UNHEARD * max(self._config.gateway.status_s, self._uplink.reconnect_max_s)
+        )
+        return self._uplink.conflicts
 
     def _families_from_thread(self) -> list[Family]:
         """For the metrics server: gathered on the loop, so that the figures are of one instant."""

@@ -190,6 +190,9 @@ def _recorded(recording: Recording | None) -> list[Family]:
     return [
         _counter("samples_recorded", "Values that went into the recording.", recording.n_recorded),
         _counter("samples_unrecorded", unrecorded, recording.n_unrecorded),
+        _gauge(
+            "recording_failed", "1 when the recording could not be written on.", recording.error is not None
+        ),
     ]
 
 

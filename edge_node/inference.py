@@ -54,7 +54,7 @@ class EdgeTpuFailure(enum.StrEnum):
 
 
 _REMEDIES = {
-    EdgeTpuFailure.NO_ARTIFACT: 'train a model with --edgetpu, or set device = "cpu"',
+    EdgeTpuFailure.NO_ARTIFACT: 'train a model with --edgetpu, or set backend = "cpu"',
     EdgeTpuFailure.NOT_COMPILED: (
         "run edgetpu_compiler on the int8 model (train with --edgetpu on an x86-64 machine that has it): "
         "an Edge TPU runs nothing else"
@@ -238,7 +238,7 @@ class Engine:
             have = ", ".join(sorted(self._artifacts)) or "none"
             raise ArtifactMissing(
                 f"model {self._manifest.model_id} has no artifact {target}, only {have}{self._notes()}: "
-                "change precision or device"
+                "change precision or backend"
             )
         return model
 

@@ -24,6 +24,7 @@ class Recording:
         self._devices = _by_id(devices)
         self._writer: RecordingWriter | None = RecordingWriter(path, devices)
         self._is_empty = True
+        self.error: str | None = None  # why it could not be written on, in one line
         self.n_recorded = 0
         self.n_unrecorded = 0
 
@@ -36,8 +37,8 @@ class Recording:
         try:
             self._writer.write(item)
         except LogError as error:
-            log.error("recording stopped", error=str(error))
             self._writer = None
+            self._failed(error)
             self.n_unrecorded += n
             return
         self._is_empty = False
@@ -55,12 +56,22 @@ class Recording:
         try:
             self._finish()
         except LogError as error:
-            log.error("recording stopped", error=str(error))
+            self._failed(error)
 
     def close(self) -> None:
         """Finishes the file; one that nothing was written to is removed. Raises LogError."""
         if self._writer is not None:
             self._finish()
+        elif self.error is not None:
+            log.warning(
+                f"the recording {self._path} is not whole: {self.error}",
+                n_values=self.n_recorded,
+                n_values_left_out=self.n_unrecorded,
+            )
+
+    def _failed(self, error: LogError) -> None:
+        self.error = str(error)
+        log.error("recording stopped", error=self.error, n_values=self.n_recorded)
 
     def _finish(self) -> None:
         writer, self._writer = self._writer, None

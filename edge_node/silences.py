@@ -11,16 +11,17 @@ from models.windowing import Windower
 
 
 def fell_silent(windower: Windower, now_ns: int, clock: str) -> Silence:
-    """The silence that ``windower``, which is stale, has noticed at ``now_ns``."""
+    """The silence that ``windower``, which is stale, has noticed at ``now_ns``: from the last usable value of any silent
+    channel on, whoever else goes on talking; or, where there was none, from when they should have spoken."""
     silent, channels = windower.stale_channels, windower.device.channel_names
     patience_ns = round(windower.policy.stale_after_s * NS_PER_S)
     last_ns, arrival_ns = windower.last_event_ns, windower.last_arrival_ns
     if last_ns is None or arrival_ns is None:  # nothing ever came
         start, end = now_ns - patience_ns, now_ns
-    elif len(silent) == len(channels):
-        start, end = last_ns, last_ns + max(now_ns - arrival_ns, 0)
     else:
-        start, end = last_ns - patience_ns, last_ns
+        end = last_ns + max(now_ns - arrival_ns, 0)
+        since_ns = windower.silent_since_ns(silent)
+        start = end - windower.unheard_ns(silent) if since_ns is None else since_ns
     return Silence(
         kind="stale",
         start_ns=start,

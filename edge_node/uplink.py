@@ -114,10 +114,14 @@ class Uplink:
 
     @property
     def conflicts(self) -> tuple[str, ...]:
-        """Boot ids of other computers that say they are this gateway, as long as we have run (a cloned SD
-        card)."""
+        """Boot ids of other computers that say they are this gateway (a cloned SD card)."""
         with self._lock:
             return self._clones.conflicts
+
+    def forget_conflicts(self, unheard_s: float) -> None:
+        """Those that were not heard for so long are no conflict any more; :attr:`n_foreign` keeps what it counted."""
+        with self._lock:
+            self._clones.forget(time.monotonic() - unheard_s)
 
     @property
     def n_foreign(self) -> int:
@@ -225,7 +229,7 @@ class Uplink:
                 self._log_fault("status", f"{topic}: a message that is no status: {error}")
             return
         with self._lock:
-            other = self._clones.hear(status, retained=retained)
+            other = self._clones.hear(status, time.monotonic(), retained=retained)
         if other:
             self._log_fault(
                 f"conflict {status.boot_id}",

@@ -116,9 +116,9 @@ def machine_sentence(
     """ "press-4: x vibration 3.1 times normal at 312-375 Hz for 4 min", "press-4: Pressure mean 2.31 bar,
     expected 2.9 to 3.1, for 2 min". ``centre`` is the healthy centre of the first contribution's feature.
 
-    A feature that is within its own expected range is "unusual beside the other readings": it is their
-    combination that the model has not seen. ``least_score``: the score, where it is known only to be at least that
-    ("…, for 2 min; score at least 41").
+    A feature that is within its own expected range is "unusual beside the other readings", or "in an unusual pattern"
+    where there is no other channel: it is their combination that the model has not seen.
+    ``least_score``: the score, where it is known only to be at least that ("…, for 2 min; score at least 41").
     """
     top = contributions[0]
     info = next(i for i in infos if i.name == top.feature)
@@ -131,7 +131,8 @@ def machine_sentence(
     else:
         what = f"{subject} {seen}"
     if _inside(top):
-        what += ", unusual beside the other readings"
+        alone = all(i.channel == info.channel for i in infos)
+        what += ", in an unusual pattern" if alone else ", unusual beside the other readings"
     elif not info.log:
         what += f", expected {expected}"
     bound = "" if least_score is None else f"; score at least {significant(least_score)}"

@@ -26,6 +26,15 @@ def convert(value: object, kind: type[T]) -> T:
     return msgspec.convert(value, type=kind, dec_hook=_from_builtin)
 
 
+def plain_float(text: str) -> float:
+    """The number that ``text`` writes in decimal digits (or as ``nan``, ``inf``), blanks around it aside. Raises
+    ValueError, also for what only Python takes for a number: ``6_0``, digits of other scripts."""
+    text = text.strip()
+    if "_" in text or not text.isascii():
+        raise ValueError(f"{text!r} is not a number")
+    return float(text)
+
+
 def parse_rate(value: object) -> Fraction:
     """A positive rate from ``"12800"``, ``"1/300"``, an int or a float (the nearest fraction below 1e6)."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float, Fraction)):

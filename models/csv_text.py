@@ -16,6 +16,7 @@ import numpy as np
 from arro3.core import Array, DataType, Field, Schema
 from arro3.io import read_csv
 
+from models.codec import plain_float
 from models.csv_layout import find_layout
 from models.logs import LogError, LogOptions, Warn
 from models.table_columns import MAX_SHOWN, ArrowRefusedError, Chunk, Column, arrow_errors, float_column
@@ -167,7 +168,7 @@ def _number(cell: str) -> float | None:
     """A cell's number, NaN where it says that there is none; None when it is something else."""
     text = cell.strip()
     try:
-        return float(text)
+        return plain_float(text)
     except ValueError:
         low = text.lower()
         return float("nan") if low in _MISSING else _WORDS.get(low)

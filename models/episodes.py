@@ -20,8 +20,9 @@ from models.messages import AlertState, Severity
 from models.signal import NS_PER_S
 
 _RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
-# A change of the blamed channel is told sooner than the next regular update, but not at every window.
-_REBLAME_SHARE = 10
+# Blame has moved once another detail has this share of the windows above since the last message: two channels that
+# take turns at random seldom get there.
+_DOMINATES = 2 / 3
 
 _UPDATE_S, _UPDATE_WINDOWS = 600.0, 10
 
@@ -37,9 +38,9 @@ class AlertPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How windows become alerts.
 
     ``p_clear = p_raise * clear_ratio`` (at most .5); critical at ``p_raise / critical_p_ratio``. An open
-    alert is updated once per ``update_s`` of event time; at once when it becomes more severe; and when
-    another channel is to blame for ``n_raise`` windows in a row, at most once per tenth of ``update_s``.
-    None: as :func:`default_update_s` says.
+    alert is updated once per ``update_s`` of event time (None: as :func:`default_update_s` says), and at once when it
+    becomes more severe. Its ``detail`` is replaced in such an update by another that clearly dominates: that of two
+    thirds of the windows above since the last message, and of ``n_raise`` at least.
     """
 
     n_raise: Count = 3
@@ -63,8 +64,7 @@ class Transition:
     """A change of an episode: ``start_ns`` of its first window, ``end_ns`` of its last one so far.
 
     ``seq`` counts from 0 (raised). ``severity`` is the worst so far. ``detail`` is what the caller said of
-    the windows above (the channel to blame, the kind of fault): of the raising one, or of those that
-    replaced it.
+    the windows above (the channel to blame, the kind of fault): of the raising one, or what has dominated since.
     """
 
     state: AlertState
@@ -86,8 +86,7 @@ class EpisodesState(msgspec.Struct, kw_only=True):
     seq: int = 0
     severity: Severity = "info"
     detail: str = ""
-    new_detail: str = ""
-    n_new_detail: int = 0
+    n_of_detail: dict[str, int] = {}  # windows above since the last message, by detail
     n_below: int = 0
     said_ns: int = 0
     cleared_ns: int | None = None
@@ -131,10 +130,10 @@ class Episodes:
         ``below`` the clear level, or neither (never both). ``severity`` and ``detail`` count where it is above."""
         s = self._state
         if s.last_ns is not None and end_ns < s.last_ns:  # the clock was set back: no rest is left to keep
-            s.recent, s.n_below, s.n_new_detail = [], 0, 0
+            s.recent, s.n_below, s.n_of_detail = [], 0, {}
             s.cleared_ns, s.said_ns = None, min(s.said_ns, end_ns)
         if self._gap_ns is not None and s.last_ns is not None and end_ns - s.last_ns > self._gap_ns:
-            s.recent, s.n_below, s.n_new_detail = [], 0, 0
+            s.recent, s.n_below, s.n_of_detail = [], 0, {}
         s.last_ns = end_ns
         if s.open:
             return self._step_open(end_ns, above, below, severity, detail)
@@ -146,11 +145,15 @@ class Episodes:
 
     def state(self) -> EpisodesState:
         """Everything that :meth:`restore` needs to go on as if nothing had happened."""
-        return msgspec.structs.replace(self._state, recent=list(self._state.recent))
+        return self._copy(self._state)
 
     def restore(self, state: EpisodesState) -> None:
         """Go on from ``state``, under this machine's own policy."""
-        self._state = msgspec.structs.replace(state, recent=list(state.recent))
+        self._state = self._copy(state)
+
+    @staticmethod
+    def _copy(state: EpisodesState) -> EpisodesState:
+        return msgspec.structs.replace(state, recent=list(state.recent), n_of_detail=dict(state.n_of_detail))
 
     def _step_closed(
         self, start_ns: int, end_ns: int, above: bool, severity: Severity, detail: str
@@ -171,7 +174,7 @@ class Episodes:
         start_ns = s.forming_start_ns
         if s.cleared_ns is not None and 0 <= s.start_ns - start_ns < _SAME_START_NS:
             start_ns = s.start_ns + 1  # event time stood still or went back: still another episode
-        s.open, s.start_ns, s.seq, s.n_below, s.n_new_detail = True, start_ns, 0, 0, 0
+        s.open, s.start_ns, s.seq, s.n_below = True, start_ns, 0, 0
         return self._say("raised", end_ns)
 
     def _step_open(
@@ -188,19 +191,21 @@ class Episodes:
         if worse:
             s.severity = severity
         if above:
-            again = detail == s.new_detail and s.n_new_detail > 0
-            s.n_new_detail = 0 if detail == s.detail else s.n_new_detail + 1 if again else 1
-            s.new_detail = detail
-        said_ago_ns = end_ns - s.said_ns
-        reblamed = s.n_new_detail >= policy.n_raise and said_ago_ns >= self._update_ns // _REBLAME_SHARE
-        if not (worse or reblamed or said_ago_ns >= self._update_ns):
+            s.n_of_detail[detail] = s.n_of_detail.get(detail, 0) + 1
+        if not (worse or end_ns - s.said_ns >= self._update_ns):
             return None
-        if s.n_new_detail >= policy.n_raise:
-            s.detail, s.n_new_detail = s.new_detail, 0
+        s.detail = self._dominant()
         s.seq += 1
         return self._say("updated", end_ns)
 
+    def _dominant(self) -> str:
+        """The detail that the next message should have."""
+        s = self._state
+        most = max(s.n_of_detail, key=lambda detail: s.n_of_detail[detail], default=s.detail)
+        n, n_all = s.n_of_detail.get(most, 0), sum(s.n_of_detail.values())
+        return most if n >= self._policy.n_raise and n >= _DOMINATES * n_all else s.detail
+
     def _say(self, state: AlertState, end_ns: int) -> Transition:
         s = self._state
-        s.said_ns = end_ns
+        s.said_ns, s.n_of_detail = end_ns, {}
         return Transition(state, s.start_ns, end_ns, s.seq, s.severity, s.detail)

@@ -17,7 +17,7 @@ import numpy as np
 from arro3.core import Array, DataType
 from numpy.typing import NDArray
 
-from models.codec import parse_rate
+from models.codec import parse_rate, plain_float
 from models.logs import LogError, LogOptions, Warn
 from models.signal import SampleBlock
 from models.table_columns import Chunk, Column, Roles, time_column
@@ -65,7 +65,7 @@ class JsonLines:
                 column = [row.get(name) for row in rows]
                 try:
                     values[name] = np.array(column, dtype=np.float64)
-                    fits = values[name].shape == (len(rows),)
+                    fits = values[name].shape == (len(rows),) and not any(type(v) is str for v in column)
                 except (ValueError, TypeError):
                     fits = False
                 if not fits:
@@ -88,7 +88,10 @@ class JsonLines:
         origins = self._options.origins
         columns: list[NDArray[np.float64]] = []
         for name in names:
-            column = np.array(row[name], dtype=np.float64)
+            written = row[name]
+            if isinstance(written, list) and any(type(value) is str for value in written):
+                written = [plain_float(v) if isinstance(v, str) else v for v in written]
+            column = np.array(written, dtype=np.float64)
             if column.ndim != 1 or (columns and column.shape != columns[0].shape):
                 raise ValueError(f"{name!r} is not a list as long as the others")
             columns.append(column - origins.get(name, 0.0))
@@ -146,7 +149,9 @@ class JsonLines:
 
     def _number(self, value: Any, name: str, line: int) -> float:
         try:
-            return float("nan") if value is None or value == "" else float(value)
+            if value is None or value == "":
+                return float("nan")
+            return plain_float(value) if isinstance(value, str) else float(value)
         except (ValueError, TypeError):
             self._bad(LogError(self.path, f"{value!r} is not a number", line=line, column=name, remedy=_SKIP))
             return float("nan")

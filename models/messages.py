@@ -160,7 +160,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     backend: str = ""
     counters: dict[str, int] = {}
     connections: dict[str, ConnectionStatus] = {}  # "source {name}"
-    conflicts: tuple[str, ...] = ()  # foreign boot ids seen on this gateway's own topic
+    recording_error: str | None = None  # why what comes in is not recorded any more, though it should be
+    conflicts: tuple[str, ...] = ()  # boot ids of others that publish on this gateway's own topic now
 
 
 Event = Alert | Summary | DeviceStateMessage

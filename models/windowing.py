@@ -15,8 +15,8 @@ from __future__ import annotations
 from fractions import Fraction
 
 import msgspec
-import numpy as np
 
+from models.hearing import Hearing, last_usable
 from models.ledger import Ledger, LedgerState
 from models.signal import NS_PER_S, Clock, Device, DropReason, Mode, SampleBlock, WindowBatch, WindowSpec
 from models.streams import Plan, Streams
@@ -36,6 +36,7 @@ class _State(msgspec.Struct, frozen=True):
     last_arrival_ns: int | None
     now_ns: int | None
     heard_ns: list[int]
+    said_ns: list[int | None] = []
 
 
 class Windower:
@@ -60,7 +61,8 @@ class Windower:
         self._plain: tuple[str, ...] | None = (
             None  # channels of a block that is all there is, as the last one had them
         )
-        self._heard_ns = [0] * len(names)  # per channel, arrival of its last usable value
+        self._hearing = Hearing(len(names))
+        self._plain_last_ns = 0  # event time of the last row of the block that _follows took
 
     @property
     def last_event_ns(self) -> int | None:
@@ -111,7 +113,7 @@ class Windower:
             and self._follows(block)
         ):
             self.last_arrival_ns = arrival_ns
-            self._heard_ns = [arrival_ns] * self._n_channels
+            self._hearing.hear_all(arrival_ns, self._plain_last_ns)
             return
         plan = self._streams.plan(channels)
         self._timeline.catch_up()
@@ -119,22 +121,28 @@ class Windower:
         if not plan.parts:
             return
         n_bad = ledger.sample_drops.get(DropReason.NOT_FINITE, 0)
+        n_restarts = len(self._timeline.clock_events)
         if block.time_ns is not None or self.spec.mode is Mode.IRREGULAR:
-            usable = self._push_timed(block, plan)
+            last_ns = self._push_timed(block, plan)
         elif not self._has_rate(block):
             ledger.drop(DropReason.WRONG_RATE, block.n * len(plan.known))
             return
         else:
-            usable = self._push_uniform(block, plan)
-        if not usable:
+            last_ns = self._push_uniform(block, plan)
+        if last_ns is None:
             return
         self.last_arrival_ns = block.arrival_ns
-        heard = plan.known
-        if ledger.sample_drops.get(DropReason.NOT_FINITE, 0) > n_bad:
-            finite = np.logical_or.reduce(np.isfinite(block.values), axis=0)
-            heard = tuple(c for c, i in zip(plan.known, plan.source, strict=True) if finite[i])
-        for c in heard:
-            self._heard_ns[c] = block.arrival_ns
+        if len(self._timeline.clock_events) > n_restarts:
+            self._hearing.restart()
+        whole = ledger.sample_drops.get(DropReason.NOT_FINITE, 0) == n_bad
+        lasts = (
+            [last_ns] * len(block.channels)
+            if whole
+            else last_usable(block, self._max_future_ns, self._max_age_ns)
+        )
+        for c, i in zip(plan.known, plan.source, strict=True):
+            if (at_ns := lasts[i]) is not None:
+                self._hearing.hear(c, block.arrival_ns, at_ns)
 
     def advance(self, now_ns: int) -> None:
         """The gateway's clock reads ``now_ns``. Event time goes on with it once a device is silent: an
@@ -143,7 +151,7 @@ class Windower:
         self._tick(now_ns)
         if self.last_arrival_ns is None:
             return
-        elapsed_ns = now_ns - max(self._heard_ns)
+        elapsed_ns = now_ns - max(self._hearing.heard_ns)
         if elapsed_ns > 0 and (self.spec.mode is not Mode.CONTINUOUS or elapsed_ns >= self._stale_ns):
             self._timeline.catch_up()
             self._timeline.silence(elapsed_ns)
@@ -151,7 +159,7 @@ class Windower:
     def resume(self, now_ns: int) -> None:
         """After a restore: silence counts from ``now_ns``, not from before the daemon stopped."""
         self._now_ns = now_ns
-        self._heard_ns = [now_ns] * len(self._heard_ns)
+        self._hearing.begin(now_ns)
 
     @property
     def stale(self) -> bool:
@@ -163,8 +171,20 @@ class Windower:
         """The silent channels, in the device's order."""
         if self._now_ns is None:
             return ()
-        heard = zip(self.device.channel_names, self._heard_ns, strict=True)
+        heard = zip(self.device.channel_names, self._hearing.heard_ns, strict=True)
         return tuple(name for name, at_ns in heard if self._now_ns - at_ns >= self._stale_ns)
+
+    def silent_since_ns(self, channels: tuple[str, ...]) -> int | None:
+        """Event time of the newest usable value of ``channels``; None: none since event time last restarted."""
+        return self._hearing.last_said_ns(self._places(channels))
+
+    def unheard_ns(self, channels: tuple[str, ...]) -> int:
+        """For how long, on the gateway's clock, none of ``channels`` has brought a usable value."""
+        assert self._now_ns is not None
+        return self._now_ns - self._hearing.last_heard_ns(self._places(channels))
+
+    def _places(self, channels: tuple[str, ...]) -> list[int]:
+        return [self.device.channel_names.index(name) for name in channels]
 
     def take(self) -> list[WindowBatch]:
         """Windows closed since the last take, oldest first (anew after each restart), each with ``min_valid``
@@ -195,7 +215,8 @@ class Windower:
             self._streams.streams,
             self.last_arrival_ns,
             self._now_ns,
-            self._heard_ns,
+            self._hearing.heard_ns,
+            self._hearing.said_ns,
         )
         return msgspec.msgpack.encode(state)
 
@@ -211,7 +232,10 @@ class Windower:
         self._streams = Streams(self.device.channel_names, joined=self.spec.mode is Mode.IRREGULAR)
         self._streams.streams = list(saved.streams)
         self.last_arrival_ns, self._now_ns = saved.last_arrival_ns, saved.now_ns
-        self._heard_ns = list(saved.heard_ns)
+        self._hearing = Hearing(self._n_channels)
+        self._hearing.heard_ns = list(saved.heard_ns)
+        if saved.said_ns:
+            self._hearing.said_ns = list(saved.said_ns)
 
     def _identity(self) -> str:
         spec = self.spec
@@ -220,9 +244,9 @@ class Windower:
 
     def _tick(self, now_ns: int) -> None:
         if self._now_ns is None:
-            self._heard_ns = [now_ns] * len(self._heard_ns)  # silence counts from the first sign of life
-        elif now_ns < self._now_ns:  # set back: what was heard later than now was heard now
-            self._heard_ns = [min(at_ns, now_ns) for at_ns in self._heard_ns]
+            self._hearing.begin(now_ns)  # silence counts from the first sign of life
+        elif now_ns < self._now_ns:
+            self._hearing.set_back(now_ns)
         self._now_ns = now_ns
 
     def _is_plain(self, channels: tuple[str, ...]) -> bool:
@@ -248,14 +272,15 @@ class Windower:
         if start_ns is None:
             return False
         values, arrival_ns = block.values, block.arrival_ns
-        last_ns = start_ns + (len(values) - 1) * self._period // self._num
+        last_ns = self._plain_last_ns = start_ns + (len(values) - 1) * self._period // self._num
         return (
             last_ns <= arrival_ns + self._max_future_ns
             and start_ns >= arrival_ns - self._max_age_ns
             and self._timeline.follow(start_ns, values)
         )
 
-    def _push_uniform(self, block: SampleBlock, plan: Plan) -> bool:
+    def _push_uniform(self, block: SampleBlock, plan: Plan) -> int | None:
+        """Event time of the newest row that was in time; None: none was."""
         assert block.start_ns is not None
         start_ns, n, num, period = block.start_ns, block.n, self._num, self._period
         latest_ns = block.arrival_ns + self._max_future_ns
@@ -268,16 +293,17 @@ class Windower:
             first = min(end, -(-(earliest_ns - start_ns) * num // period))
             self._ledger.drop(DropReason.TOO_OLD, first * len(plan.known))
         if first == end:
-            return False
+            return None
         values = block.values if end - first == n else block.values[first:end]
         start_ns += first * period // num
         # A block that was stamped on arrival is as late as the network made it: what is off by less than half of it is
         # no block lost or repeated.
         jitter_ns = len(values) * period // (2 * num) if block.clock is Clock.ARRIVAL else 0
         self._timeline.push_uniform(plan.parts, start_ns, values, block.arrival_ns, jitter_ns)
-        return True
+        return start_ns + (len(values) - 1) * period // num
 
-    def _push_timed(self, block: SampleBlock, plan: Plan) -> bool:
+    def _push_timed(self, block: SampleBlock, plan: Plan) -> int | None:
+        """As :meth:`_push_uniform`."""
         times, values = block.times(), block.values
         future = times > block.arrival_ns + self._max_future_ns
         old = times < block.arrival_ns - self._max_age_ns
@@ -287,6 +313,6 @@ class Windower:
             self._ledger.drop(DropReason.TOO_OLD, int(old.sum()) * len(plan.known))
             times, values = times[usable], values[usable]
             if not len(times):
-                return False
+                return None
         self._timeline.push_timed(plan.parts, times, values, block.arrival_ns)
-        return True
+        return int(times.max())

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.sources.payload_spec import PayloadSpec, PeriodUnit, TimeUnit
-from models.codec import parse_rate
+from models.codec import parse_rate, plain_float
 from models.signal import NS_PER_S, Channel, Clock, Device, DropReason, Mode, SampleBlock, samples_to_ns
 
 UNIT_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": NS_PER_S}
@@ -155,11 +155,12 @@ class TimeReader:
         text = text.strip().strip('"')
         if self._unit == "iso":
             return _iso_ns(text, self._zone)
-        for read in (int, float):
-            try:
-                return self.value(read(text))
-            except ValueError:
-                continue
+        if "_" not in text and text.isascii():  # Python reads 1_000, a sender that writes it is broken
+            for read in (int, float):
+                try:
+                    return self.value(read(text))
+                except ValueError:
+                    continue
         raise Unreadable(f"time is {shown(text)}, expected {self._wanted()}")
 
     def _wanted(self) -> str:
@@ -189,14 +190,13 @@ def number(value: object, key: str, spec: PayloadSpec) -> float:
 
 
 def text_number(text: str, key: str, spec: PayloadSpec) -> float:
-    """One value of a channel in a format that is text; empty is missing (NaN). Raises Unreadable."""
+    """One value of a channel in a format that is text; empty is missing (NaN). Text that is no decimal number is one
+    of ``spec.words``, or wrong: ``true`` too. Raises Unreadable."""
     text = text.strip()
     if text in spec.words:
         return spec.words[text]
-    if text in ("true", "false"):
-        return float(text == "true")
     try:
-        return float(text) if text else float("nan")
+        return plain_float(text) if text else float("nan")
     except ValueError:
         raise Unreadable(f"{key} is {shown(text)}, expected a number") from None
 

@@ -195,8 +195,12 @@ class Decoder:
         if not present:
             raise Unreadable(f"no column of {', '.join(layout.keys)} among {shown(', '.join(columns))}")
         positions = [columns.index(layout.keys[i]) for i in present]
+        written = [cells[p] for p in positions]
         try:
-            values = [float(cells[p]) for p in positions]
+            joined = ",".join(written)
+            if "_" in joined or not joined.isascii():
+                raise ValueError("perhaps a number to Python alone")
+            values = [float(text) for text in written]
         except ValueError:
             values = [text_number(cells[p].strip().strip('"'), columns[p], spec) for p in positions]
         rows.add(layout, present, at, values)
@@ -235,8 +239,15 @@ class Decoder:
         present = tuple(i for i, key in enumerate(layout.keys) if key in fields)
         if not present:
             raise Unreadable(f"no field of {', '.join(layout.keys)} among {shown(', '.join(fields))}")
-        values = [number(fields[layout.keys[i]], layout.keys[i], spec) for i in present]
+        values = [self._influx_value(fields[layout.keys[i]], layout.keys[i]) for i in present]
         rows.add(layout, present, None if stamp is None else self._times.value(stamp), values)
+
+    def _influx_value(self, value: object, key: str) -> float:
+        if isinstance(
+            value, bool
+        ):  # t and f, true and false: text like any other until words say what it is worth
+            return text_number("true" if value else "false", key, self._spec)
+        return number(value, key, self._spec)
 
     def _packed(self, payload: bytes, layout_of: LayoutOf, arrival_ns: int) -> _Decoded:
         if len(payload) < PACKED_HEADER.size:

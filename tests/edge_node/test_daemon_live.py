@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -197,6 +202,59 @@ def test_a_start_that_fails_leaves_no_recording(tmp_path: Path, suffix: str) -> 
     assert "metrics_port" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert list(logs.iterdir()) == []
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of its own that is soon full; skips where none may be mounted."""
+    place = folder / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+@pytest.mark.parametrize("full", ["disk", "quota"])
+def test_a_recording_that_can_not_go_on_is_no_secret(tmp_path: Path, full: str, suffix: str) -> None:
+    with ExitStack() as stack:
+        mosquitto = stack.enter_context(broker(tmp_path))
+        seen = stack.enter_context(Subscriber(mosquitto.port, "linewatch/#"))
+        place = stack.enter_context(small_disk(tmp_path)) if full == "disk" else tmp_path
+        port, log = free_port(), place / f"run.{suffix}"
+        path = config(tmp_path, mosquitto.port, port)
+        daemon = stack.enter_context(running(path, "--record", str(log)))
+        wait_for(lambda: connected(port), "the source's connection")
+        assert metrics(port)["linewatch_recording_failed"] == 0
+        if full == "quota":
+            limit = 1 << 16
+            resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (limit, limit))
+        feed(seen, rows())
+        wait_for(lambda: metrics(port)["linewatch_recording_failed"] == 1, "the failure in the metrics")
+
+        def told() -> dict[str, Any]:
+            statuses = [m.payload for m in seen.messages if m.topic.endswith("/status")]
+            return {} if not statuses else dict(json.loads(statuses[-1]))
+
+        wait_for(lambda: told().get("recording_error"), "the failure in the status")
+        assert str(log) in told()["recording_error"]
+        assert "cannot be written" in told()["recording_error"]
+        assert told()["counters"]["recording_failed"] == 1
+        wait_for(lambda: [a for a in alerts(seen) if a["kind"] == "machine"], "a machine alert none the less")
+        assert summed(metrics(port), "samples_unrecorded_total") > 0
+        daemon.send_signal(signal.SIGTERM)
+        _, said = daemon.communicate(timeout=15)
+        assert daemon.returncode == 0
+        assert said.count("recording stopped") == 1
+        assert f"the recording {log} is not whole" in said
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it was cut short
+            read = sum(item.n_samples for item in read_log([log]) if isinstance(item, SampleBlock))
+        assert read > 0  # what was written before is readable
 
 
 def test_a_recording_ends_where_its_devices_change(tmp_path: Path) -> None:

@@ -65,6 +65,27 @@ def test_two_gateways_of_one_name_report_each_other(tmp_path: Path) -> None:
         wait_for(lambda: len(system(seen, "SD card", "cleared")) == 2, "the end of both alerts")
 
 
+def test_a_clone_that_is_gone_leaves_the_status_when_its_alert_is_over(tmp_path: Path) -> None:
+    uplink = "reconnect_min_s = 0.2\nreconnect_max_s = 1"
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        path = config(tmp_path, mosquitto.port, gateway="status_s = 1", uplink=uplink)
+        with running(path) as one:
+            ours = wait_for(lambda: statuses(seen), "a status")[0]["boot_id"]
+            with running(path) as other:
+                wait_for(lambda: len(system(seen, "SD card", "raised")) == 2, "an alert of each")
+                other.send_signal(signal.SIGTERM)
+                assert other.wait(15) == 0
+
+            def of_ours() -> list[dict[str, Any]]:
+                return [s for s in statuses(seen) if s["boot_id"] == ours and s["state"] == "online"]
+
+            assert any(s["conflicts"] for s in of_ours())
+            wait_for(lambda: len(system(seen, "SD card", "cleared")) == 2, "the end of both alerts")
+            wait_for(lambda: not of_ours()[-1]["conflicts"], "a status without it")
+            one.send_signal(signal.SIGTERM)
+            assert one.wait(15) == 0
+
+
 @pytest.mark.parametrize("version", ["3.1.1", "5"])
 def test_two_gateways_of_one_client_id_report_each_other(tmp_path: Path, version: Any) -> None:
     """They are never connected at once: either hears nothing of the other but what it left retained."""

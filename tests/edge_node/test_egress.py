@@ -84,6 +84,7 @@ def test_publish_is_the_only_way_out() -> None:
     assert takes == {
         "counters": [],
         "forget": ["str"],
+        "forget_conflicts": ["float"],
         "publish": ["Event | Status"],
         "start": [],
         "stop": ["Status", "float"],

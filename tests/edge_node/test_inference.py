@@ -217,7 +217,7 @@ def test_a_library_that_is_none(manifest: ModelManifest, library: str, kind: Edg
 
 def test_a_model_without_an_edge_tpu_artifact(manifest: ModelManifest, fake_edgetpu: str) -> None:
     artifacts = {target: ARTIFACTS[target] for target in TARGETS[:2]}
-    with pytest.raises(EdgeTpuUnavailable, match="--edgetpu") as caught:
+    with pytest.raises(EdgeTpuUnavailable, match='--edgetpu, or set backend = "cpu"') as caught:
         Engine(manifest, artifacts, device="edgetpu", delegate_library=fake_edgetpu)
     assert caught.value.kind is EdgeTpuFailure.NO_ARTIFACT
 

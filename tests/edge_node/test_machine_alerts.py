@@ -106,13 +106,24 @@ def test_what_gets_worse_is_said_at_once() -> None:
 
 def test_another_channel_to_blame_is_said_with_its_own_worst_window() -> None:
     values = with_fault(500, 600)
-    values[600:700, 1] *= 1.5
+    values[600:900, 1] *= 1.5
     told = play(values).alerts()
     named = [a.contributions[0].channel for a in told if a.state == "updated"]
     assert "Current" in named
     update = next(a for a in told if a.contributions[0].channel == "Current" and a.state == "updated")
     assert "Current" in update.message
-    assert update.end_ns < (T0_S + 660) * S
+    assert update.end_ns < (T0_S + 600 + 2 * 120) * S  # of the second message since
+
+
+def test_two_channels_that_take_turns_do_not_take_turns_in_the_alert() -> None:
+    values = with_fault(500, 1000)
+    for at in range(500, 1000, 100):  # for as long as five times n_raise windows
+        values[at : at + 50, 0] /= 1.3
+        values[at : at + 50, 1] *= 1.3
+    told = play(values).alerts()
+    assert story(told) == ["machine raised", *["machine updated"] * 4, "machine cleared"]
+    assert all(b.end_ns - a.end_ns >= 120 * S for a, b in pairwise(told[:-1]))
+    assert len({a.contributions[0].channel for a in told}) == 1
 
 
 def test_the_worst_stays_when_it_gets_better() -> None:

@@ -319,10 +319,10 @@ class TestTime:
 class TestNumber:
     @pytest.mark.parametrize(
         ("payload", "value"),
-        [("21.5", 21.5), (" -3e2\n", -300.0), ("true", 1.0), ("ON", 1.0), ("nan", math.nan)],
+        [("21.5", 21.5), (" -3e2\n", -300.0), (".5", 0.5), ("true", 2.0), ("ON", 1.0), ("nan", math.nan)],
     )
     def test_value(self, payload: str, value: float) -> None:
-        block = one(decoder("oven", "temp", format="number", words={"ON": 1.0}), payload)
+        block = one(decoder("oven", "temp", format="number", words={"ON": 1.0, "true": 2.0}), payload)
         assert block.channels == ("temp",)
         assert block.clock is Clock.ARRIVAL
         assert block.times().tolist() == [ARRIVAL]
@@ -345,6 +345,52 @@ class TestNumber:
     def test_the_channel_must_be_named(self) -> None:
         assert refusal(decoder("oven", format="number"), "1")[0] is DropReason.UNKNOWN_CHANNEL
         assert one(decoder("air", format="number"), "1").channels == ("pressure",)
+
+
+# What Python's int and float read, and nobody means as a number.
+NOT_NUMBERS = (
+    "6_0",
+    "1_0.5",
+    "1e1_0",
+    "true",
+    "false",
+    "True",
+    "0x10",
+    "٣",
+    "1٣",
+    "６",
+    "6 0",
+    "1,5",
+    "--1",
+    "1e",
+    "+",
+)
+
+
+class TestLenience:
+    @pytest.mark.parametrize("written", NOT_NUMBERS)
+    def test_what_only_python_takes_for_a_number_is_refused(self, written: str) -> None:
+        payloads: list[tuple[str, dict[str, Any]]] = [
+            (written, {"format": "number"}),
+            (written, {"format": "csv", "separator": ";"}),
+            (f'"{written}"', {"format": "csv", "separator": ";"}),
+            (f'{{"temp": "{written}"}}', {"numeric_strings": True}),
+            (f'{{"temp": ["1", "{written}"]}}', {"numeric_strings": True}),
+            (f'm temp="{written}"', {"format": "influx", "numeric_strings": True}),
+        ]
+        for payload, spec in payloads:
+            reason, text = refusal(decoder("oven", "temp", **spec | {"value_key": "temp"}), payload)
+            assert (reason, text) == (DropReason.MALFORMED, f"temp is {written!r}, expected a number"), spec
+
+    def test_a_name_with_an_underscore_beside_numbers_is_a_name(self) -> None:
+        spec: Any = {"format": "csv", "device_key": "dev", "columns": ("dev", "x", "y", "z")}
+        decode = Decoder(PayloadSpec(**spec), DEVICES, renames={"press_4": "press-4"})
+        assert one(decode, "press_4,1,2,3").values.tolist() == [[1, 2, 3]]
+
+    def test_a_time_is_plain_digits_too(self) -> None:
+        for written in ("1_770_000_000", "٣"):
+            _, text = refusal(decoder(format="csv", time_key="t", time_unit="s"), f"{written},1,2,3")
+            assert text == f"time is {written!r}, expected a number of s"
 
 
 class TestCsv:
@@ -394,7 +440,7 @@ class TestInflux:
             f'# telegraf\nair,host=a temp=20.5,humidity=40i,state="ok" {T}\n'
             f"air,host=b temp=1 {T}\ndisk used=5 {T}\nair,host=a temp=21,humidity=t {T + 1}\n"
         )
-        spec: Any = {"format": "influx", "measurement": "air", "tags": {"host": "a"}}
+        spec: Any = {"format": "influx", "measurement": "air", "tags": {"host": "a"}, "words": {"true": 1.0}}
         block = one(decoder("oven", **spec), payload)
         assert block.times().tolist() == [T, T + 1]
         assert block.values.tolist() == [[20.5, 40], [21, 1]]
@@ -417,6 +463,8 @@ class TestInflux:
             ("m temp=1 99999999999999999999999", "not line protocol: "),
             ("m temp=\x001", "not line protocol: "),
             ('m temp="1"', "temp is the text '1', expected a number"),
+            ("m temp=6_0", "not line protocol: "),
+            ("m temp=t", "temp is 'true', expected a number"),
             ("m other=1", "no field of temp, humidity among 'other'"),
             ("# nothing", "no line of data"),
         ],

@@ -72,7 +72,7 @@ def test_memory_does_not_grow_with_the_log(
                     assert isinstance(item, SampleBlock)
                     recording.write(item)
                     recording.write(Tick(item.arrival_ns))
-        outputs = ("--output", str(tmp_path / "alerts"), "--scores", str(tmp_path / "scores"))
+        outputs = ("--output", str(tmp_path / "alerts"), "--scores", str(tmp_path / "scores.parquet"))
         peaks.append(peak(monkeypatch, log, *outputs))
         assert f"{n_days * DAY} rows" in capsys.readouterr().out
     assert peaks[1] < 1.25 * peaks[0]

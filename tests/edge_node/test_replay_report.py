@@ -334,6 +334,7 @@ def test_the_device_of_a_recording_is_its_own(tmp_path: Path, capsys: pytest.Cap
             1,
             "such.parquet: cannot be written",
         ),
+        (("{tmp}/none.csv", "--model", "none", "--scores", "{tmp}/s.csv"), 2, "a name that ends in .parquet"),
         (("{log}", "--model", "{bundle}", "--output", "{log}"), 2, "is a log to replay"),
         (("{log}", "--model", "{bundle}", "--skip-rows", "2000"), 1, "no rows in the part asked for"),
         (("{log}", "--model", "{bundle}", "--from", "yesterday"), 2, "write 2024-05-01T06:00:00Z"),

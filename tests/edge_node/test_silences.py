@@ -47,6 +47,58 @@ def test_one_silent_channel_is_named() -> None:
     assert story(plant.alerts()) == ["stale raised", "stale cleared"]
 
 
+def channel_by_channel(last_s: dict[str, int], until_s: int) -> list[SampleBlock | float]:
+    """Each channel in blocks of one row a second of its own, up to its last second, and the clock with them."""
+    values = healthy(until_s)
+    parts: list[SampleBlock | float] = []
+    for at_s in range(until_s):
+        for c, (name, last) in enumerate(last_s.items()):
+            if at_s <= last:
+                parts.append(block(values[at_s : at_s + 1, c : c + 1], at_s, channels=(name,)))
+        parts.append(at_s + 1)
+    return parts
+
+
+@pytest.mark.parametrize("others_last_s", [52, 59, 80, 500])
+def test_the_silence_of_one_channel_begins_with_its_last_value(others_last_s: int) -> None:
+    plant = Plant(plan()).play(channel_by_channel({"Pressure": others_last_s, "Current": 50}, 85))
+    (raised,) = plant.alerts("stale")
+    assert raised.message.startswith("press-4: no data from d (Current) for 3")
+    assert raised.start_ns == (T0_S + 50) * S
+    assert 30 * S <= raised.end_ns - raised.start_ns <= 32 * S
+
+
+def test_of_several_silent_channels_the_one_that_spoke_last_counts() -> None:
+    parts = channel_by_channel({"Pressure": 52, "Current": 50}, 60)
+    (raised,) = Plant(plan()).play([*parts, 100]).alerts("stale")
+    assert raised.message == "press-4: no data from d for 47 s"
+    assert raised.start_ns == (T0_S + 52) * S
+
+
+def test_values_that_are_none_do_not_put_off_the_silence() -> None:
+    values = healthy(90)
+    values[50:, 1] = np.nan
+    plant = Plant(plan()).play([*(block(values[i : i + 1], i) for i in range(90)), 90])
+    (raised,) = plant.alerts("stale")
+    assert raised.start_ns == (T0_S + 49) * S
+
+
+def test_a_channel_that_never_spoke_is_silent_from_when_it_was_waited_for() -> None:
+    plant = Plant(plan()).play(channel_by_channel({"Pressure": 200, "Current": -1}, 40))
+    (raised,) = plant.alerts("stale")
+    assert raised.message == "press-4: no data from d (Current) for 30 s"
+    assert abs(raised.start_ns - T0_S * S) <= S
+
+
+def test_a_clock_set_back_does_not_move_the_start_of_a_silence() -> None:
+    """Rows of an hour ago that nobody believes yet are no news of then."""
+    old = [block(healthy(1)[:, 1:], at_s - 3600, arrival_s=at_s, channels=("Current",)) for at_s in (51, 52)]
+    parts = channel_by_channel({"Pressure": 500, "Current": 50}, 51)
+    rest = [block(healthy(90)[at_s : at_s + 1, :1], at_s, channels=("Pressure",)) for at_s in range(51, 90)]
+    (raised,) = Plant(plan()).play([*parts, *old, *rest, 90]).alerts("stale")
+    assert raised.start_ns == (T0_S + 50) * S
+
+
 @pytest.mark.parametrize("lead", ["at once", "after NaN", "after samples from the future"])
 def test_what_the_block_holds_beside_the_first_sample_does_not_show(lead: str) -> None:
     """Windows of the block that ends a silence come after the silence, however the block is cut."""

@@ -52,6 +52,13 @@ LOG3 = math.log(3.1)
 BAND = next(i for i in VIBRATION if i.low_hz == 312.5)
 
 
+def test_a_device_of_one_channel_has_no_other_readings() -> None:
+    alone = describe(FeatureSpec(set="slow"), [PRESSURE], Fraction(1), 60)
+    top = contribution(column(alone, "Pressure.mean"), 0.05, 0.0, 0.1 / 3, 1.0, 3.0)
+    said = machine_sentence("press-4", [top], alone, 0.0, 0, 2 * MIN, "raised")
+    assert said == "press-4: Pressure mean 3.05 bar, in an unusual pattern, for 2 min"
+
+
 @pytest.mark.parametrize(
     ("sentence", "text"),
     [

@@ -81,6 +81,8 @@ REFUSED = {
     "naive": (CSV, LogOptions(), "line 2, column 'time'.*no UTC offset.*--timezone"),
     "zone": (CSV, LogOptions(timezone="Europe/Berln"), "did you mean Europe/Berlin"),
     "word": (CSV.replace(",3,", ",three,"), UTC, "line 3, column 'x': 'three' is not a number"),
+    "underscore": (CSV.replace(",3,", ",3_0,"), UTC, "line 3, column 'x': '3_0' is not a number"),
+    "digits": (CSV.replace(",3,", ",٣,"), UTC, "line 3, column 'x': '٣' is not a number"),
     "word after remarks": (
         "# a\n\n"
         + CSV.replace("\n2020-03-01 15:44:07", "\n# b\n\n2020-03-01 15:44:07").replace("4\n", "four\n"),

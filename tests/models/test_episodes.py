@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import numpy as np
 import pytest
@@ -149,21 +151,43 @@ def test_by_default_an_open_episode_is_updated_every_ten_minutes_or_ten_windows(
     assert told == [(2, "raised"), *((2 + every * k, "updated") for k in (1, 2, 3))]
 
 
-def test_another_channel_is_told_once_it_has_been_to_blame_for_long_enough() -> None:
-    machine = Episodes(msgspec.structs.replace(PLAIN, update_s=200), 10 * S)
-    found = play(machine, "####bb#bbb####")
+def test_another_channel_is_told_once_it_clearly_dominates() -> None:
+    """It may take the place of the first where two thirds of the windows since the last message blame it."""
+    machine = Episodes(msgspec.structs.replace(PLAIN, update_s=100), 10 * S)
+    found = play(machine, "###" + "####b#bbbb" + "bbbb#b#bbb" + "##--------")
     assert [(i, c.state, c.detail) for i, c in found] == [
         (2, "raised", "a"),
-        (9, "updated", "b"),
-        (12, "updated", "a"),
+        (12, "updated", "a"),  # only half of them
+        (22, "updated", "b"),
+        (32, "updated", "b"),  # two windows above are fewer than n_raise
     ]
 
 
-def test_blame_that_flickers_does_not_flood() -> None:
-    policy = msgspec.structs.replace(PLAIN, n_raise=1, m_raise=1, update_s=1000)
-    said = story(policy, "#" + "b#" * 100)
-    assert said.count("u") <= 2010 / 100 + 1
-    assert said.count("u") > 1
+def test_a_rise_of_severity_is_told_at_once_with_who_dominates() -> None:
+    machine = Episodes(msgspec.structs.replace(PLAIN, update_s=1000), 10 * S)
+    found = play(machine, "###bbbbbbbbb!bbbb")
+    assert [(i, c.state, c.detail, c.severity) for i, c in found] == [
+        (2, "raised", "a", "warning"),
+        (12, "updated", "b", "critical"),
+    ]
+
+
+@pytest.mark.parametrize("blame", ["b#", "bb##", "bbb###", "bbbb####", "bbbbb#####", "b#bb##bbb###"])
+def test_blame_that_fluctuates_is_no_news(blame: str) -> None:
+    """Two channels that take turns: one update every update_s, and all of them blame whom the first blamed."""
+    policy = msgspec.structs.replace(PLAIN, update_s=600)
+    found = play(Episodes(policy, 10 * S), "###" + (blame * 600)[:600])
+    assert [i for i, _ in found] == [2 + 60 * k for k in range(11)]
+    assert {c.detail for _, c in found} == {"a"}
+
+
+def test_blame_at_random_is_no_news() -> None:
+    policy = msgspec.structs.replace(PLAIN, update_s=600)
+    line = "".join(np.random.default_rng(0).choice(["b", "#"], 6000))
+    found = play(Episodes(policy, 10 * S), "###" + line)
+    assert len(found) == 101
+    changes = sum(a.detail != b.detail for (_, a), (_, b) in pairwise(found))
+    assert changes <= 4
 
 
 def test_what_is_forming_does_not_outlast_a_gap_but_an_open_episode_does() -> None:

@@ -66,6 +66,7 @@ def test_json_batches_with_a_period_or_with_times(write: Write) -> None:
         ("{", "line 2: no JSON object"),
         ("[1,2]", "line 2: no JSON object"),
         (f'{{"t":{T0},"x":"fast"}}', "line 2, column 'x': 'fast' is not a number"),
+        (f'{{"t":{T0},"x":"6_0"}}', "line 2, column 'x': '6_0' is not a number"),
         (f'{{"t":{T0},"x":[1]}}', "line 2, column 'x'"),
         ('{"x":1}', "line 2, column 't': the time is missing"),
         ('{"t":"noon","x":1}', "line 2, column 't'"),
@@ -92,6 +93,7 @@ def test_a_bad_json_row_is_named_or_left_out(write: Write, line: str, want: str)
         ('{"rate_hz":4,"x":[1],"y":[1]}', "the time is missing"),
         (f'{{"t":{T0},"rate_hz":4}}', "none of the channels"),
         (f'{{"t":{T0},"rate_hz":4,"x":["a"],"y":[1]}}', "could not convert"),
+        (f'{{"t":{T0},"rate_hz":4,"x":["6_0"],"y":[1]}}', "'6_0' is not a number"),
         (f'{{"t":{T0},"rate_hz":4,"x":[[1]],"y":[1]}}', "'x' is not a list"),
     ],
 )
