@@ -117,10 +117,13 @@ class Join:
                 return done
             if done < n:
                 clock.rejoin()
+        if timed:
+            clock.spliced = False  # each row has its own time, wherever it was
         if clock.spliced and done < n and self._ledger.needs_all:
             # No window may hold such a seam, and one that lacks a sample is none.
             self._ledger.drop(DropReason.DUPLICATE, n_present)
             track.skip(clock.head + 1, clock.head + 1)
+            self._close()
             done += 1
         if done < n:
             late = track.closed_to - clock.head
