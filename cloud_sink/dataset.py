@@ -28,6 +28,7 @@ from cloud_sink.cutting import (
     windower_for,
     windows,
 )
+from cloud_sink.rates import as_served
 from models.features import FeatureInfo, FeatureSpec, describe, extract, learn_floors, min_scales
 from models.gating import GateSpec, Running
 from models.logs import Tick, Warn
@@ -91,6 +92,7 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
 
     Raises LogError for a log that cannot be read and DatasetError for one that gives nothing to train on.
     """
+    request = as_served(request)
     device, window = shape(request)
     _warn_of_features(request, window, warn)
     running = find_running(request, device, progress)
