@@ -113,11 +113,7 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
     set_aside.update({reason.value: n for reason, n in windower.window_drops.items()})
     if first is None:
         raise DatasetError(_nothing(request, device, window, part, set_aside))
-    for channel, baseline in zip(device.channels, baselines, strict=True):
-        if baseline.constant:
-            warn(
-                f"channel {channel.name!r} never changes in training: the model learns nothing of how it moves"
-            )
+    _check_movement(request, device, baselines, warn)
     values, valid = healthy.examples()
     spec = FeatureSpec(
         set=request.feature_set,
@@ -276,6 +272,22 @@ def _second_pass(
     return _Columns(
         np.concatenate(starts), np.concatenate(ends), np.concatenate(features), np.concatenate(used)
     )
+
+
+def _check_movement(
+    request: Request, device: Device, baselines: tuple[ChannelBaseline, ...], warn: Warn
+) -> None:
+    """Say which channels stand still; DatasetError where all do, for anything else would then be an anomaly."""
+    still = [c.name for c, baseline in zip(device.channels, baselines, strict=True) if baseline.constant]
+    if len(still) == len(baselines):
+        names = ", ".join(map(repr, still))
+        raise DatasetError(
+            f"{', '.join(map(str, request.logs))}: nothing ever changes in the part to train on (channel"
+            f"{'s' if len(still) > 1 else ''} {names}): there is nothing to learn from it. Train on a part in which the "
+            "machine runs, and see that its sensors work"
+        )
+    for name in still:
+        warn(f"channel {name!r} never changes in training: the model learns nothing of how it moves")
 
 
 def _warn_of_features(request: Request, window: WindowSpec, warn: Warn) -> None:
