@@ -27,7 +27,7 @@ from edge_node.model_store import (
 from models import manifest as manifests
 from models.messages import pack_floats, unpack_floats
 from models.signal import Channel, Device, Mode, WindowSpec
-from tests.fixtures.bundle_files import BUNDLE, artifact
+from tests.fixtures.bundle_files import BUNDLE, artifact, restate
 
 pytestmark = pytest.mark.tflite_runtime
 
@@ -178,7 +178,7 @@ def test_golden_features_that_do_not_come_out(bundle: Path) -> None:
 
 def test_a_golden_score_that_does_not_come_out(bundle: Path) -> None:
     edit_manifest(bundle, lambda tree: golden(tree).update(score=golden(tree)["score"] * 1.01))
-    refused(bundle, RefusalReason.GOLDEN_MISMATCH, "score differs by")
+    refused(bundle, RefusalReason.GOLDEN_MISMATCH, "makes the score of a golden vector")
 
 
 def test_int8_may_differ_by_a_few_steps_and_no_more(bundle: Path) -> None:
@@ -189,6 +189,7 @@ def test_int8_may_differ_by_a_few_steps_and_no_more(bundle: Path) -> None:
             output = unpack_floats(golden(tree, 1)["output"], (10,))
             output[0] += np.float32(steps * step)
             golden(tree, 1)["output"] = pack_floats(output)
+            restate(tree, 1)
 
         return edit
 
@@ -198,9 +199,51 @@ def test_int8_may_differ_by_a_few_steps_and_no_more(bundle: Path) -> None:
     refused(bundle, RefusalReason.GOLDEN_MISMATCH, "golden vector 0.*cpu-int8.*output differs")
 
 
-@pytest.mark.parametrize("what", ["window", "output", "features"])
+def scaled(path: str, factor: float) -> Edit:
+    """Multiplies the number, or all of the list, at ``path`` ("artifacts.0.score")."""
+
+    def edit(tree: Json) -> None:
+        *way, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+        at: Any = tree
+        for key in way:
+            at = at[key]
+        at[last] = [x * factor for x in at[last]] if isinstance(at[last], list) else at[last] * factor
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("path", "factor", "text"),
+    [
+        ("normalisation.centre", 1.01, "normalisation"),
+        ("normalisation.centre.0", 1.01, "normalisation"),
+        ("normalisation.scale", 1.01, "normalisation makes input 0 of a golden vector of cpu-float32"),
+        ("normalisation.scale.9", 0.9, "normalisation makes input 9"),
+        ("normalisation.start_centre.0", 3.0, "start_centre is further from the centre"),
+        ("artifacts.0.residual_scale", 1.01, "residual_scale of cpu-float32 makes the score"),
+        ("artifacts.1.residual_scale", 0.99, "residual_scale of cpu-int8 makes the score"),
+        ("artifacts.0.calibration.log_p", 3.0, "calibration of cpu-float32"),
+        ("artifacts.1.calibration.log_p", 1.05, "calibration of cpu-int8"),
+        ("artifacts.2.calibration.knots", 2.0, "calibration of edgetpu-int8 gives a golden score of"),
+        ("artifacts.0.calibration.tail_shape", 0.01, "calibration of cpu-float32 states tail_shape"),
+        ("artifacts.0.golden.0.log_p", 1.01, "calibration of cpu-float32 gives"),
+        ("artifacts.0.golden.0.tolerance", 1e3, "tolerance of a golden vector of cpu-float32 is 0.1, not"),
+        ("artifacts.2.golden.1.tolerance", 0.0, "tolerance of a golden vector of edgetpu-int8 is 0, not"),
+    ],
+)
+def test_a_number_that_was_damaged(bundle: Path, path: str, factor: float, text: str) -> None:
+    edit_manifest(bundle, scaled(path, factor))
+    refused(bundle, RefusalReason.GOLDEN_MISMATCH, text)
+
+
+def test_golden_vectors_without_inputs_and_p_value(bundle: Path) -> None:
+    edit_manifest(bundle, lambda tree: golden(tree).pop("log_p"))
+    refused(bundle, RefusalReason.BAD_MANIFEST, "missing required field `log_p`")
+
+
+@pytest.mark.parametrize("what", ["window", "output", "features", "inputs"])
 def test_golden_numbers_that_are_nan(bundle: Path, what: str) -> None:
-    size = {"window": 40, "output": 10, "features": 10}[what]
+    size = {"window": 40}.get(what, 10)
     edit_manifest(bundle, lambda tree: golden(tree).update({what: pack_floats(np.full(size, np.nan))}))
     refused(bundle, RefusalReason.GOLDEN_MISMATCH, "not finite")
 
