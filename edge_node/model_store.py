@@ -25,7 +25,7 @@ from edge_node.golden_checks import Mismatch, check_calibration, check_numbers, 
 from edge_node.inference import Engine
 from models import manifest as manifests
 from models.features import describe, schema_id
-from models.manifest import Artifact, ManifestError, ModelManifest
+from models.manifest import Artifact, ManifestError, ManifestIncomplete, ModelManifest
 from models.runtime import GraphUnusable, RuntimeUnavailable
 from models.signal import ArtifactTarget, Device, WindowSpec
 from models.tflite_check import MAX_BYTES as MAX_MODEL_BYTES
@@ -82,8 +82,14 @@ def load_bundle(
     """
     file = path / MANIFEST_NAME
     data = _read(file, MAX_MANIFEST_BYTES)
+    if len(data) > MAX_MANIFEST_BYTES:
+        text = f"more than {MAX_MANIFEST_BYTES} bytes. Train the model again"
+        raise BundleRefused(RefusalReason.BAD_MANIFEST, file, text)
     try:
         manifest = manifests.decode(data)
+    except ManifestIncomplete as error:
+        text = f"{error}: the copy is incomplete. Copy the bundle again"
+        raise BundleRefused(RefusalReason.CORRUPT, file, text) from error
     except ManifestError as error:
         raise BundleRefused(
             RefusalReason.BAD_MANIFEST, file, f"{error}. Train the model again, or update this gateway"

@@ -176,16 +176,24 @@ class ManifestError(ValueError):
     """A manifest that cannot be read or is not signed by a trusted key; the text says which and why."""
 
 
+class ManifestIncomplete(ManifestError):
+    """Not JSON at all: not what was once written, or not the whole of it."""
+
+
 def encode(manifest: ModelManifest) -> bytes:
     """Readable JSON of ``manifest``: two-space indent, newline at the end."""
     return msgspec.json.format(codec.encode(manifest), indent=2) + b"\n"
 
 
 def decode(data: bytes) -> ModelManifest:
-    """The manifest in ``data``; ManifestError names the field that does not fit."""
+    """The manifest in ``data``; ManifestError names the field that does not fit, ManifestIncomplete where there are none."""
     try:
         return codec.decode(data, ModelManifest)
     except (msgspec.DecodeError, ValueError) as error:
+        try:
+            msgspec.json.decode(data)
+        except (msgspec.DecodeError, ValueError) as syntax:
+            raise ManifestIncomplete(f"not JSON ({syntax})") from error
         raise ManifestError(f"not a model manifest: {error}") from error
 
 

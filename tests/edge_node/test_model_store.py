@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edge_node.inference import Engine
 from edge_node.model_store import (
     MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
     BundleRefused,
     RefusalReason,
     check_device,
@@ -97,10 +98,18 @@ def test_no_bundle_there(tmp_path: Path) -> None:
     refused(tmp_path / "odd", RefusalReason.UNREADABLE, "Is a directory")
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"\xff\xfe", b"[1]", b'{"format": 1}'])
+@pytest.mark.parametrize("data", [b"{}", b"[1]", b"null", b'{"format": 1}'])
 def test_no_manifest(bundle: Path, data: bytes) -> None:
     (bundle / MANIFEST_NAME).write_bytes(data)
-    refused(bundle, RefusalReason.BAD_MANIFEST, "not a model manifest")
+    error = refused(bundle, RefusalReason.BAD_MANIFEST, "not a model manifest.*Train the model again")
+    assert "Copy" not in str(error)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xfe", bytes(4096), b'{"format": "one"', b"{} {"])
+def test_a_manifest_that_is_not_json_was_not_copied_whole(bundle: Path, data: bytes) -> None:
+    (bundle / MANIFEST_NAME).write_bytes(data)
+    error = refused(bundle, RefusalReason.CORRUPT, "not JSON.*the copy is incomplete. Copy the bundle again")
+    assert "Train" not in str(error)
 
 
 def test_a_manifest_cut_anywhere(bundle: Path) -> None:
@@ -108,7 +117,13 @@ def test_a_manifest_cut_anywhere(bundle: Path) -> None:
     data = file.read_bytes()
     for n in range(0, len(data) - 2, 997):
         file.write_bytes(data[:n])
-        refused(bundle, RefusalReason.BAD_MANIFEST, "not a model manifest")
+        refused(bundle, RefusalReason.CORRUPT, "the copy is incomplete. Copy the bundle again")
+
+
+def test_a_manifest_beyond_all_bounds(bundle: Path) -> None:
+    with (bundle / MANIFEST_NAME).open("ab") as stream:
+        stream.truncate(MAX_MANIFEST_BYTES + 1)
+    refused(bundle, RefusalReason.BAD_MANIFEST, "more than 16777216 bytes")
 
 
 def test_a_file_that_is_missing(bundle: Path) -> None:
