@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_sink.records import Records
 from models.features import FeatureSet
 from models.labels import Labels
 from models.logs import LogInfo, LogOptions, Tick, Warn
@@ -99,6 +100,11 @@ def shape(request: Request) -> tuple[Device, WindowSpec]:
         device, mode=mode, rate_hz=rate_hz, channels=_channels(request, device, recorded is not None)
     )
     n, hop = _lengths(request, mode, record)
+    if n < 2:
+        raise DatasetError(
+            f"{info.path}: where a burst ends cannot be told from the times: give --rate-hz, and --window with the number "
+            "of samples in a burst; or leave --mode burst out"
+        )
     n_fast = request.n_fast if request.feature_set == "slow" and request.n_fast < n else 0
     return device, WindowSpec(n=n, hop=hop, rate_hz=rate_hz, mode=mode, n_fast=n_fast)
 
@@ -196,10 +202,9 @@ def _device_id(request: Request, info: LogInfo, known: Iterable[str]) -> str:
 
 
 def _scan(request: Request, device_id: str, rate_hz: Fraction) -> tuple[tuple[str, ...], int]:
-    """(channels of the device that have values, in order of appearance, rows of its first contiguous record)."""
+    """(channels of the device that have values, in order of appearance, rows that its records usually have)."""
     channels: dict[str, None] = {}
-    record, expected_ns, counting = 0, None, True
-    slack_ns = samples_to_ns(3, rate_hz) // 2
+    records = Records(rate_hz)
     seen: Counter[str] = Counter()
     for item in read_log(request.logs, request.options, warn=lambda _: None):
         if not isinstance(item, SampleBlock):
@@ -208,17 +213,14 @@ def _scan(request: Request, device_id: str, rate_hz: Fraction) -> tuple[tuple[st
         if item.device_id != device_id:
             continue
         channels.update(dict.fromkeys(item.without_empty(()).channels))
-        if counting and item.start_ns is not None:
-            counting = expected_ns is None or abs(item.start_ns - expected_ns) <= slack_ns
-            record += item.n if counting else 0
-            expected_ns = item.start_ns + samples_to_ns(item.n, rate_hz)
+        records.add(item)
         if seen[device_id] >= 1000:
             break
     if not channels:
         raise DatasetError(
             f"{request.logs[0]}: no device {device_id!r} in it, only {', '.join(sorted(seen)) or 'ticks'}"
         )
-    return tuple(channels), record
+    return tuple(channels), records.usual()
 
 
 def read_blocks(

@@ -28,6 +28,7 @@ from cloud_sink.cutting import (
     windower_for,
     windows,
 )
+from cloud_sink.rates import as_served
 from models.features import FeatureInfo, FeatureSpec, describe, extract, learn_floors, min_scales
 from models.gating import GateSpec, Running
 from models.logs import Tick, Warn
@@ -91,6 +92,7 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
 
     Raises LogError for a log that cannot be read and DatasetError for one that gives nothing to train on.
     """
+    request = as_served(request)
     device, window = shape(request)
     _warn_of_features(request, window, warn)
     running = find_running(request, device, progress)
@@ -111,11 +113,7 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
     set_aside.update({reason.value: n for reason, n in windower.window_drops.items()})
     if first is None:
         raise DatasetError(_nothing(request, device, window, part, set_aside))
-    for channel, baseline in zip(device.channels, baselines, strict=True):
-        if baseline.constant:
-            warn(
-                f"channel {channel.name!r} never changes in training: the model learns nothing of how it moves"
-            )
+    _check_movement(request, device, baselines, warn)
     values, valid = healthy.examples()
     spec = FeatureSpec(
         set=request.feature_set,
@@ -274,6 +272,22 @@ def _second_pass(
     return _Columns(
         np.concatenate(starts), np.concatenate(ends), np.concatenate(features), np.concatenate(used)
     )
+
+
+def _check_movement(
+    request: Request, device: Device, baselines: tuple[ChannelBaseline, ...], warn: Warn
+) -> None:
+    """Say which channels stand still; DatasetError where all do, for anything else would then be an anomaly."""
+    still = [c.name for c, baseline in zip(device.channels, baselines, strict=True) if baseline.constant]
+    if len(still) == len(baselines):
+        names = ", ".join(map(repr, still))
+        raise DatasetError(
+            f"{', '.join(map(str, request.logs))}: nothing ever changes in the part to train on (channel"
+            f"{'s' if len(still) > 1 else ''} {names}): there is nothing to learn from it. Train on a part in which the "
+            "machine runs, and see that its sensors work"
+        )
+    for name in still:
+        warn(f"channel {name!r} never changes in training: the model learns nothing of how it moves")
 
 
 def _warn_of_features(request: Request, window: WindowSpec, warn: Warn) -> None:

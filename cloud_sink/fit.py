@@ -172,7 +172,9 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
                 n_bytes=len(model_bytes),
                 residual_scale=tuple(scale.tolist()),
                 calibration=calibration[name],
-                golden=golden_vectors(dataset, graph, fitted.output_kind, whole.centre, whole.scale, scale),
+                golden=golden_vectors(
+                    dataset, graph, fitted.output_kind, whole.centre, whole.scale, scale, calibration[name]
+                ),
             )
         )
     auc = _auc(dataset, fitted, graphs, whole, recentring, recentred, out_of_fold)

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from cloud_sink.dataset import Dataset
 from cloud_sink.quantise import FloatGraph, Int8Graph
+from models.calibration import Calibration, p_values
 from models.features import extract
-from models.manifest import GoldenVector
+from models.manifest import MAX_TOLERANCE, GoldenVector
 from models.messages import pack_floats
 from models.scoring import OutputKind, normalise, residuals, scores
 
-TOLERANCE = 1e-3  # relative; numpy's and the runtimes' own differences are a hundred times smaller
 FAULT_SIGMAS = 10.0
 
 
@@ -24,6 +24,7 @@ def golden_vectors(
     centre: NDArray[np.float64],
     scale: NDArray[np.float64],
     residual_scale: NDArray[np.float64],
+    calibration: Calibration,
 ) -> tuple[GoldenVector, ...]:
     """Three examples: a healthy window early and one late in the recording, and the late one with an offset
     of FAULT_SIGMAS standard deviations on every channel. Without re-centring, which has a past."""
@@ -32,13 +33,16 @@ def golden_vectors(
     inputs = normalise(features, centre, scale)
     output, _ = graph.run(inputs)
     score = scores(residuals(inputs, output, kind, residual_scale))
+    log_p = np.log(p_values(calibration, score))
     return tuple(
         GoldenVector(
             window=pack_floats(raw[i]),
             features=pack_floats(features[i]),
+            inputs=pack_floats(inputs[i]),
             output=pack_floats(output[i]),
             score=float(score[i]),
-            tolerance=TOLERANCE,
+            log_p=float(log_p[i]),
+            tolerance=MAX_TOLERANCE,
         )
         for i in range(raw.shape[0])
     )

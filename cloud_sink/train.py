@@ -27,6 +27,9 @@ MIN_ROWS = 8  # below this no covariance, however shrunk, says anything
 MAX_NETWORK_ROWS = 20_000  # a network is fitted on at most this many rows, evenly spaced over the recording
 EXPLAINED_VARIANCE = 0.95  # kept by the linear autoencoder
 MAX_WHITENING_GAIN = 10.0  # collinear features would else be amplified without bound, past float32 and int8
+LEAST_VARIANCE = (
+    1e-6  # below it rows are all alike (a block of a channel that stood still), and are not whitened
+)
 MIN_RESIDUAL_SCALE = 0.1  # a feature that is reconstructed almost exactly must not outweigh all others
 
 
@@ -127,7 +130,8 @@ def _fit_mahalanobis(rows: NDArray[np.float64], seed: int) -> tuple[Dense, ...]:
     mean = rows.mean(axis=0)
     covariance, _ = ledoit_wolf(rows)
     variance, axes = np.linalg.eigh(covariance)
-    floor = max(float(variance.mean()) / MAX_WHITENING_GAIN**2, np.finfo(np.float64).tiny)
+    mean_variance = float(variance.mean())
+    floor = mean_variance / MAX_WHITENING_GAIN**2 if mean_variance >= LEAST_VARIANCE else 1.0
     whitening = (axes / np.sqrt(np.maximum(variance, floor))) @ axes.T
     whitening = (whitening + whitening.T) / 2
     return (_dense(whitening, -whitening @ mean, "none"),)

@@ -18,7 +18,8 @@ from edge_node.config import ConfigError
 from edge_node.inference import ArtifactMissing
 from edge_node.model_store import BundleRefused
 from edge_node.replay import Item, RealTime, as_received, is_recording, play, ticks_within
-from edge_node.replay_report import News, Report, alert_line
+from edge_node.replay_news import News, alert_line
+from edge_node.replay_report import Report
 from edge_node.replay_scores import ScoresFile
 from edge_node.replay_setup import (
     check_channels,

@@ -3,7 +3,8 @@ believed.
 
 In order: the manifest parses (and is signed, where that is asked for); each file has the size and SHA-256
 that the manifest states; each graph passes the static check before a runtime sees it; features, window,
-widths and schema agree; and the golden vectors come out again on this gateway's own numpy and TFLite runtime.
+widths and schema agree; the manifest's own numbers agree with its golden vectors; and these come out again on this
+gateway's own numpy and TFLite runtime.
 The first thing that does not hold refuses the bundle with a reason and a text that names the file and what to
 do.
 """
@@ -19,13 +20,12 @@ from pathlib import Path
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from numpy.typing import NDArray
 
+from edge_node.golden_checks import Mismatch, check_calibration, check_numbers, check_start, check_vector
 from edge_node.inference import Engine
 from models import manifest as manifests
-from models import scoring
-from models.features import describe, extract, schema_id
-from models.manifest import Artifact, GoldenVector, ManifestError, ModelManifest
+from models.features import describe, schema_id
+from models.manifest import Artifact, ManifestError, ManifestIncomplete, ModelManifest
 from models.runtime import GraphUnusable, RuntimeUnavailable
 from models.signal import ArtifactTarget, Device, WindowSpec
 from models.tflite_check import MAX_BYTES as MAX_MODEL_BYTES
@@ -34,7 +34,6 @@ from models.tflite_check import GraphFacts, ModelRejected, check
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}\.tflite")
-INT8_STEPS = 4  # by how many quantisation steps two runtimes may differ
 
 
 class RefusalReason(enum.StrEnum):
@@ -83,14 +82,21 @@ def load_bundle(
     """
     file = path / MANIFEST_NAME
     data = _read(file, MAX_MANIFEST_BYTES)
+    if len(data) > MAX_MANIFEST_BYTES:
+        text = f"more than {MAX_MANIFEST_BYTES} bytes. Train the model again"
+        raise BundleRefused(RefusalReason.BAD_MANIFEST, file, text)
     try:
         manifest = manifests.decode(data)
+    except ManifestIncomplete as error:
+        text = f"{error}: the copy is incomplete. Copy the bundle again"
+        raise BundleRefused(RefusalReason.CORRUPT, file, text) from error
     except ManifestError as error:
         raise BundleRefused(
             RefusalReason.BAD_MANIFEST, file, f"{error}. Train the model again, or update this gateway"
         ) from error
     signed = _verify(manifest, trusted, require_signature, file)
     _check_schema(manifest, file)
+    _check_numbers(manifest, file)
     artifacts: dict[ArtifactTarget, bytes] = {}
     facts: dict[ArtifactTarget, GraphFacts] = {}
     for artifact in manifest.artifacts:
@@ -144,55 +150,18 @@ def check_golden(bundle: Bundle, engine: Engine) -> None:
     """Runs the golden vectors of the engine's artifact through features, graph and score; raises
     BundleRefused.
 
-    Each number may differ by the vector's ``tolerance`` times the largest magnitude of what is compared; an
-    int8 output by a further 4 steps, which is what runtimes differ by, and its score by what such steps
-    amount to.
+    What may differ is said in ``golden_checks``.
     """
     manifest, artifact = bundle.manifest, engine.artifact
     for i, golden in enumerate(artifact.golden):
         try:
-            _check_vector(manifest, artifact, golden, engine)
-        except _Mismatch as error:
+            check_vector(manifest, artifact, golden, engine)
+        except Mismatch as error:
             text = (
                 f"golden vector {i} does not come out on {engine.backend}, numpy {np.__version__}: {error}. "
                 "Install the versions it was trained with, or train it again"
             )
             raise BundleRefused(RefusalReason.GOLDEN_MISMATCH, bundle.path / artifact.file, text) from error
-
-
-class _Mismatch(ValueError):
-    pass
-
-
-def _check_vector(manifest: ModelManifest, artifact: Artifact, golden: GoldenVector, engine: Engine) -> None:
-    window, features, output = golden.arrays(manifest.window.n, len(manifest.channels))
-    valid = np.ones((1, *window.shape), dtype=np.bool_)
-    got = extract(manifest.features, window[None], valid, manifest.window.rate_hz)
-    _close("features", got[0], features, golden.tolerance, 0.0)
-    # From the stated features on: an input on the edge of a quantisation step must not fall to either side.
-    centre = np.array(manifest.normalisation.centre)
-    inputs = scoring.normalise(features[None], centre, np.array(manifest.normalisation.scale))
-    scored = engine.run(inputs)
-    slack = INT8_STEPS * engine.step
-    _close("output", scored.output[0], output, golden.tolerance, slack)
-    scale = np.array(artifact.residual_scale)
-    score = scoring.scores(scoring.residuals(inputs, scored.output, manifest.output_kind, scale))
-    # |rms(a) - rms(b)| <= rms(a - b)
-    score_slack = float(np.sqrt(np.mean((slack / scale) ** 2)))
-    _close("score", score, np.array([golden.score], np.float32), golden.tolerance, score_slack)
-
-
-def _close(
-    what: str, got: NDArray[np.float32], wanted: NDArray[np.float32], tolerance: float, slack: float
-) -> None:
-    if got.shape != wanted.shape:
-        raise _Mismatch(f"{what} has {got.size} values, not {wanted.size}")
-    if not (np.isfinite(got).all() and np.isfinite(wanted).all()):
-        raise _Mismatch(f"{what} is not finite")
-    allowed = tolerance * float(np.max(np.abs(wanted), initial=0.0)) + slack
-    error = float(np.max(np.abs(got.astype(np.float64) - wanted), initial=0.0))
-    if not error <= allowed:
-        raise _Mismatch(f"{what} differs by {error:.3g}, at most {allowed:.3g} is allowed")
 
 
 def _verify(
@@ -251,6 +220,19 @@ def _check_schema(manifest: ModelManifest, file: Path) -> None:
             raise BundleRefused(RefusalReason.BAD_MANIFEST, file, f"{name} must be positive")
     if not manifest.artifacts:
         raise BundleRefused(RefusalReason.BAD_MANIFEST, file, "names no artifact")
+
+
+def _check_numbers(manifest: ModelManifest, file: Path) -> None:
+    """Refuses a manifest in which a number was damaged, whatever this gateway computes."""
+    try:
+        check_start(manifest)
+        for artifact in manifest.artifacts:
+            check_calibration(artifact)
+            for golden in artifact.golden:
+                check_numbers(manifest, artifact, golden)
+    except Mismatch as error:
+        text = f"{error}: it was edited or damaged. Copy the bundle again, or train it again"
+        raise BundleRefused(RefusalReason.GOLDEN_MISMATCH, file, text) from error
 
 
 def _read_artifact(path: Path, artifact: Artifact, manifest_file: Path) -> bytes:

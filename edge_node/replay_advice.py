@@ -1,12 +1,17 @@
-"""What to say of a replay in which a device was not scored at all: why not, and what would help. Pure."""
+"""What to say of a replay in which a device was not scored at all, or scored high without an alert: why not, and what
+would help. Pure."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from edge_node.plans import DevicePlan
 from models.alerting import duration
-from models.signal import DropReason, samples_to_ns
+from models.calibration import AlertLevel, Calibration, budget_for_level
+from models.signal import NS_PER_S, DropReason, samples_to_ns
+
+WEEK_NS = 7 * 86_400 * NS_PER_S
 
 
 def advice(
@@ -45,3 +50,32 @@ def advice(
                 f"{device}: nothing was scored, for active_when watches {gate.device_id}.{gate.channel}, and the log "
                 f"has no row of {gate.device_id}: what is not known counts as not running"
             )
+
+
+def unraised(
+    plan: DevicePlan, level: AlertLevel, calibration: Calibration, *, highest: float, p_raise: float | None
+) -> str | None:
+    """A sentence on a device without a machine alert whose scores rose beyond what training saw, and long enough for an
+    alert at a level that its healthy windows did not reach; None where they did not. ``highest``: its highest score;
+    ``p_raise``: the level at which the first alert would have come."""
+    scores = calibration.scores()
+    seen = float(scores.max()) if scores.size else math.inf
+    if p_raise is None or highest <= seen:
+        return None
+    budget = budget_for_level(calibration, plan.alert, plan.window.hop_ns, p_raise)
+    if budget is None or (level.alerts_per_week is not None and budget <= level.alerts_per_week):
+        return None
+    step_ns = calibration.step_ns or plan.window.hop_ns
+    if budget > WEEK_NS / (calibration.n_windows * step_ns):
+        return None
+    return (
+        f"{plan.device.device_id}: no machine alert, but scores rose to {highest:.3g}, and training saw none above "
+        f"{seen:.3g}; the level is {level.score_raise:.3g}. The first alert would come with --alerts-per-week "
+        f"{rounded_up(budget)}."
+    )
+
+
+def rounded_up(value: float) -> str:
+    """``value`` to two digits, and not less than it is."""
+    exponent = math.floor(math.log10(value)) - 1
+    return f"{math.ceil(value / 10.0**exponent * (1.0 - 1e-12)) * 10.0**exponent:.10g}"

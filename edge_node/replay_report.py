@@ -5,18 +5,18 @@ Memory does not grow with the log: of alerts only counts are kept, of scores wha
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
+import numpy as np
 from tabulate import tabulate
 
 from edge_node.assembly import Core
 from edge_node.near_alerts import NearAlert
 from edge_node.plans import DevicePlan
 from edge_node.quality import Quality, Scoreboard, judge
-from edge_node.replay_advice import advice
+from edge_node.replay_advice import WEEK_NS, advice, rounded_up, unraised
 from edge_node.replay_blame import Blame
 from edge_node.settling import Trace
 from models.alerting import duration
@@ -25,37 +25,7 @@ from models.labels import Labels
 from models.messages import Alert, rfc3339
 from models.signal import NS_PER_S, DropReason, Mode, SampleBlock
 
-WEEK_NS = 7 * 86_400 * NS_PER_S
 SEPARATES = 0.7  # a ROC AUC from which on scores are worth a look
-
-
-def alert_line(alert: Alert) -> str:
-    """``alert`` for a terminal: when its last window ended, severity, state, sentence."""
-    at = rfc3339(alert.end_ns)
-    return f"{at[:10]} {at[11:19]}Z  {alert.severity:<8}  {alert.state:<7}  {alert.message}"
-
-
-class News:
-    """Which alerts are worth a line: every raise and clear; of updates those of another severity or channel to blame,
-    and the first after each doubling of the time an alert has been open."""
-
-    def __init__(self) -> None:
-        self._told: dict[str, tuple[str, str, int]] = {}
-        self.n_left_out = 0
-
-    def is_in(self, alert: Alert) -> bool:
-        """Whether ``alert`` is; asked once for each, in order."""
-        if alert.state == "cleared":
-            self._told.pop(alert.alert_id, None)
-            return True
-        channel = alert.contributions[0].channel if alert.contributions else ""
-        before = self._told.get(alert.alert_id)
-        lasted_ns = alert.end_ns - alert.start_ns
-        if before is not None and before[:2] == (alert.severity, channel) and lasted_ns < 2 * before[2]:
-            self.n_left_out += 1
-            return False
-        self._told[alert.alert_id] = (alert.severity, channel, lasted_ns)
-        return True
 
 
 class Report:
@@ -70,7 +40,9 @@ class Report:
             self._boards = {
                 name: Scoreboard(labels, plan.window) for name, plan in self._plans.items() if plan.model
             }
-        self._near = {name: NearAlert(self._plans[name], self._step_ns(name)) for name in self._boards}
+        scored = {name: plan for name, plan in self._plans.items() if plan.model}
+        self._near = {name: NearAlert(plan, self._step_ns(name)) for name, plan in scored.items()}
+        self._highest = dict.fromkeys(scored, -np.inf)
         self.n_rows = 0
         self._first_ns: int | None = None
         self._last_ns: int | None = None
@@ -118,9 +90,11 @@ class Report:
             watched_ns = last_ns - self._burst_ns.get(device, int(trace.start_ns[0]))
             self._burst_ns[device] = last_ns
         self._watched_ns[device] += watched_ns
-        if trace.device_id in self._boards:
-            self._boards[trace.device_id].add(trace)
-            self._near[trace.device_id].add(trace)
+        if device in self._boards:
+            self._boards[device].add(trace)
+        if device in self._near:
+            self._near[device].add(trace)
+            self._highest[device] = max(self._highest[device], float(trace.score.max(initial=-np.inf)))
 
     def advice(self, named_by_file: str | None, *, labels_of_file: bool) -> Iterator[str]:
         """What the log and its labels lack, where it can be told; ``named_by_file`` as in ``replay_advice``;
@@ -158,7 +132,22 @@ class Report:
             parts.append(quality_text(quality))
             if not quality.alerts.n_alerts and (quality.alerts.auc or 0.0) > SEPARATES:
                 parts[-1] += f"\n{self._missed()}"
+        elif quiet := list(self._unraised()):
+            parts.append("\n".join(quiet))
         return "\n\n".join(parts)
+
+    def _unraised(self) -> Iterator[str]:
+        """Devices without a machine alert whose scores rose all the same."""
+        for device, near in self._near.items():
+            plan = self._plans[device]
+            level = _level(self._core, plan)
+            if self._raised[device, "machine"] or level is None:
+                continue
+            said = unraised(
+                plan, level, self._calibration(plan), highest=self._highest[device], p_raise=near.p_raise
+            )
+            if said is not None:
+                yield said
 
     def _missed(self) -> str:
         """What would raise the first alert where scores tell anomalous windows from others, and none was raised."""
@@ -173,7 +162,7 @@ class Report:
         said = "The scores tell anomalous windows from others, but none lasts above the level"
         if not budgets:
             return f"{said}, however many --alerts-per-week are allowed."
-        return f"{said}: with --alerts-per-week {_rounded_up(min(budgets))} there would be alerts."
+        return f"{said}: with --alerts-per-week {rounded_up(min(budgets))} there would be alerts."
 
     def _calibration(self, plan: DevicePlan) -> Calibration:
         assert plan.model is not None
@@ -280,12 +269,6 @@ def _dropped(what: str, reasons: Mapping[DropReason, int]) -> list[tuple[str, st
 
 def _rate(n: int, watched_ns: int) -> str:
     return f"{n * WEEK_NS / watched_ns:.3g} ({n} in {duration(watched_ns)} watched)"
-
-
-def _rounded_up(value: float) -> str:
-    """``value`` to two digits, and not less than it is."""
-    exponent = math.floor(math.log10(value)) - 1
-    return f"{math.ceil(value / 10.0**exponent * (1.0 - 1e-12)) * 10.0**exponent:.10g}"
 
 
 def _number(value: float | None, digits: int) -> str:

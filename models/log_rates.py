@@ -35,13 +35,38 @@ def suggest_rate(blocks: Sequence[SampleBlock]) -> tuple[Mode, Fraction | None, 
     inside = np.diff(times)
     inside = inside[(inside >= 0) & (inside <= 10 * interval)]
     mean = float(inside.mean()) if inside.size else interval
-    repeats = bool((np.diff(times) == 0).mean() > 0.1)
+    repeats = are_coarse(times)
+    uncertainty = 0.0
+    if repeats:
+        mean, uncertainty = _between_changes(times, 10 * interval, mean)
     period = mean if repeats or abs(mean - interval) < 0.01 * interval else interval
     if NS_PER_S / period < _UNIFORM_ABOVE_HZ:
         return Mode.IRREGULAR, _round_rate(NS_PER_S / interval), interval / NS_PER_S
-    span = period * max(1, inside.size)
-    rate = _round_rate(NS_PER_S / period, 2 * float(steps.min()) / span if repeats else 0.0)
-    return (Mode.BURST if _is_burst(times, period) else Mode.CONTINUOUS), rate, period / NS_PER_S
+    rate = _round_rate(NS_PER_S / period, uncertainty)
+    finest = max(period, float(steps.min())) if repeats else period
+    return (Mode.BURST if _is_burst(times, finest) else Mode.CONTINUOUS), rate, period / NS_PER_S
+
+
+def _between_changes(
+    times: np.ndarray[tuple[int], np.dtype[np.int64]], silence_ns: float, fallback_ns: float
+) -> tuple[float, float]:
+    """(mean period in ns, its relative uncertainty) of times that are coarser than the sampling: from the first to the
+    last change of each stretch between silences, for a row that changes is at most a period after what it says."""
+    steps = np.diff(times)
+    runs = np.split(times, np.flatnonzero((steps < 0) | (steps > silence_ns)) + 1)
+    n_rows, span_ns, n_runs = 0, 0, 0
+    for run in runs:
+        changes = np.flatnonzero(np.diff(run)) + 1
+        if changes.size >= 2:
+            n_rows += int(changes[-1] - changes[0])
+            span_ns += int(run[changes[-1]] - run[changes[0]])
+            n_runs += 1
+    return (span_ns / n_rows, n_runs / n_rows) if n_rows else (fallback_ns, 1.0 / max(1, times.size))
+
+
+def are_coarse(times: np.ndarray[tuple[int], np.dtype[np.int64]]) -> bool:
+    """Whether ``times`` are coarser than the sampling: they repeat."""
+    return len(times) > 1 and bool((np.diff(times) == 0).mean() > 0.1)
 
 
 def run_backwards(blocks: Sequence[SampleBlock]) -> bool:

@@ -29,6 +29,11 @@ from models.signal import ArtifactTarget, Channel, WindowSpec
 from models.time_policy import TimePolicy, TimeTreatment, default_policy
 
 FORMAT: Literal[1] = 1
+MAX_TOLERANCE = (
+    1e-3  # of golden vectors, relative; numpy's and the runtimes' own differences are a hundred times smaller
+)
+
+Floats = NDArray[np.float32]
 
 # What a family is called on the command line and in the manifest.
 Family = Literal["mahalanobis", "linear-ae", "ae"]
@@ -71,22 +76,25 @@ class Normalisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class GoldenVector(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One worked example: raw window -> features -> output -> score, each within ``tolerance`` (relative to
-    the largest magnitude of what is compared, plus four quantisation steps for int8, by which runtimes
-    differ).
+    """One worked example: raw window -> features -> inputs -> output -> score -> p-value, each within ``tolerance``
+    (relative to the largest magnitude of what is compared, plus four quantisation steps for int8, by which runtimes
+    differ), which is at most MAX_TOLERANCE.
     """
 
     window: str  # base64 float32[n, c]
     features: str  # base64 float32[k], before re-centring
+    inputs: str  # base64 float32[k], normalised, without re-centring
     output: str  # base64 float32[k]
     score: float
+    log_p: float  # natural log of the score's p-value by the artifact's calibration
     tolerance: float
 
-    def arrays(self, n: int, c: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """(window float32[n, c], features float32[k], output float32[k]); ValueError when sizes do not fit."""
+    def arrays(self, n: int, c: int) -> tuple[Floats, Floats, Floats, Floats]:
+        """(window float32[n, c]; features, inputs and output float32[k]); ValueError when sizes do not fit."""
         return (
             unpack_floats(self.window, (n, c)),
             unpack_floats(self.features, (-1,)),
+            unpack_floats(self.inputs, (-1,)),
             unpack_floats(self.output, (-1,)),
         )
 
@@ -168,16 +176,24 @@ class ManifestError(ValueError):
     """A manifest that cannot be read or is not signed by a trusted key; the text says which and why."""
 
 
+class ManifestIncomplete(ManifestError):
+    """Not JSON at all: not what was once written, or not the whole of it."""
+
+
 def encode(manifest: ModelManifest) -> bytes:
     """Readable JSON of ``manifest``: two-space indent, newline at the end."""
     return msgspec.json.format(codec.encode(manifest), indent=2) + b"\n"
 
 
 def decode(data: bytes) -> ModelManifest:
-    """The manifest in ``data``; ManifestError names the field that does not fit."""
+    """The manifest in ``data``; ManifestError names the field that does not fit, ManifestIncomplete where there are none."""
     try:
         return codec.decode(data, ModelManifest)
     except (msgspec.DecodeError, ValueError) as error:
+        try:
+            msgspec.json.decode(data)
+        except (msgspec.DecodeError, ValueError) as syntax:
+            raise ManifestIncomplete(f"not JSON ({syntax})") from error
         raise ManifestError(f"not a model manifest: {error}") from error
 
 

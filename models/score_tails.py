@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ _MAX_SHAPE = 0.5
 # far level.
 _PRIOR_EXCESSES = 67.0
 _LEAST_TAIL = 1e-6  # a tail's width relative to where it begins: constant scores still have p-values
+_LEAST_LOG_P = -700.0  # of which the exponential is not yet 0
 _NORMAL = NormalDist()
 
 
@@ -48,3 +50,21 @@ def pareto_tail(
     if shape < 1e-6:
         return u - scale * log_q, shape
     return u + scale / shape * np.expm1(-shape * log_q), shape
+
+
+def shape_of(
+    tail: Literal["log_gaussian", "pot"], scores: NDArray[np.float64], log_p: NDArray[np.float64]
+) -> float:
+    """The shape of a tail, as the functions above give it, told from the end of its table: ``scores`` float64[m] at
+    ``log_p``, m >= 2, evenly spaced there; NaN where the table is of no such tail."""
+    if tail == "log_gaussian":
+        if scores[-2] <= 0.0 or log_p[-2] >= 0.0:
+            return math.nan
+        if log_p[-1] < _LEAST_LOG_P:
+            return math.nan
+        near, far = (-_NORMAL.inv_cdf(math.exp(q)) for q in log_p[-2:].tolist())
+        return float(np.log(scores[-1] / scores[-2])) / (far - near)
+    if scores.size < 3:
+        return math.nan
+    near, far = np.diff(scores[-3:]).tolist()
+    return math.log(far / near) / float(log_p[-2] - log_p[-1])

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edge_node.inference import Engine
 from edge_node.model_store import (
     MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
     BundleRefused,
     RefusalReason,
     check_device,
@@ -27,7 +28,7 @@ from edge_node.model_store import (
 from models import manifest as manifests
 from models.messages import pack_floats, unpack_floats
 from models.signal import Channel, Device, Mode, WindowSpec
-from tests.fixtures.bundle_files import BUNDLE, artifact
+from tests.fixtures.bundle_files import BUNDLE, artifact, restate
 
 pytestmark = pytest.mark.tflite_runtime
 
@@ -97,10 +98,18 @@ def test_no_bundle_there(tmp_path: Path) -> None:
     refused(tmp_path / "odd", RefusalReason.UNREADABLE, "Is a directory")
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"\xff\xfe", b"[1]", b'{"format": 1}'])
+@pytest.mark.parametrize("data", [b"{}", b"[1]", b"null", b'{"format": 1}'])
 def test_no_manifest(bundle: Path, data: bytes) -> None:
     (bundle / MANIFEST_NAME).write_bytes(data)
-    refused(bundle, RefusalReason.BAD_MANIFEST, "not a model manifest")
+    error = refused(bundle, RefusalReason.BAD_MANIFEST, "not a model manifest.*Train the model again")
+    assert "Copy" not in str(error)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xfe", bytes(4096), b'{"format": "one"', b"{} {"])
+def test_a_manifest_that_is_not_json_was_not_copied_whole(bundle: Path, data: bytes) -> None:
+    (bundle / MANIFEST_NAME).write_bytes(data)
+    error = refused(bundle, RefusalReason.CORRUPT, "not JSON.*the copy is incomplete. Copy the bundle again")
+    assert "Train" not in str(error)
 
 
 def test_a_manifest_cut_anywhere(bundle: Path) -> None:
@@ -108,7 +117,13 @@ def test_a_manifest_cut_anywhere(bundle: Path) -> None:
     data = file.read_bytes()
     for n in range(0, len(data) - 2, 997):
         file.write_bytes(data[:n])
-        refused(bundle, RefusalReason.BAD_MANIFEST, "not a model manifest")
+        refused(bundle, RefusalReason.CORRUPT, "the copy is incomplete. Copy the bundle again")
+
+
+def test_a_manifest_beyond_all_bounds(bundle: Path) -> None:
+    with (bundle / MANIFEST_NAME).open("ab") as stream:
+        stream.truncate(MAX_MANIFEST_BYTES + 1)
+    refused(bundle, RefusalReason.BAD_MANIFEST, "more than 16777216 bytes")
 
 
 def test_a_file_that_is_missing(bundle: Path) -> None:
@@ -178,7 +193,7 @@ def test_golden_features_that_do_not_come_out(bundle: Path) -> None:
 
 def test_a_golden_score_that_does_not_come_out(bundle: Path) -> None:
     edit_manifest(bundle, lambda tree: golden(tree).update(score=golden(tree)["score"] * 1.01))
-    refused(bundle, RefusalReason.GOLDEN_MISMATCH, "score differs by")
+    refused(bundle, RefusalReason.GOLDEN_MISMATCH, "makes the score of a golden vector")
 
 
 def test_int8_may_differ_by_a_few_steps_and_no_more(bundle: Path) -> None:
@@ -189,6 +204,7 @@ def test_int8_may_differ_by_a_few_steps_and_no_more(bundle: Path) -> None:
             output = unpack_floats(golden(tree, 1)["output"], (10,))
             output[0] += np.float32(steps * step)
             golden(tree, 1)["output"] = pack_floats(output)
+            restate(tree, 1)
 
         return edit
 
@@ -198,9 +214,51 @@ def test_int8_may_differ_by_a_few_steps_and_no_more(bundle: Path) -> None:
     refused(bundle, RefusalReason.GOLDEN_MISMATCH, "golden vector 0.*cpu-int8.*output differs")
 
 
-@pytest.mark.parametrize("what", ["window", "output", "features"])
+def scaled(path: str, factor: float) -> Edit:
+    """Multiplies the number, or all of the list, at ``path`` ("artifacts.0.score")."""
+
+    def edit(tree: Json) -> None:
+        *way, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+        at: Any = tree
+        for key in way:
+            at = at[key]
+        at[last] = [x * factor for x in at[last]] if isinstance(at[last], list) else at[last] * factor
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("path", "factor", "text"),
+    [
+        ("normalisation.centre", 1.01, "normalisation"),
+        ("normalisation.centre.0", 1.01, "normalisation"),
+        ("normalisation.scale", 1.01, "normalisation makes input 0 of a golden vector of cpu-float32"),
+        ("normalisation.scale.9", 0.9, "normalisation makes input 9"),
+        ("normalisation.start_centre.0", 3.0, "start_centre is further from the centre"),
+        ("artifacts.0.residual_scale", 1.01, "residual_scale of cpu-float32 makes the score"),
+        ("artifacts.1.residual_scale", 0.99, "residual_scale of cpu-int8 makes the score"),
+        ("artifacts.0.calibration.log_p", 3.0, "calibration of cpu-float32"),
+        ("artifacts.1.calibration.log_p", 1.05, "calibration of cpu-int8"),
+        ("artifacts.2.calibration.knots", 2.0, "calibration of edgetpu-int8 gives a golden score of"),
+        ("artifacts.0.calibration.tail_shape", 0.01, "calibration of cpu-float32 states tail_shape"),
+        ("artifacts.0.golden.0.log_p", 1.01, "calibration of cpu-float32 gives"),
+        ("artifacts.0.golden.0.tolerance", 1e3, "tolerance of a golden vector of cpu-float32 is 0.1, not"),
+        ("artifacts.2.golden.1.tolerance", 0.0, "tolerance of a golden vector of edgetpu-int8 is 0, not"),
+    ],
+)
+def test_a_number_that_was_damaged(bundle: Path, path: str, factor: float, text: str) -> None:
+    edit_manifest(bundle, scaled(path, factor))
+    refused(bundle, RefusalReason.GOLDEN_MISMATCH, text)
+
+
+def test_golden_vectors_without_inputs_and_p_value(bundle: Path) -> None:
+    edit_manifest(bundle, lambda tree: golden(tree).pop("log_p"))
+    refused(bundle, RefusalReason.BAD_MANIFEST, "missing required field `log_p`")
+
+
+@pytest.mark.parametrize("what", ["window", "output", "features", "inputs"])
 def test_golden_numbers_that_are_nan(bundle: Path, what: str) -> None:
-    size = {"window": 40, "output": 10, "features": 10}[what]
+    size = {"window": 40}.get(what, 10)
     edit_manifest(bundle, lambda tree: golden(tree).update({what: pack_floats(np.full(size, np.nan))}))
     refused(bundle, RefusalReason.GOLDEN_MISMATCH, "not finite")
 

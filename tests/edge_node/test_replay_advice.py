@@ -1,4 +1,4 @@
-"""A replay that scores nothing says why."""
+"""A replay that scores nothing, or alerts on nothing though scores rose, says why and what to try."""
 
 from __future__ import annotations
 
@@ -146,6 +146,38 @@ def test_a_log_without_rows(tmp_path: Path, capsys: Capture) -> None:
     log.write_text(f"t,{','.join(CHANNELS)}\n")
     assert replay(log, "--model", BUNDLE) == 1
     assert capsys.readouterr().err == f"edge-node replay: {log}: holds no rows\n"
+
+
+def test_scores_that_rose_without_an_alert_say_what_would_raise_the_first(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    log = write_csv(tmp_path / "pump.csv", signal(1200, faults=[(900, 1200)]))
+    assert replay(log, "--model", BUNDLE, "--p", 1e-12) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^alerts +none$", said, re.M)
+    hint = re.search(
+        r"^pump: no machine alert, but scores rose to (\S+), and training saw none above (\S+); the level is (\S+)\. "
+        r"The first alert would come with --alerts-per-week (\S+)\.$",
+        said,
+        re.M,
+    )
+    assert hint is not None
+    highest, seen, level, budget = map(float, hint.groups())
+    assert seen < highest
+    assert float(re.search(r"^level .*score (\S+)\)$", said, re.M)[1]) == level  # type: ignore[index]
+    for allowed, alerted in ((budget, True), (budget * 0.9, False)):
+        assert replay(log, "--model", BUNDLE, "--alerts-per-week", allowed) == 0
+        said = capsys.readouterr().out
+        assert (re.search(r"^alerts +none$", said, re.M) is None) is alerted
+        assert ("no machine alert" in said) is not alerted
+
+
+def test_a_healthy_log_and_one_with_alerts_need_no_other_level(tmp_path: Path, capsys: Capture) -> None:
+    healthy = write_csv(tmp_path / "pump.csv", signal(1200))
+    faulty = write_csv(tmp_path / "fault.csv", signal(1200, faults=[(900, 1200)]))
+    for log, level in ((healthy, 1), (faulty, 500)):
+        assert replay(log, "--model", BUNDLE, "--alerts-per-week", level) == 0
+        assert "no machine alert" not in capsys.readouterr().out
 
 
 def test_an_interrupted_replay_says_so(tmp_path: Path) -> None:

@@ -126,3 +126,10 @@ def test_a_femto_bearing_alerts_before_it_fails(tmp_path: Path, capsys: pytest.C
     ended = re.search(r"^replayed .* to (\S+?)Z", said, re.M)
     assert ended is not None
     assert raised[0][0].replace(" ", "T") < ended[1]
+    quiet = said_by(capsys, log, "--model", model, "--skip-rows", rows)
+    assert re.search(r"^alerts +none$", quiet, re.M)
+    hint = re.search(r"^bearing: no machine alert, .* with --alerts-per-week (\S+)\.$", quiet, re.M)
+    assert hint is not None
+    assert 1 < float(hint[1]) <= 20
+    said = said_by(capsys, log, "--model", model, "--skip-rows", rows, "--alerts-per-week", hint[1])
+    assert re.search(r"^\S+ \S+  \w+ +raised   bearing: ", said, re.M)

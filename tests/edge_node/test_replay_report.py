@@ -17,7 +17,8 @@ from arro3.io import read_parquet
 
 from edge_node.assembly import Core
 from edge_node.cli import main
-from edge_node.replay_report import News, Report
+from edge_node.replay_news import News
+from edge_node.replay_report import Report
 from edge_node.settling import Trace
 from models.recording import RecordingWriter
 from models.signal import NS_PER_S, Mode, SampleBlock, WindowSpec

@@ -22,6 +22,7 @@ from models.calibration import (
     score_at,
 )
 from models.messages import pack_floats
+from models.score_tails import shape_of
 from tests.models.healthy_scores import ar_scores, fitted, floats, long_run
 
 # --- folds and effective windows ---
@@ -241,3 +242,19 @@ def test_a_broken_table_is_refused_when_it_is_read(change: dict[str, object], te
     msgspec.convert(good, Calibration)
     with pytest.raises(msgspec.ValidationError, match=text):
         msgspec.convert({**good, **change}, Calibration)
+
+
+@settings(deadline=None)
+@given(
+    scores=st.one_of(
+        npst.arrays(np.float32, st.integers(8, 60), elements=st.floats(0, 2.0**40, width=32)),
+        st.tuples(st.integers(8, 6000), st.integers(0, 99), st.sampled_from([0.0, 1e-6, 0.3, 3.0])).map(
+            lambda drawn: np.exp(np.random.default_rng(drawn[1]).normal(size=drawn[0]) * drawn[2])
+        ),
+    ),
+    n_effective=st.sampled_from([5.0, 40.0, 400.0]),
+)
+def test_a_tail_tells_its_shape(scores: NDArray[np.floating], n_effective: float) -> None:
+    calibration = fit_calibration(scores, n_effective)
+    found = shape_of(calibration.tail, np.array(calibration.knots), np.array(calibration.log_p))
+    assert math.isclose(found, calibration.tail_shape, rel_tol=1e-3, abs_tol=1e-6)
