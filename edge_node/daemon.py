@@ -190,7 +190,13 @@ class Daemon:
         if self._blindness.due(now_s):
             self._blindness.step(self._core.pipeline.counters_by_device(), now_ns, now_s)
         found = troubles(
-            self._core, sources, outages, self._blindness.blind, self._uplink, self._config.gateway.status_s
+            self._core,
+            sources,
+            outages,
+            self._blindness.blind,
+            self._uplink,
+            self._config.gateway.status_s,
+            self._recording_error,
         )
         for alert in self._alerts.step(found, now_ns, now_s):
             self._deliver(PipelineEvent(alert, now_ns, None))

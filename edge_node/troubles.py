@@ -22,10 +22,11 @@ def troubles(
     blind: Mapping[str, str],
     uplink: Uplink | None,
     status_s: float,
+    recording_error: str | None = None,
 ) -> list[Trouble]:
     """Every trouble that there is or could be; ``outages``: sources that are in trouble, and what to say of it; ``blind``:
-    devices of which nothing is seen, and why;
-    ``status_s``: how often the gateway publishes its status."""
+    devices of which nothing is seen, and why; ``status_s``: how often the gateway publishes its status;
+    ``recording_error``: why the recording has ended."""
     found = [
         Trouble(f"backend/{name}", engine.notices[-1], len(engine.notices), math.inf)
         for name, engine in core.engines.items()
@@ -38,6 +39,8 @@ def troubles(
     found.append(Trouble("queue_full", full, n_full, HOLD_S, "critical"))
     found += [Trouble(f"source/{name}", text, 1, math.inf) for name, text in outages.items()]
     found += [Trouble(f"blind/{device_id}", text, 1, math.inf) for device_id, text in blind.items()]
+    if recording_error is not None:
+        found.append(Trouble("recording", f"the recording has ended: {recording_error}", 1, math.inf))
     if uplink is not None:
         who = (
             f"publishes under this name (boot id {', '.join(uplink.conflicts)})"
