@@ -1,21 +1,11 @@
 """The console script ``edge-node``."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 from models.console import run
 
 
 def main() -> int:
     """Runs ``edge-node``; returns the exit code."""
-    return run(_load)
-
-
-def _load() -> Callable[[], int]:
-    from edge_node.cli import main as command
-
-    return command
+    return run("edge_node.cli")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ would come out of the middle of somebody's C extension, with his traceback.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from collections.abc import Callable
@@ -14,13 +15,13 @@ from types import FrameType
 INTERRUPTED = 130
 
 
-def run(load: Callable[[], Callable[[], int]]) -> int:
-    """Imports a command by ``load`` and runs it; returns its exit code, ``INTERRUPTED`` where Ctrl-C ended it."""
+def run(module: str) -> int:
+    """Imports ``module`` and runs its ``main``; returns the exit code, ``INTERRUPTED`` where Ctrl-C ended it."""
     # Who started us may have had SIGINT ignored (nohup, a job in the background): so it stays.
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heeded:
         signal.signal(signal.SIGINT, _leave)
-    command = load()
+    command: Callable[[], int] = importlib.import_module(module).main
     try:
         if heeded:
             signal.signal(signal.SIGINT, signal.default_int_handler)
