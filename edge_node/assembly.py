@@ -27,6 +27,8 @@ from models.signal import ArtifactTarget, Clock, Device, DropReason, SampleBlock
 
 # Blocks of a device that complete more windows than this are scored in pieces: bounds memory, changes nothing else.
 MAX_WINDOWS_AT_ONCE = 1024
+# Of a backlog: what is done once a turn for every device is then done for several windows of it. Events go out after each
+# turn, so it stays well below a second's work.
 _BLOCKS_A_TURN = 1024
 _BLOCKS_OF_A_DEVICE = 8
 

@@ -97,7 +97,7 @@ def draw(target: Windower, batch: WindowBatch) -> dict[str, list[str]]:
     """The windows of ``batch`` as pictures, per channel."""
     drawn: dict[str, list[str]] = {}
     rate = target.spec.rate_hz
-    assert not batch.whole or batch.values.flags.c_contiguous or not batch.values.flags.writeable
+    assert batch.values.flags.c_contiguous or (batch.whole and not batch.values.flags.writeable)
     assert batch.values.dtype == np.float32
     for c, name in enumerate(target.device.channel_names):
         drawn[name] = []
