@@ -31,7 +31,9 @@ FAILED = 1
 
 def parser() -> argparse.ArgumentParser:
     top = Parser(prog="edge-node", description="The Linewatch gateway: sensor streams in, alerts out.")
-    top.add_argument("--version", action="version", version=importlib.metadata.version("linewatch"))
+    top.add_argument(
+        "--version", action="version", version=f"%(prog)s {importlib.metadata.version('linewatch')}"
+    )
     commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
 
     run = commands.add_parser(

@@ -38,7 +38,9 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="firmware-bridge", description="Microcontrollers on serial ports: find, watch, judge, simulate."
     )
-    top.add_argument("--version", action="version", version=importlib.metadata.version("linewatch"))
+    top.add_argument(
+        "--version", action="version", version=f"%(prog)s {importlib.metadata.version('linewatch')}"
+    )
     commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
 
     listing = commands.add_parser(
