@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edge_node.config import Config, ConfigError
 from edge_node.config_devices import DeviceConfig
+from edge_node.config_schema import Backend, Gateway, Precision
 from edge_node.inference import ArtifactMissing, EdgeTpuUnavailable, Engine
 from edge_node.model_store import Bundle, BundleRefused, check_device, check_golden, load_bundle
 from edge_node.pipeline import Pipeline
@@ -177,15 +178,9 @@ def _plan(
             check_device(bundle, settled.device, settled.window)
             engine = f"{_identity(bundle.manifest)}@{device.backend}/{device.precision}"
             if engine not in engines:
-                engines[engine] = Engine(
-                    bundle.manifest,
-                    bundle.artifacts,
-                    device=device.backend,
-                    precision=device.precision,
-                    delegate_library=config.gateway.edgetpu_library,
-                    on_notice=on_notice,
+                engines[engine] = build_engine(
+                    config.gateway, bundle, device.backend, device.precision, on_notice=on_notice
                 )
-                check_golden(bundle, engines[engine])
         except (BundleRefused, ArtifactMissing, EdgeTpuUnavailable, GraphUnusable) as error:
             raise config.error(device_id, "model", device.model, str(error)) from error
         departure = config.departure(device, bundle.manifest)
@@ -207,6 +202,29 @@ def _plan(
         summary_s=device.summary_s,
         n_reservoir=device.n_reservoir,
     )
+
+
+def build_engine(
+    gateway: Gateway,
+    bundle: Bundle,
+    backend: Backend,
+    precision: Precision,
+    *,
+    on_notice: Callable[[str], None],
+) -> Engine:
+    """What scores with ``bundle`` as ``gateway`` is configured, its golden vectors checked on the backend that it got.
+
+    Raises what :class:`Engine` raises, and BundleRefused."""
+    engine = Engine(
+        bundle.manifest,
+        bundle.artifacts,
+        device=backend,
+        precision=precision,
+        delegate_library=gateway.edgetpu_library,
+        on_notice=on_notice,
+    )
+    check_golden(bundle, engine)
+    return engine
 
 
 def _identity(manifest: ModelManifest) -> str:

@@ -33,6 +33,7 @@ from edge_node.outages import Outages
 from edge_node.recording import Recording
 from edge_node.running_sources import RunningSources, raise_failure
 from edge_node.settling import PipelineEvent
+from edge_node.state_dir import StateDir, StateInUse, state_dir_of
 from edge_node.terminal import hung_up
 from edge_node.ticks import Ticks
 from edge_node.troubles import UNHEARD, troubles
@@ -43,7 +44,14 @@ from models.signal import NS_PER_S, Device, SampleBlock
 from models.time_policy import RecordedDevice
 from models.topics import GatewayTopics
 
-_FIXED = ("log_level", "log_format", "metrics_host", "metrics_port", "queue_samples")  # while the daemon runs
+_FIXED = (
+    "log_level",
+    "log_format",
+    "metrics_host",
+    "metrics_port",
+    "queue_samples",
+    "state_dir",
+)  # while the daemon runs
 _LEVELS: dict[Severity, int] = {
     "info": logging.INFO,
     "warning": logging.WARNING,
@@ -123,6 +131,11 @@ class Daemon:
 
     def _start(self, to_close: contextlib.ExitStack) -> None:
         gateway = self._config.gateway
+        try:
+            self._state_dir = StateDir(state_dir_of(self._config))
+        except StateInUse as error:
+            raise StartError(str(error)) from error
+        to_close.callback(self._state_dir.close)
         address = self._serve_metrics(to_close) if gateway.metrics_port else None
         self._start_uplink()
         self._sources.start(self._config.sources, self._devices())

@@ -17,7 +17,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -29,12 +31,12 @@ from edge_node.log_limit import LogLimit
 from edge_node.mqtt_client import Connection, Link, Will
 from models.messages import Event, Status, encode
 from models.signal import DropReason
-from models.topics import GatewayTopics
+from models.topics import GatewayTopics, filter_matches
 
 WINDOW = 20  # unacknowledged messages; the default of brokers
 MAX_LOST = 5
 PACKET_OVERHEAD = 16  # fixed header, message id and properties of a PUBLISH, at most
-MAX_STATUS_BYTES = 1 << 20  # all that is received are statuses
+MAX_STATUS_BYTES = 1 << 20
 FAULT_LOG_S = 60.0
 
 log = structlog.get_logger("linewatch.uplink")
@@ -52,6 +54,20 @@ class UplinkCounters:
     drops: Counter[tuple[str, DropReason]] = field(default_factory=Counter)
 
 
+class Inbound(Protocol):
+    """Who hears what comes in over the uplink's connection. ``filters``: (topic filter, QoS), subscribed on every connect;
+    ``max_bytes``: what a message may take at most, topic included."""
+
+    @property
+    def filters(self) -> Sequence[tuple[str, int]]: ...
+
+    @property
+    def max_bytes(self) -> int: ...
+
+    def hear(self, topic: str, payload: bytes, retained: bool) -> None:
+        """On the connection's thread; bad input never raises, what does ends the uplink."""
+
+
 class Uplink:
     """``offline`` is the status that the broker publishes as last will; its ``boot_id`` is ours."""
 
@@ -60,6 +76,7 @@ class Uplink:
         config: UplinkConfig,
         topics: GatewayTopics,
         offline: Status,
+        inbound: Sequence[Inbound] = (),
     ) -> None:
         if offline.state != "offline":
             raise ValueError(f"the last will says {offline.state!r}, not 'offline'")
@@ -74,6 +91,7 @@ class Uplink:
         self._counters = UplinkCounters()
         self._clones = Clones(offline.boot_id)
         self._n_taken_over = 0
+        self._inbound = tuple(inbound)
         self._log_limit = LogLimit(FAULT_LOG_S)
         # The boot id keeps clones of one gateway from throwing each other off the broker for ever.
         client_id = config.client_id or f"{topics.site}-{topics.gateway}-{offline.boot_id}"
@@ -82,7 +100,7 @@ class Uplink:
             self,
             label="uplink",
             client_id=client_id,
-            max_packet_bytes=MAX_STATUS_BYTES,
+            max_packet_bytes=max([MAX_STATUS_BYTES, *(i.max_bytes for i in self._inbound)]),
             will=Will(topics.status, encode(offline)),
         )
         self.finished = self._connection.finished
@@ -215,8 +233,18 @@ class Uplink:
             self._settle(*self._queue.put_first(again))
         self._n_taken_over = n_taken_over
         link.subscribe([(self._topics.status, 1)])
+        for inbound in self._inbound:
+            link.subscribe(list(inbound.filters))
 
     def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
+        if topic == self._topics.status:
+            self._hear_status(topic, payload, retained)
+            return
+        for inbound in self._inbound:
+            if any(filter_matches(f, topic) for f, _ in inbound.filters):
+                inbound.hear(topic, payload, retained)
+
+    def _hear_status(self, topic: str, payload: bytes, retained: bool) -> None:
         """Our own status topic: whoever else publishes there says it is this gateway."""
         with self._lock:
             last = self._retained.get(topic)
