@@ -10,7 +10,7 @@ import pytest
 from edge_node.config import load_config
 from edge_node.state_dir import StateDir, StateInUse, state_dir_of
 
-_CONFIG = '[gateway]\nname = "g"\n'
+_CONFIG = '[gateway]\nname = "g"\n{}[[device]]\nid = "d"\nrate_hz = 1\nwindow = 4\nchannels = ["x"]\n'
 
 
 def test_a_directory_serves_one_process_at_a_time(tmp_path: Path) -> None:
@@ -38,9 +38,9 @@ def test_nobody_else_may_look_in(tmp_path: Path) -> None:
 def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     file = tmp_path / "hall.toml"
-    file.write_text(_CONFIG)
+    file.write_text(_CONFIG.format(""))
     assert state_dir_of(load_config(file)) == tmp_path / "hall-state"
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/a:/var/lib/b")
     assert state_dir_of(load_config(file)) == Path("/var/lib/a")
-    file.write_text(_CONFIG + 'state_dir = "kept"\n')
+    file.write_text(_CONFIG.format('state_dir = "kept"\n'))
     assert state_dir_of(load_config(file)) == tmp_path / "kept"
