@@ -97,8 +97,10 @@ class Uplink(Broker, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     version: MqttVersion = "5"
     prefix: Name = DEFAULT_PREFIX
-    queue_messages: Count = 10_000
-    queue_bytes: Count = 64 << 20
+    queue_messages: Count = 50_000
+    queue_bytes: Count = 256 << 20
+    queue_max_age_s: Positive = 7 * 86_400.0
+    drain_per_s: Annotated[float, msgspec.Meta(ge=1)] = 200.0
 
 
 class MqttSubscription(PayloadSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):

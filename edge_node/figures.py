@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from edge_node.assembly import Core
+from edge_node.departures import UplinkCounters
 from edge_node.metrics import Family
 from edge_node.recording import Recording
 from edge_node.sources import Reach, SourceCounters
-from edge_node.uplink import Uplink, UplinkCounters
+from edge_node.uplink import Uplink
 from models.messages import ConnectionStatus
 from models.signal import DropReason
 

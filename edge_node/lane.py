@@ -132,6 +132,11 @@ class Lane:
             self._settle()
         return self._n_untaken > 0 or bool(self._gated or self._ready)
 
+    def resume(self, now_ns: int) -> None:
+        """Silence counts from ``now_ns``, unless the device was silent before."""
+        if not self._stale:
+            self.windower.resume(now_ns)
+
     def collect(self) -> None:
         """Turn closed windows into chunks, resolve those whose gate is known, settle what needs no score."""
         n_new = 0

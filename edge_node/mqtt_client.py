@@ -79,8 +79,11 @@ class Session(Protocol):
 class Link:
     """One accepted connection: what a session may do with it."""
 
-    def __init__(self, client: paho.Client, max_packet_bytes: int | None, receive_maximum: int) -> None:
+    def __init__(
+        self, client: paho.Client, max_packet_bytes: int | None, receive_maximum: int, *, five: bool = False
+    ) -> None:
         self._client = client
+        self._five = five
         self.max_packet_bytes = max_packet_bytes  # the broker's limit, where it told one (MQTT 5)
         self.receive_maximum = receive_maximum  # unacknowledged publications that the broker takes
         self.filters: dict[int, list[str]] = {}
@@ -90,9 +93,14 @@ class Link:
         """Whether the broker has answered every subscription: the connection works in both directions."""
         return not self.filters
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool) -> int:
-        """Publishes at QoS 1 and returns the message id that on_acked will name."""
-        return self._client.publish(topic, payload, qos=1, retain=retain).mid
+    def publish(self, topic: str, payload: bytes, *, retain: bool, delayed: bool = False) -> int:
+        """Publishes at QoS 1 and returns the message id that on_acked will name. ``delayed``: MQTT 5 says so in a user
+        property."""
+        properties: Properties | None = None
+        if delayed and self._five:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.UserProperty = ("delayed", "true")
+        return self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
 
     def subscribe(self, filters: list[tuple[str, int]]) -> None:
         """Subscribes to (filter, QoS) pairs; a refusal is logged by the connection."""
@@ -319,6 +327,7 @@ class Connection:
             client,
             getattr(properties, "MaximumPacketSize", None),
             getattr(properties, "ReceiveMaximum", 65_535),
+            five=self._broker.version == "5",
         )
         self.n_connects += 1
         self.last_error = None

@@ -12,7 +12,7 @@ What comes out depends only on the sequence of ``push``, ``advance`` and scores,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TypeVar
@@ -56,14 +56,26 @@ class ScoreBatch:
         return int(self.inputs.shape[0])
 
 
-class PipelineState(msgspec.Struct, kw_only=True):
-    """Everything a pipeline remembers."""
+class DevicePart(msgspec.Struct, kw_only=True):
+    """Everything a pipeline remembers of one device."""
 
-    lanes: dict[str, LaneState]
-    gates: dict[str, GateState]
+    lane: LaneState
+    gate: GateState | None
+
+
+class RestPart(msgspec.Struct, kw_only=True):
+    """What it remembers beside that."""
+
     retired: Counters
     parting: list[SavedEvent]
     next_batch_id: int
+
+
+class PipelineState(msgspec.Struct, kw_only=True):
+    """Everything a pipeline remembers."""
+
+    devices: dict[str, DevicePart]
+    rest: RestPart
 
 
 class Pipeline:
@@ -82,12 +94,14 @@ class Pipeline:
         that still wait for that, or for their gate, when more come (the oldest are then dropped as
         ``backpressure``)."""
         self._gates: dict[str, list[tuple[str, Gate]]] = {}
+        self._gate_of: dict[str, Gate] = {}
         by_id = {plan.device.device_id: plan for plan in plans}
         self._lanes: dict[str, Lane] = {}
         self._at_once: dict[str, int] = {}  # engine -> windows whose features are extracted together
         self._fresh: dict[str, list[Chunk]] = {}  # engine -> chunks whose features are due,
         self._n_fresh: dict[str, int] = {}  # and their windows
         self._dirty: dict[str, None] = {}  # lanes with something to collect
+        self._changed: dict[str, None] = {}  # devices of which something changed since the last parts()
         self._ready: dict[str, dict[str, None]] = {}  # engine -> lanes with something to score
         for device_id, plan in by_id.items():
             gate = None
@@ -97,11 +111,12 @@ class Pipeline:
                 period_ns = samples_to_ns(1, watched.window.rate_hz)
                 gate = Gate(plan.gate, origin, watched.time, period_ns)
                 self._gates.setdefault(plan.gate.device_id, []).append((device_id, gate))
+                self._gate_of[device_id] = gate
             self._lanes[device_id] = Lane(site, gateway, plan, gate, max_waiting)
             values = plan.window.n * max(1, len(plan.device.channels))
             self._at_once[plan.engine] = max(1, VALUES_AT_ONCE // values)
             self._fresh[plan.engine], self._n_fresh[plan.engine] = [], 0
-        self._outboxes = [lane.outbox for lane in self._lanes.values()]
+        self._outboxes = [(device_id, lane.outbox) for device_id, lane in self._lanes.items()]
         self._out: dict[int, tuple[list[Chunk], NDArray[np.float32]]] = {}
         self._next_batch_id = 0
         self._max_batches_out = max_batches_out
@@ -125,7 +140,7 @@ class Pipeline:
             if gate.silent and gate.hears(block):
                 self._collect(self._lanes[gated])  # by what was known while the gate was silent
         restarts = lane.push(block)
-        self._dirty[block.device_id] = None
+        self._dirty[block.device_id] = self._changed[block.device_id] = None
         for gated, gate in gates:
             for restart in restarts:
                 gate.fall_silent()  # nobody will know more of the time before
@@ -135,17 +150,23 @@ class Pipeline:
                 if gate.is_full_for(piece):
                     self._collect(self._lanes[gated])  # while it is known when the machine ran
                 gate.push(piece)
-            self._dirty[gated] = None
+            self._dirty[gated] = self._changed[gated] = None
 
     def advance(self, now_ns: int) -> None:
         """Let time pass: silent devices close their last windows and are reported stale."""
         for device_id, lane in self._lanes.items():
             if lane.advance(now_ns):
-                self._dirty[device_id] = None
+                self._dirty[device_id] = self._changed[device_id] = None
             for gated, gate in self._gates.get(device_id, ()):
                 if not gate.silent and gate.spec.channel in lane.windower.stale_channels:
                     gate.fall_silent()
+                    self._changed[gated] = None
                     self._collect(self._lanes[gated])
+
+    def resume(self, now_ns: int) -> None:
+        """After a restore, when time has passed in which nobody could have heard a device: its silence counts from now."""
+        for lane in self._lanes.values():
+            lane.resume(now_ns)
 
     def gather(self) -> None:
         """Make windows of what was pushed since the last call, and features of these while they are in the cache.
@@ -222,19 +243,22 @@ class Pipeline:
             if saturated is not None and np.count_nonzero(saturated[rows]):
                 chunk.saturated = saturated[rows]
             lane = self._lanes[chunk.device_id]
+            self._changed[chunk.device_id] = None
             lane.scored(chunk, residual[rows], score[rows], p[rows], least_p, which, backend)
 
     def failed(self, batch_id: int, reason: DropReason) -> None:
         """A batch that will not be scored: its windows are dropped for ``reason``."""
         chunks, _ = self._out.pop(batch_id)
         for chunk in chunks:
+            self._changed[chunk.device_id] = None
             self._lanes[chunk.device_id].failed(chunk, reason)
 
     def events(self) -> list[PipelineEvent]:
         """Alerts, summaries and device states since the last call: per device in event-time order."""
         events, self._parting = self._parting, []
-        for outbox in self._outboxes:
+        for device_id, outbox in self._outboxes:
             if outbox:
+                self._changed[device_id] = None
                 events.extend(outbox)
                 outbox.clear()
         return events
@@ -257,6 +281,7 @@ class Pipeline:
         """The end of the signal (a replay's end, a drained daemon): windows that wait to know whether their
         machine ran are decided by what is known, and may then have to be scored; once none is pending,
         summaries in progress are closed as they are."""
+        self._changed = dict.fromkeys(self._lanes)
         for lane in self._lanes.values():
             lane.finish()
             self._register(lane)
@@ -288,15 +313,8 @@ class Pipeline:
 
     def snapshot(self) -> bytes:
         """All state, batches that are out included: after :meth:`restore` they are handed out again."""
-        return codec.pack_state(
-            PipelineState(
-                lanes={device_id: lane.snapshot() for device_id, lane in self._lanes.items()},
-                gates={gated: gate.state for gates in self._gates.values() for gated, gate in gates},
-                retired=self._retired,
-                parting=[save_event(event) for event in self._parting],
-                next_batch_id=self._next_batch_id,
-            )
-        )
+        devices = {device_id: self._part(device_id) for device_id in self._lanes}
+        return codec.pack_state(PipelineState(devices=devices, rest=self._rest()))
 
     def restore(self, data: bytes, *, only: Collection[str] | None = None) -> None:
         """Continue from a snapshot, into a pipeline that nothing was pushed to yet.
@@ -305,13 +323,39 @@ class Pipeline:
         model and limits that it had. Any other starts afresh or is gone: its open alerts are cleared, its
         pending windows counted as dropped. Raises msgspec.DecodeError when ``data`` is not a snapshot.
         """
-        state = codec.unpack_state(data, PipelineState)
-        self._retired = state.retired
-        self._parting = [load_event(saved) for saved in state.parting]
-        self._next_batch_id = state.next_batch_id
+        self._go_on_from(codec.unpack_state(data, PipelineState), only)
+
+    def parts(self, *, all_devices: bool = False) -> tuple[dict[str, bytes], bytes]:
+        """A snapshot in parts, of the devices of which something changed since the last call (or of all): by device, and
+        what is of none."""
+        changed = self._lanes if all_devices else self._changed
+        devices = {device_id: codec.pack_state(self._part(device_id)) for device_id in changed}
+        self._changed = {}
+        return devices, codec.pack_state(self._rest())
+
+    def restore_parts(self, devices: Mapping[str, bytes], rest: bytes) -> None:
+        """As :meth:`restore`, from the latest part of each device."""
+        parts = {device_id: codec.unpack_state(part, DevicePart) for device_id, part in devices.items()}
+        self._go_on_from(PipelineState(devices=parts, rest=codec.unpack_state(rest, RestPart)), None)
+
+    def _part(self, device_id: str) -> DevicePart:
+        gate = self._gate_of.get(device_id)
+        return DevicePart(lane=self._lanes[device_id].snapshot(), gate=None if gate is None else gate.state)
+
+    def _rest(self) -> RestPart:
+        return RestPart(
+            retired=self._retired,
+            parting=[save_event(event) for event in self._parting],
+            next_batch_id=self._next_batch_id,
+        )
+
+    def _go_on_from(self, state: PipelineState, only: Collection[str] | None) -> None:
+        self._retired = state.rest.retired
+        self._parting = [load_event(saved) for saved in state.rest.parting]
+        self._next_batch_id = state.rest.next_batch_id
         kept = set()
-        for device_id, lane_state in state.lanes.items():
-            lane = self._lanes.get(device_id)
+        for device_id, part in state.devices.items():
+            lane, lane_state = self._lanes.get(device_id), part.lane
             if lane is not None and (only is None or device_id in only) and lane.fits(lane_state):
                 lane.restore(lane_state)
                 self._dirty[device_id] = None
@@ -322,8 +366,9 @@ class Pipeline:
                 self._parting += farewells(lane_state.settler.announcer)
         for watched, gates in self._gates.items():
             for gated, gate in gates:
-                if watched in kept and gated in kept and gated in state.gates:
-                    gate.state = state.gates[gated]
+                was = state.devices[gated].gate if watched in kept and gated in kept else None
+                if was is not None:
+                    gate.state = was
         self._out.clear()
         self._fresh, self._n_fresh = {engine: [] for engine in self._fresh}, dict.fromkeys(self._fresh, 0)
 

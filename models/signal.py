@@ -254,6 +254,8 @@ class DropReason(enum.StrEnum):
     # events
     REFUSED = "refused"  # also by a Modbus slave, before there are samples
     EVICTED = "evicted"
+    EXPIRED = "expired"  # waited too long for a connection
+    CORRUPT = "corrupt"  # could not be read back from disk
 
 
 WindowLength = Annotated[int, msgspec.Meta(ge=2)]

@@ -88,6 +88,7 @@ def test_publish_is_the_only_way_out() -> None:
         "publish": ["Event | Status"],
         "start": [],
         "stop": ["Status", "float"],
+        "wake": [],
     }
     assert set(egress.SENDABLE) >= {Alert, Status}
     assert len(egress.SENDABLE) == 4

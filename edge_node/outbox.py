@@ -1,0 +1,225 @@
+"""What must survive the process: messages that wait to leave, and the state to go on from. One SQLite file.
+
+Strategy: everything that belongs together is one :class:`Cut`, written in one transaction with ``synchronous=FULL`` in WAL mode,
+so after a crash, or a loss of power, the file holds one whole cut: the pipeline as it was, the counters as they
+were, and exactly the messages that these counters call stored. A file that is damaged, or of a newer version, is set aside, and
+one that cannot be had at all is kept in memory.
+
+Invariant: the methods that write are called by one thread at a time; :meth:`Outbox.payload` from any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from edge_node.egress import Outgoing
+
+VERSION = 1  # of the tables below
+FILE_NAME = "outbox.sqlite"
+WAL_PAGES = 4096  # 16 MB: pages that are written again and again reach the file itself once in a while only
+_SUFFIXES = ("", "-wal", "-shm")
+_CLEAN = "clean"
+
+_TABLES = """
+CREATE TABLE message(
+    row INTEGER PRIMARY KEY, kind TEXT NOT NULL, prefix TEXT NOT NULL, place TEXT NOT NULL, device TEXT NOT NULL,
+    rank INTEGER, retain INTEGER NOT NULL, n_bytes INTEGER NOT NULL, ran_s REAL NOT NULL, payload BLOB NOT NULL);
+CREATE TABLE state(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+log = structlog.get_logger("linewatch.outbox")
+
+
+class OutboxError(Exception):
+    """Nothing was written; the text says why. ``damaged``: nor can anything be, the file is not in order."""
+
+    def __init__(self, text: str, *, damaged: bool = False) -> None:
+        super().__init__(text)
+        self.damaged = damaged
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What is written together. ``state`` replaces values by key; ``keep``: keys of which all others are forgotten (None:
+    none is). ``gone``: rows of messages that have left."""
+
+    messages: Sequence[Outgoing] = ()
+    gone: Sequence[int] = ()
+    state: Mapping[str, bytes] = field(default_factory=dict)
+    keep: Collection[str] | None = None
+
+
+class Outbox:
+    """``folder`` None: in memory. ``problem``: why what was there is not gone on from, or why nothing is written to disk."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = None if folder is None else folder / FILE_NAME
+        self.problem: str | None = None
+        self._reading = threading.Lock()
+        self._db = sqlite3.connect(":memory:", check_same_thread=False)  # until the file is open
+        self._open()
+        (last,) = self._db.execute("SELECT max(row) FROM message").fetchone()
+        self._last_row: int = last or 0
+
+    @property
+    def durable(self) -> bool:
+        """Whether what is written survives the process."""
+        return self._path is not None
+
+    def next_row(self) -> int:
+        """A number for a message that will be written."""
+        self._last_row += 1
+        return self._last_row
+
+    def state(self) -> dict[str, bytes]:
+        """The state of the last cut."""
+        return {
+            key: zlib.decompress(value) for key, value in self._db.execute("SELECT key, value FROM state")
+        }
+
+    def messages(self) -> list[Outgoing]:
+        """What had not left, in the order in which it was said; without payloads but those of retained ones."""
+        columns = "row, kind, prefix, place, device, rank, retain, n_bytes, ran_s"
+        found = self._db.execute(
+            f"SELECT {columns}, CASE WHEN retain THEN payload END FROM message ORDER BY row"
+        )
+        return [
+            Outgoing(kind, prefix, place, payload, bool(retain), rank, device, n_bytes, row, ran_s)
+            for row, kind, prefix, place, device, rank, retain, n_bytes, ran_s, payload in found
+        ]
+
+    def payload(self, row: int) -> bytes | None:
+        """The payload of a message, None where it cannot be read."""
+        with self._reading:
+            try:
+                found = self._db.execute("SELECT payload FROM message WHERE row = ?", (row,)).fetchone()
+            except sqlite3.Error as error:
+                log.error(f"{self._path}: message {row} cannot be read: {error}")
+                return None
+        return None if found is None else bytes(found[0])
+
+    def write(self, cut: Cut) -> None:
+        """Commits ``cut``, wholly or not at all: OutboxError."""
+        state = [(key, zlib.compress(value, 1)) for key, value in cut.state.items()]
+        rows = [
+            (m.row, m.kind, m.prefix, m.place, m.device, m.rank, m.retain, m.n_bytes, m.ran_s, m.payload)
+            for m in cut.messages
+        ]
+        with self._reading:  # sqlite3 serialises calls, but a transaction is several
+            try:
+                with self._db:
+                    self._db.execute("BEGIN IMMEDIATE")
+                    self._db.executemany("DELETE FROM message WHERE row = ?", [(row,) for row in cut.gone])
+                    self._db.executemany("INSERT INTO message VALUES(?,?,?,?,?,?,?,?,?,?)", rows)
+                    if cut.keep is not None:
+                        known = {key for (key,) in self._db.execute("SELECT key FROM state")}
+                        no_more = known - set(cut.keep)
+                        self._db.executemany("DELETE FROM state WHERE key = ?", [(key,) for key in no_more])
+                    self._db.executemany("INSERT OR REPLACE INTO state VALUES(?,?)", state)
+                    self._db.execute("DELETE FROM state WHERE key = ?", (_CLEAN,))
+            except sqlite3.Error as error:
+                damaged = not isinstance(error, sqlite3.OperationalError)
+                raise OutboxError(f"{self._path}: {error}", damaged=damaged) from error
+
+    def begin_anew(self, why: str) -> None:
+        """Sets the file aside and goes on with an empty one."""
+        with self._reading:
+            self._close_db()
+            if self._path is not None:
+                self._set_aside(why)
+            self._db = self._connect()
+            self._create()
+
+    def close(self) -> None:
+        """Says that all is in order, and lets go."""
+        with self._reading:
+            try:
+                with self._db:
+                    self._db.execute(
+                        "INSERT OR REPLACE INTO state VALUES(?, ?)", (_CLEAN, zlib.compress(b"1"))
+                    )
+            except sqlite3.Error as error:
+                log.warning(f"{self._path} could not be closed in good order: {error}")
+            self._close_db()
+
+    def _open(self) -> None:
+        try:
+            self._db = self._connect()
+            self._check()
+        except sqlite3.Error as error:
+            self._close_db()
+            self._set_aside(str(error))
+            try:
+                self._db = self._connect()
+                self._create()
+            except sqlite3.Error as again:
+                self._close_db()
+                self.problem = (
+                    f"{self._path} cannot be used ({again}): what waits for the broker is kept in memory only"
+                )
+                log.error(self.problem)
+                self._path = None
+                self._db = self._connect()
+                self._create()
+
+    def _connect(self) -> sqlite3.Connection:
+        where = ":memory:" if self._path is None else str(self._path)
+        self._db = sqlite3.connect(where, check_same_thread=False, isolation_level=None, timeout=5.0)
+        if self._path is not None:
+            os.chmod(self._path, 0o600)
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            f"wal_autocheckpoint = {WAL_PAGES}",
+            f"journal_size_limit = {4096 * WAL_PAGES}",
+        ):
+            self._db.execute(f"PRAGMA {pragma}")
+        return self._db
+
+    def _check(self) -> None:
+        """Makes the tables of a new file; raises sqlite3.Error for one that cannot be gone on from."""
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._create()
+            return
+        if version > VERSION:
+            raise sqlite3.DatabaseError(f"it is of a newer Linewatch (version {version}, not {VERSION})")
+        clean = self._db.execute("SELECT 1 FROM state WHERE key = ?", (_CLEAN,)).fetchone()
+        if clean is None:  # the process or the power failed
+            (found,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
+
+    def _create(self) -> None:
+        self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+
+    def _close_db(self) -> None:
+        with contextlib.suppress(sqlite3.Error):  # of a file that is not in order: it is let go all the same
+            self._db.close()
+
+    def _set_aside(self, why: str) -> None:
+        """The file of before keeps its contents under another name; of several the last is kept."""
+        assert self._path is not None
+        aside = self._path.with_name(f"{FILE_NAME}.set-aside")
+        try:
+            for suffix in _SUFFIXES:
+                file = Path(f"{self._path}{suffix}")
+                if file.exists():
+                    file.rename(f"{aside}{suffix}")
+        except OSError as error:
+            why = f"{why}; {error.strerror}"
+        self.problem = (
+            f"{self._path} cannot be gone on from ({why}): it was set aside as {aside.name} at "
+            f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}, and what it held is not sent"
+        )
+        log.error(self.problem)
