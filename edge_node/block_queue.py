@@ -24,6 +24,8 @@ class BlockQueue:
         self._lock = threading.Lock()
         self._blocks: deque[SampleBlock] = deque()
         self._n_samples = self._n_taken_up = 0
+        self._n_put = self._n_taken = 0
+        self._lossy: set[str] = set()
         self._signalled = False
         self._filled = asyncio.Event()
 
@@ -32,26 +34,43 @@ class BlockQueue:
         """Values that wait."""
         return self._n_samples
 
-    def put(self, block: SampleBlock) -> bool:
-        """Append ``block``; False when there is no room for it."""
+    @property
+    def n_taken(self) -> int:
+        """The ticket of the last block that was taken: those of all that wait are larger."""
+        return self._n_taken
+
+    @property
+    def lossy(self) -> frozenset[str]:
+        """Devices of which a block came that nobody will bring again."""
+        with self._lock:
+            return frozenset(self._lossy)
+
+    def put(self, block: SampleBlock, *, kept: bool = False) -> int:
+        """Append ``block``, of which its sender keeps a copy until it is acknowledged (``kept``) or not; its ticket, or 0 when
+        there is no room for it. Tickets count from 1."""
         with self._lock:
             room = max(block.n_samples, BLOCK_SAMPLES)
             if self._n_taken_up + room > self._max_samples:
-                return False
+                return 0
             self._blocks.append(block)
             self._n_samples += block.n_samples
             self._n_taken_up += room
+            self._n_put += 1
+            ticket = self._n_put
+            if not kept:
+                self._lossy.add(block.device_id)
             signal = not self._signalled
             self._signalled = True
         if signal:
             self._loop.call_soon_threadsafe(self._filled.set)
-        return True
+        return ticket
 
     def take(self, max_blocks: int) -> list[SampleBlock]:
         """Up to ``max_blocks`` of the oldest blocks; may be none."""
         with self._lock:
             n = min(max_blocks, len(self._blocks))
             taken = [self._blocks.popleft() for _ in range(n)]
+            self._n_taken += n
             sizes = [block.n_samples for block in taken]
             self._n_samples -= sum(sizes)
             self._n_taken_up -= sum([max(size, BLOCK_SAMPLES) for size in sizes])

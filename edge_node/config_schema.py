@@ -131,6 +131,8 @@ class MqttSource(Broker, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 
     name: Name = "mqtt"
     version: MqttVersion = "3.1.1"
+    max_inflight: Count = 20
+    session_expiry_s: Annotated[float, msgspec.Meta(ge=1, le=4_294_967_294)] = 86_400.0
     subscribe: tuple[MqttSubscription, ...] = ()
 
 

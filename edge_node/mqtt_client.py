@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from paho.mqtt import MQTTException
@@ -56,13 +56,33 @@ class Will:
     payload: bytes
 
 
+class Receipt(NamedTuple):
+    """How a message came: ``mid`` names it to :meth:`Link.acknowledge`; ``dup``: the broker brings it again."""
+
+    mid: int
+    qos: int
+    dup: bool
+
+
+AT_MOST_ONCE = Receipt(0, 0, False)
+
+
+@dataclass(frozen=True, slots=True)
+class Persistence:
+    """A session that the broker keeps for ``expiry_s`` after the connection is lost (MQTT 3.1.1: for as long as it likes), in
+    which messages at QoS 1 are acknowledged by :meth:`Link.acknowledge`; at most ``max_inflight`` of them wait for that."""
+
+    expiry_s: int
+    max_inflight: int
+
+
 class Session(Protocol):
     """What the owner of a connection does; all of it on the connection's thread. What it raises ends that thread."""
 
     def on_connected(self, link: Link) -> None:
         """The broker accepted: subscribe, publish."""
 
-    def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
+    def on_message(self, topic: str, payload: bytes, retained: bool, receipt: Receipt = AT_MOST_ONCE) -> None:
         """A message came; ``topic`` is "" where it was not UTF-8."""
 
     def on_acked(self, mid: int, refusal: str | None) -> None:
@@ -80,10 +100,17 @@ class Link:
     """One accepted connection: what a session may do with it."""
 
     def __init__(
-        self, client: paho.Client, max_packet_bytes: int | None, receive_maximum: int, *, five: bool = False
+        self,
+        client: paho.Client,
+        max_packet_bytes: int | None,
+        receive_maximum: int,
+        *,
+        five: bool = False,
+        session_present: bool = False,
     ) -> None:
         self._client = client
         self._five = five
+        self.session_present = session_present  # the broker has kept the session of before
         self.max_packet_bytes = max_packet_bytes  # the broker's limit, where it told one (MQTT 5)
         self.receive_maximum = receive_maximum  # unacknowledged publications that the broker takes
         self.filters: dict[int, list[str]] = {}
@@ -101,6 +128,14 @@ class Link:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.UserProperty = ("delayed", "true")
         return self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
+
+    def acknowledge(self, mid: int) -> None:
+        """Acknowledges a message at QoS 1, over a connection with :class:`Persistence`."""
+        self._client.ack(mid, 1)
+
+    def unsubscribe(self, filters: list[str]) -> None:
+        """Gives up filters that the broker's session has kept."""
+        self._client.unsubscribe(filters)
 
     def subscribe(self, filters: list[tuple[str, int]]) -> None:
         """Subscribes to (filter, QoS) pairs; a refusal is logged by the connection."""
@@ -126,6 +161,7 @@ class Connection:
         client_id: str,
         max_packet_bytes: int,
         will: Will | None = None,
+        persistence: Persistence | None = None,
         jitter: Callable[[], float] = random.random,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
@@ -133,6 +169,7 @@ class Connection:
         self._session = session
         self._client_id = client_id
         self._will = will
+        self._persistence = persistence
         self._max_packet_bytes = min(max_packet_bytes, MAX_PACKET_BYTES)
         self._jitter = jitter
         self._connect_timeout_s = connect_timeout_s
@@ -291,9 +328,10 @@ class Connection:
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
-            clean_session=None if five else True,
+            clean_session=None if five else self._persistence is None,
             protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
+            manual_ack=self._persistence is not None,
         )
         client.connect_timeout = self._connect_timeout_s
         client.max_inflight_messages_set(0)  # the uplink keeps its own window
@@ -316,9 +354,12 @@ class Connection:
             return {}
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.MaximumPacketSize = self._max_packet_bytes
-        return {"clean_start": True, "properties": properties}
+        if self._persistence is not None:
+            properties.SessionExpiryInterval = self._persistence.expiry_s
+            properties.ReceiveMaximum = min(self._persistence.max_inflight, 65_535)
+        return {"clean_start": self._persistence is None, "properties": properties}
 
-    def _on_connect(self, client: paho.Client, _user: Any, _flags: Any, reason: Any, properties: Any) -> None:
+    def _on_connect(self, client: paho.Client, _user: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
             hint = ": check username and password" if reason.getName() in _CREDENTIALS else ""
             self._why = f"the broker refused the connection: {reason.getName()}{hint}"
@@ -328,6 +369,7 @@ class Connection:
             getattr(properties, "MaximumPacketSize", None),
             getattr(properties, "ReceiveMaximum", 65_535),
             five=self._broker.version == "5",
+            session_present=flags.session_present,
         )
         self.n_connects += 1
         self.last_error = None
@@ -355,7 +397,8 @@ class Connection:
         except UnicodeDecodeError:
             topic = ""
         with _session_code():
-            self._session.on_message(topic, bytes(message.payload), message.retain)
+            receipt = Receipt(message.mid, message.qos, message.dup)
+            self._session.on_message(topic, bytes(message.payload), message.retain, receipt)
 
     def _on_publish(self, _client: Any, _user: Any, mid: int, reason: Any, _properties: Any) -> None:
         with _session_code():

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from edge_node.config import Config
 from edge_node.config_schema import ModbusSource, MqttSource, SerialSource, Uplink
-from edge_node.mqtt_client import Connection, Link
+from edge_node.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt
 from edge_node.sources import SOURCES
 from edge_node.sources.mqtt import filters_of
 from models.signal import Device, SampleBlock
@@ -101,9 +101,9 @@ class _Line:
         with contextlib.suppress(asyncio.CancelledError):
             await reading
 
-    def _emit(self, block: SampleBlock) -> bool:
+    def _emit(self, block: SampleBlock, *, kept: bool = False) -> int:
         self._missing.pop(block.device_id, None)
-        return True
+        return 1
 
 
 class _Broker:
@@ -150,7 +150,9 @@ class _Broker:
             link.subscribe(self._filters)
         self._link = link
 
-    def on_message(self, topic: str, payload: bytes, retained: bool) -> None: ...
+    def on_message(
+        self, topic: str, payload: bytes, retained: bool, receipt: Receipt = AT_MOST_ONCE
+    ) -> None: ...
 
     def on_acked(self, mid: int, refusal: str | None) -> None: ...
 

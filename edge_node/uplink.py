@@ -25,7 +25,7 @@ from edge_node.clones import Clones
 from edge_node.config_schema import Uplink as UplinkConfig
 from edge_node.departures import Departures, UplinkCounters
 from edge_node.egress import Outgoing, clearing, marked_delayed, outgoing
-from edge_node.mqtt_client import Connection, Link, Will
+from edge_node.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt, Will
 from models.messages import Event, Status, encode
 from models.signal import DropReason
 from models.topics import GatewayTopics, filter_matches
@@ -217,7 +217,7 @@ class Uplink:
         for inbound in self._inbound:
             link.subscribe(list(inbound.filters))
 
-    def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
+    def on_message(self, topic: str, payload: bytes, retained: bool, receipt: Receipt = AT_MOST_ONCE) -> None:
         if topic == self._topics.status:
             self._hear_status(topic, payload, retained)
             return

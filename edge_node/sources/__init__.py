@@ -12,14 +12,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from models.signal import Device, DropReason, SampleBlock
 
 if TYPE_CHECKING:
     from edge_node.config_schema import ModbusSource, MqttSource, ReplaySource, SerialSource
 
-Emit = Callable[[SampleBlock], bool]
-"""Takes a block, from any thread, without waiting; False when the queue is full and the block was not
-taken."""
+
+class Emit(Protocol):
+    """Takes a block, from any thread, without waiting."""
+
+    def __call__(self, block: SampleBlock, /, *, kept: bool = False) -> int:
+        """A ticket, 1 and upwards, or 0 when the queue is full and the block was not taken. ``kept``: whoever sent it keeps it
+        until it is acknowledged."""
+
+
+def refuse(_block: SampleBlock, /, *, kept: bool = False) -> int:
+    """Stands where ``run`` puts the daemon's queue."""
+    return 0
 
 
 @dataclass(slots=True)
@@ -78,19 +89,46 @@ class Source(Protocol):
         """Reads until it is cancelled or, where a source has an end, until that; bad input never raises."""
 
 
-def _mqtt(config: MqttSource, devices: Mapping[str, Device]) -> Source:
+class SessionState(msgspec.Struct, kw_only=True):
+    """What a source remembers of a session that its broker keeps: the subscriptions in it, and packet id -> digest of what
+    was taken and may come again."""
+
+    filters: list[str]
+    marks: dict[int, bytes]
+
+
+class KeptSource(Source, Protocol):
+    """A source whose samples are kept at the other end until it acknowledges them."""
+
+    @property
+    def wants_commit(self) -> bool:
+        """Whether so much waits for acknowledgement that no more may come until some of it is committed."""
+
+    def committed(self, ticket: int) -> None:
+        """All blocks up to this ticket are on disk. From any thread."""
+
+    def session(self, ticket: int) -> SessionState | None:
+        """The session as a checkpoint must know it that contains all blocks up to this ticket."""
+
+
+def _mqtt(
+    config: MqttSource,
+    devices: Mapping[str, Device],
+    owner: str | None = None,
+    session: SessionState | None = None,
+) -> Source:
     from edge_node.sources.mqtt import MqttSubscriber
 
-    return MqttSubscriber(config, devices)
+    return MqttSubscriber(config, devices, owner=owner, session=session)
 
 
-def _replay(config: ReplaySource, devices: Mapping[str, Device]) -> Source:
+def _replay(config: ReplaySource, devices: Mapping[str, Device], *_: object) -> Source:
     from edge_node.sources.replay import LogReplay
 
     return LogReplay(config, devices)
 
 
-def _serial(config: SerialSource, devices: Mapping[str, Device]) -> Source:
+def _serial(config: SerialSource, devices: Mapping[str, Device], *_: object) -> Source:
     if config.protocol == "lines":
         from edge_node.sources.serial_lines import SerialLines
 
@@ -100,12 +138,14 @@ def _serial(config: SerialSource, devices: Mapping[str, Device]) -> Source:
     return SerialBoard(config, devices)
 
 
-def _modbus(config: ModbusSource, devices: Mapping[str, Device]) -> Source:
+def _modbus(config: ModbusSource, devices: Mapping[str, Device], *_: object) -> Source:
     from edge_node.sources.modbus import ModbusBus
 
     return ModbusBus(config, devices)
 
 
+# Built from the configuration, the devices, who the gateway is ("site-name"; None: nothing will ever be committed, so nothing
+# need be kept for it), and what is left of the source's session.
 SOURCES: Mapping[str, Callable[..., Source]] = {
     "mqtt": _mqtt,
     "replay": _replay,

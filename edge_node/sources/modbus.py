@@ -15,7 +15,7 @@ import structlog
 
 from edge_node.config_schema import ModbusSource
 from edge_node.log_limit import LogLimit
-from edge_node.sources import Emit, Reach, SourceCounters
+from edge_node.sources import Emit, Reach, SourceCounters, refuse
 from edge_node.sources.layout import Layout, timed_block
 from firmware_bridge.modbus import Poller, Reading
 from firmware_bridge.modbus_link import Bus, Fault
@@ -34,7 +34,7 @@ class ModbusBus:
         self._config = config
         self._log = log.bind(source=config.name)
         self._log_limit = LogLimit(SAME_FAULT_LOG_S)
-        self._emit: Emit = _refuse
+        self._emit: Emit = refuse
         self._counters = SourceCounters()
         self._devices = devices
         self._layouts: dict[tuple[int, ...], Layout] = {}
@@ -134,8 +134,3 @@ class ModbusBus:
         if n_held is not None:
             more = f" ({n_held} more since it was last logged)" if n_held else ""
             self._log.warning(text + more)
-
-
-def _refuse(_block: SampleBlock) -> bool:
-    """Stands where ``run`` puts the daemon's queue."""
-    return False

@@ -15,11 +15,12 @@ import structlog
 
 from edge_node.config_schema import MqttSource, MqttSubscription
 from edge_node.log_limit import LogLimit
-from edge_node.mqtt_client import Connection, Link
-from edge_node.sources import Emit, Reach, SourceCounters
+from edge_node.mqtt_client import AT_MOST_ONCE, Connection, Link, Persistence, Receipt
+from edge_node.sources import Emit, Reach, SessionState, SourceCounters, refuse
 from edge_node.sources.arrivals import Arrivals
 from edge_node.sources.payloads import Decoder, Refusal
-from models.signal import Device, DropReason, SampleBlock
+from edge_node.sources.receipts import Receipts, digest_of
+from models.signal import Device, DropReason
 from models.topics import filter_matches
 
 MAX_CACHED_TOPICS = 10_000
@@ -70,15 +71,22 @@ class MqttSubscriber:
         config: MqttSource,
         devices: Mapping[str, Device],
         *,
+        owner: str | None = None,
+        session: SessionState | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        """``owner``: who subscribes, so that the broker keeps messages at QoS 1 for it until they are committed; None:
+        nothing is ever committed, and each is acknowledged as it comes. ``session``: what is left of the one before."""
         self._config = config
+        self._owner = owner if any(s.qos for s in config.subscribe) else None
+        self._former = session.filters if session is not None else []
+        self._receipts = Receipts(session.marks if session is not None else None)
         self._now_ns = now_ns
         self._routes = [Route.of(s, devices) for s in config.subscribe]
         self._by_topic: dict[str, list[tuple[Route, str | None, str | None]]] = {}
         self._log = log.bind(source=config.name)
         self._log_limit = LogLimit(SAME_FAULT_LOG_S)
-        self._emit: Emit = _refuse
+        self._emit: Emit = refuse
         self._counters = SourceCounters()
         self._connection: Connection | None = None
 
@@ -102,13 +110,17 @@ class MqttSubscriber:
     async def run(self, emit: Emit) -> None:
         """Keeps the connection up and emits blocks until cancelled."""
         self._emit = emit
-        client_id = self._config.client_id or f"linewatch-{self.name}-{secrets.token_hex(4)}"
+        # A session that is to be found again needs a name that stays.
+        client_id = self._config.client_id or f"linewatch-{self._owner or secrets.token_hex(4)}-{self.name}"
         connection = Connection(
             self._config,
             self,
             label=f"source {self.name}",
             client_id=client_id,
             max_packet_bytes=max_packet_bytes(self._config),
+            persistence=None
+            if self._owner is None
+            else Persistence(round(self._config.session_expiry_s), self._config.max_inflight),
         )
         self._connection = connection
         connection.start()
@@ -117,16 +129,50 @@ class MqttSubscriber:
         finally:
             await asyncio.to_thread(connection.stop)
 
+    @property
+    def wants_commit(self) -> bool:
+        return self._owner is not None and 2 * self._receipts.n_waiting >= self._config.max_inflight
+
+    def committed(self, ticket: int) -> None:
+        self._receipts.commit(ticket)
+        if self._owner is not None and self._connection is not None:
+            self._connection.wake()
+
+    def session(self, ticket: int) -> SessionState | None:
+        if self._owner is None:
+            return None
+        filters = {f for f, _ in filters_of(self._config)} | set(self._former)
+        return SessionState(filters=sorted(filters), marks=self._receipts.marks(ticket))
+
     def on_connected(self, link: Link) -> None:
         filters = filters_of(self._config)
+        if self._owner is not None:
+            self._receipts.connected(session_present=link.session_present)
+            wanted = {f for f, _ in filters}
+            if no_more := [f for f in self._former if f not in wanted]:
+                link.unsubscribe(no_more)
+            self._former = []
         if filters:
             link.subscribe(filters)
 
-    def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
-        arrival_ns = self._now_ns()
+    def on_message(self, topic: str, payload: bytes, retained: bool, receipt: Receipt = AT_MOST_ONCE) -> None:
         counters = self._counters
         counters.n_messages += 1
         counters.n_bytes += len(payload)
+        if self._owner is None or not receipt.qos:
+            self._take(topic, payload, retained, kept=False)
+            return
+        digest = digest_of(topic, payload)
+        if self._receipts.came_again(receipt.mid, digest, dup=receipt.dup):
+            counters.message_drops[DropReason.DUPLICATE] += 1
+            return
+        ticket = self._take(topic, payload, retained, kept=True)
+        self._receipts.take(receipt.mid, digest, ticket)
+
+    def _take(self, topic: str, payload: bytes, retained: bool, *, kept: bool) -> int:
+        """Decodes and emits; returns the ticket of the last block, 0 if there is none."""
+        arrival_ns, counters = self._now_ns(), self._counters
+        last = 0
         routes = self._by_topic.get(topic)
         if routes is None:
             routes = self._routes_of(topic)
@@ -137,7 +183,8 @@ class MqttSubscriber:
                 payload, arrival_ns, device=device, channel=channel, retained=retained
             )
             for block in route.arrivals.spread(blocks, arrival_ns):
-                if self._emit(block):
+                if ticket := self._emit(block, kept=kept):
+                    last = ticket
                     counters.n_blocks += 1
                     counters.n_samples += block.n_samples
                 else:
@@ -145,6 +192,7 @@ class MqttSubscriber:
                     self._log_fault("", DropReason.QUEUE_FULL, "samples dropped: the gateway cannot keep up")
             for refusal in refused:
                 self._refused(topic, refusal)
+        return last
 
     def on_acked(self, mid: int, refusal: str | None) -> None:
         """A source publishes nothing."""
@@ -153,7 +201,9 @@ class MqttSubscriber:
         """The connection comes back by itself, and on_connected subscribes again."""
 
     def on_turn(self, link: Link) -> None:
-        """Nothing to do between messages."""
+        if self._owner is not None:
+            for mid in self._receipts.due():
+                link.acknowledge(mid)
 
     def _routes_of(self, topic: str) -> list[tuple[Route, str | None, str | None]]:
         matching = [r for r in self._routes if topic and filter_matches(r.subscription.filter, topic)]
@@ -176,11 +226,12 @@ class MqttSubscriber:
 
 
 def filters_of(config: MqttSource) -> list[tuple[str, int]]:
-    """What to subscribe to: each filter once, at the highest QoS that any subscription with it has."""
+    """What to subscribe to: each filter once, at the highest QoS that any subscription with it has. QoS 2 is asked for as 1: its
+    handshake ends before a checkpoint, and what is brought twice is told by its packet id."""
     qos_of: dict[str, int] = {}
     for subscription in config.subscribe:
         wanted = subscription.filter
-        qos_of[wanted] = max(subscription.qos, qos_of.get(wanted, 0))
+        qos_of[wanted] = max(min(subscription.qos, 1), qos_of.get(wanted, 0))
     return list(qos_of.items())
 
 
@@ -188,8 +239,3 @@ def max_packet_bytes(config: MqttSource) -> int:
     """Bytes of the largest packet that is taken. Twice what a payload may have: one that is somewhat too large should
     be seen and counted, one that is far too large should cost no memory."""
     return 2 * max((s.max_payload_bytes for s in config.subscribe), default=0) + TOPIC_BYTES
-
-
-def _refuse(_block: SampleBlock) -> bool:
-    """Stands where ``run`` puts the daemon's queue."""
-    return False

@@ -14,7 +14,7 @@ from structlog.typing import FilteringBoundLogger
 
 from edge_node.config_schema import SerialSource
 from edge_node.log_limit import LogLimit
-from edge_node.sources import Emit, Reach, SourceCounters
+from edge_node.sources import Emit, Reach, SourceCounters, refuse
 from firmware_bridge.transport import Line, LineSettings, PortName
 from models.signal import DropReason, SampleBlock
 
@@ -29,7 +29,7 @@ class SerialPort(ABC):
         self._config = config
         self._log = log.bind(source=config.name)
         self._log_limit = LogLimit(SAME_FAULT_LOG_S)
-        self._emit: Emit = _refuse
+        self._emit: Emit = refuse
         self._counters = SourceCounters()
         self._n_failures = 0
         self._trouble: str | None = None  # why nothing is made of what an open line brings
@@ -119,8 +119,3 @@ class SerialPort(ABC):
 
 def _more(n_held: int) -> str:
     return f" ({n_held} more since it was last logged)" if n_held else ""
-
-
-def _refuse(_block: SampleBlock) -> bool:
-    """Stands where ``run`` puts the daemon's queue."""
-    return False

@@ -17,12 +17,14 @@ class Collected:
     def __init__(self, capacity: int = 10**9) -> None:
         self.blocks: list[SampleBlock] = []
         self.capacity = capacity
+        self.n_kept = 0
 
-    def __call__(self, block: SampleBlock) -> bool:
+    def __call__(self, block: SampleBlock, *, kept: bool = False) -> int:
         if len(self.blocks) >= self.capacity:
-            return False
+            return 0
         self.blocks.append(block)
-        return True
+        self.n_kept += kept
+        return len(self.blocks)
 
     def n_values(self) -> int:
         return sum(block.n_samples for block in self.blocks)

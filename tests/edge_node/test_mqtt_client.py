@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from edge_node.config_schema import MqttSource, Tls, Uplink
 from edge_node.log_limit import LogLimit
-from edge_node.mqtt_client import Connection, Link, Will, backoff_s
+from edge_node.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt, Will, backoff_s
 from tests.brokers import HOST, Broker, Subscriber, broker, certificates, free_port, wait_for
 
 
@@ -31,7 +31,7 @@ class Recorded:
         link.subscribe([("in/#", 1)])
         self.threads.add(threading.current_thread().name)
 
-    def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
+    def on_message(self, topic: str, payload: bytes, retained: bool, receipt: Receipt = AT_MOST_ONCE) -> None:
         self.messages.append((topic, payload, retained))
 
     def on_acked(self, mid: int, refusal: str | None) -> None:

@@ -66,7 +66,7 @@ def running(source: Source, emit: Callable[[SampleBlock], bool], *, connected: b
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    running: Coroutine[Any, Any, None] = source.run(emit)
+    running: Coroutine[Any, Any, None] = source.run(lambda block, /, *, kept=False: int(emit(block)))
     task = asyncio.run_coroutine_threadsafe(running, loop)
     try:
         if connected:
