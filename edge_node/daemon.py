@@ -26,6 +26,7 @@ from edge_node.blindness import Blindness
 from edge_node.block_queue import BlockQueue
 from edge_node.carry_over import carry_over, gone
 from edge_node.config import Config, ConfigError, load_config
+from edge_node.continuity import Continuity, Parts
 from edge_node.gateway_alerts import GatewayAlerts
 from edge_node.latencies import Latencies
 from edge_node.metrics import Family
@@ -91,7 +92,6 @@ class Daemon:
         self._alerts = GatewayAlerts(self._config.gateway.site, self._config.gateway.name)
         self._recording = None if record is None else Recording(record, _recorded(self._config))
         self._uplink: Uplink | None = None
-        self._states: dict[str, DeviceStateMessage] = {}  # the last of each device, for the next uplink
         self._latencies = Latencies()
         self._outages = Outages()
         self._stopping = False
@@ -114,7 +114,8 @@ class Daemon:
         gateway = self._config.gateway
         self._loop = loop
         self._queue = BlockQueue(gateway.queue_samples, loop)
-        self._sources = RunningSources(self._queue.put)
+        self._sources = RunningSources(self._queue.put, f"{gateway.site}-{gateway.name}")
+        self._parts = Parts(self._core, self._queue, self._sources, self._alerts, self._latencies)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
@@ -122,20 +123,25 @@ class Daemon:
         with contextlib.ExitStack() as to_close:  # also after a start that failed
             if self._recording is not None:
                 to_close.callback(self._recording.close)
+            self._claim_state(to_close)
             try:
                 self._start(to_close)
                 await self._serve(end_with_sources)
                 final = "stopped"
             finally:
-                await self._stop(final)
+                await self._stop(final, for_good=end_with_sources and not self._stopping)
 
-    def _start(self, to_close: contextlib.ExitStack) -> None:
-        gateway = self._config.gateway
+    def _claim_state(self, to_close: contextlib.ExitStack) -> None:
         try:
             self._state_dir = StateDir(state_dir_of(self._config))
         except StateInUse as error:
             raise StartError(str(error)) from error
         to_close.callback(self._state_dir.close)
+        self._continuity = Continuity(self._config, self._state_dir, self._parts, released=self._released)
+        self._continuity.resume(self._now_ns())
+
+    def _start(self, to_close: contextlib.ExitStack) -> None:
+        gateway = self._config.gateway
         address = self._serve_metrics(to_close) if gateway.metrics_port else None
         self._start_uplink()
         self._sources.start(self._config.sources, self._devices())
@@ -171,6 +177,7 @@ class Daemon:
             await self._queue.wait(self._ticks.wait_s(self._now_ns()))
             self._turn()
             now_ns = self._now_ns()
+            self._continuity.step(now_ns)
             if self._reload:
                 self._reload = False
                 await self._reconfigure()
@@ -210,6 +217,7 @@ class Daemon:
             self._uplink,
             self._config.gateway.status_s,
             self._recording_error,
+            self._continuity.problem,
         )
         for alert in self._alerts.step(found, now_ns, now_s):
             self._deliver(PipelineEvent(alert, now_ns, None))
@@ -235,11 +243,15 @@ class Daemon:
                 severity=message.severity,
             )
         elif isinstance(message, DeviceStateMessage):
-            self._states[message.device] = message
+            self._parts.states[message.device] = message
         if self._on_event is not None:
             self._on_event(message)
         if self._uplink is not None:
-            self._uplink.publish(message)
+            self._continuity.hold(message, self._uplink.topics)
+
+    def _released(self) -> None:
+        if self._uplink is not None:
+            self._uplink.wake()
 
     def _record(self, item: SampleBlock | Tick) -> None:
         if self._recording is not None:
@@ -271,10 +283,12 @@ class Daemon:
         if not same_gateway:
             self._close_alerts()
             self._alerts = GatewayAlerts(config.gateway.site, config.gateway.name)
+        self._continuity.take_up(config, core, self._alerts)
+        await self._continuity.commit(self._now_ns())
         moves = config.uplink != before.uplink or not same_gateway
         if moves:
             if _place(config) != _place(before):
-                self._forget(list(self._states), go_on_elsewhere=True)
+                self._forget(list(self._parts.states), go_on_elsewhere=True)
             await self._stop_uplink()
         self._config = config
         if moves:
@@ -291,7 +305,7 @@ class Daemon:
         """Take back what the uplink has retained of these devices."""
         for device_id in device_ids:
             if not go_on_elsewhere:
-                self._states.pop(device_id, None)
+                self._parts.states.pop(device_id, None)
             if self._uplink is not None:
                 self._uplink.forget(device_id)
 
@@ -307,10 +321,16 @@ class Daemon:
             return
         gateway = self._config.gateway
         topics = GatewayTopics(self._config.uplink.prefix, gateway.site, gateway.name)
-        self._uplink = Uplink(self._config.uplink, topics, self._status("offline"))
-        if self._states:  # said over the uplink before this one
+        self._uplink = Uplink(
+            self._config.uplink,
+            topics,
+            self._status("offline"),
+            departures=self._continuity.departures,
+            payload_of=self._continuity.outbox.payload,
+        )
+        if self._parts.states:  # said over the uplink before this one
             self._publish_status("online")
-            for state in self._states.values():
+            for state in self._parts.states.values():
                 self._uplink.publish(state)
         self._uplink.start()
 
@@ -319,16 +339,20 @@ class Daemon:
             uplink, self._uplink = self._uplink, None
             await asyncio.to_thread(uplink.stop, self._status(final))
 
-    async def _stop(self, final: GatewayState) -> None:
-        """Stop the sources, settle what they delivered, publish it, say ``final``."""
+    async def _stop(self, final: GatewayState, *, for_good: bool) -> None:
+        """Stop the sources, settle what they delivered, publish it, say ``final``. Where it will go on (unless ``for_good``),
+        what is in progress is kept for then; else it is brought to its end."""
         await self._sources.stop()
         while self._queue.n_samples:
             self._turn()
-        self._core.pipeline.finish()
-        self._core.score()
-        self._deliver_all()
-        self._close_alerts()
+        if for_good or not self._continuity.outbox.durable:
+            self._core.pipeline.finish()
+            self._core.score()
+            self._deliver_all()
+            self._close_alerts()
+        await self._continuity.commit(self._now_ns(), ended=True)
         await self._stop_uplink(final)
+        await asyncio.to_thread(self._continuity.close)
         log.info(final)
 
     def _publish_status(self, state: GatewayState) -> None:
@@ -383,6 +407,7 @@ class Daemon:
             self._uplink,
             self._queue.n_samples,
             self._latencies.totals(),
+            self._continuity,
             self._recording,
         )
 

@@ -102,6 +102,29 @@ class Departures:
                 if self._held.pop(item.row, None) is not None:
                     self._enter(item)
 
+    def release_all(self) -> None:
+        """All that is held may leave."""
+        with self.moved:
+            held, self._held = list(self._held.values()), {}
+            for item in held:
+                self._enter(item)
+
+    def waiting(self) -> list[Outgoing]:
+        """What may leave, has a row, and is in memory."""
+        with self.moved:
+            return [
+                item
+                for item in [*self.queue.items(), *self.in_flight.values()]
+                if item.row is not None and item.payload is not None
+            ]
+
+    def forget_payloads(self, items: Iterable[Outgoing]) -> None:
+        """The outbox has them; those of retained messages are few, and may be sent again."""
+        with self.moved:
+            for item in items:
+                if item.row is not None and not item.retain:
+                    item.payload = None
+
     def put(self, item: Outgoing) -> None:
         """``item`` is said and may leave at once."""
         with self.moved:

@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from edge_node.assembly import Core
-from edge_node.departures import UplinkCounters
+from edge_node.continuity import Continuity
 from edge_node.metrics import Family
 from edge_node.recording import Recording
 from edge_node.sources import Reach, SourceCounters
 from edge_node.uplink import Uplink
 from models.messages import ConnectionStatus
 from models.signal import DropReason
-
-NO_UPLINK = UplinkCounters()
 
 
 def families(
@@ -24,18 +22,21 @@ def families(
     uplink: Uplink | None,
     n_queued_samples: int,
     latency_s: Mapping[str, tuple[int, float]],
+    continuity: Continuity,
     recording: Recording | None = None,
 ) -> list[Family]:
     """Every metric of the gateway but the process's own. ``latency_s``: kind of alert -> (count, sum)."""
     counters, by_device = core.pipeline.counters(), core.pipeline.counters_by_device()
-    up = uplink.counters() if uplink is not None else NO_UPLINK
+    up = continuity.departures.snapshot()
+    down = continuity.downtime
+    checkpoints = continuity.checkpoints
     conditions = core.pipeline.conditions()
     connected: dict[tuple[str, ...], float] = {
         (f"source {name}",): float(r.connected) for name, r in reach.items()
     }
     if uplink is not None:
         connected[("uplink",)] = float(uplink.connected)
-    refused = _sum(s.sample_drops for s in sources.values())
+    refused = _sum(s.sample_drops for s in sources.values()) + Counter({DropReason.DOWN: down.n_samples})
     samples_in = counters.n_samples_in + n_queued_samples + sum(refused.values())
     return [
         _counter("samples_in", "Values (one channel at one time) that sources delivered.", samples_in),
@@ -121,7 +122,29 @@ def families(
         _gauge(
             "events_queued",
             "Messages that the broker has not acknowledged.",
-            uplink.n_queued if uplink else 0,
+            continuity.departures.n_queued,
+        ),
+        _gauge("events_queued_bytes", "Bytes of them.", continuity.departures.n_queued_bytes),
+        _counter(
+            "checkpoints",
+            "Times that what must survive a restart was written to disk.",
+            checkpoints.n_written,
+        ),
+        _counter("checkpoint_failures", "Times that it could not be.", checkpoints.n_failures),
+        _counter("checkpoint_seconds", "Seconds in which the disk was waited for.", checkpoints.total_s),
+        _gauge(
+            "checkpoint_failed",
+            "1 while what must survive a restart is in memory only.",
+            checkpoints.problem is not None or not continuity.outbox.durable,
+        ),
+        _counter("run_seconds", "Seconds for which the gateway has run, over restarts.", continuity.ran_s),
+        _counter("down_seconds", "Seconds between its runs.", down.total_s),
+        Family(
+            "device_gaps",
+            "Times in which what a device sent was lost, since nobody received it.",
+            "counter",
+            ("device", "reason"),
+            {(name, DropReason.DOWN.value): n for name, n in down.n_gaps.items()},
         ),
         _by_type("egress_bytes", "Bytes sent upstream: payload and topic.", up.n_bytes),
         Family(

@@ -29,6 +29,13 @@ class Trouble:
     severity: Severity = "warning"
 
 
+class GatewayAlertsState(msgspec.Struct, kw_only=True):
+    """Everything that :class:`GatewayAlerts` remembers: counts as last seen, and what is open."""
+
+    seen: dict[str, int]
+    open: dict[str, Alert]
+
+
 @dataclass(slots=True)
 class _Open:
     alert: Alert
@@ -43,6 +50,16 @@ class GatewayAlerts:
         self._gateway = gateway
         self._seen: dict[str, int] = {}
         self._open: dict[str, _Open] = {}
+
+    def state(self) -> GatewayAlertsState:
+        return GatewayAlertsState(
+            seen=dict(self._seen), open={subject: found.alert for subject, found in self._open.items()}
+        )
+
+    def restore(self, state: GatewayAlertsState, monotonic_s: float) -> None:
+        """Goes on from ``state``: all counts have stood still since ``monotonic_s``."""
+        self._seen = dict(state.seen)
+        self._open = {subject: _Open(alert, monotonic_s) for subject, alert in state.open.items()}
 
     def step(self, troubles: Iterable[Trouble], now_ns: int, monotonic_s: float) -> list[Alert]:
         """What there is to say at ``now_ns`` (wall clock); ``monotonic_s`` measures how long a count stood still.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from edge_node.announcing import PipelineEvent
@@ -29,6 +31,11 @@ class Latencies:
             backend=event.backend or "",
         )
         return msgspec.structs.replace(alert, delivery=delivery)
+
+    def restore(self, totals: Mapping[str, tuple[int, float]]) -> None:
+        """Goes on from what :meth:`totals` gave."""
+        self._n = {kind: n for kind, (n, _) in totals.items()}
+        self._total_s = {kind: total_s for kind, (_, total_s) in totals.items()}
 
     def totals(self) -> dict[str, tuple[int, float]]:
         """Count and sum in seconds, by kind."""

@@ -325,6 +325,11 @@ class Pipeline:
         """
         self._go_on_from(codec.unpack_state(data, PipelineState), only)
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether :meth:`parts` has something to say of a device."""
+        return bool(self._changed)
+
     def parts(self, *, all_devices: bool = False) -> tuple[dict[str, bytes], bytes]:
         """A snapshot in parts, of the devices of which something changed since the last call (or of all): by device, and
         what is of none."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from edge_node.config_schema import Source as SourceConfig
-from edge_node.sources import SOURCES, Emit, Reach, Source, SourceCounters
+from edge_node.sources import SOURCES, Emit, KeptSource, Reach, SessionState, Source, SourceCounters
 from models.signal import Device
 
 log = structlog.get_logger("linewatch.daemon")
@@ -27,15 +28,20 @@ class _Running:
     devices: Mapping[str, Device]
     source: Source
     task: asyncio.Task[None]
+    kept: KeptSource | None
 
 
 class RunningSources:
-    """By name, all feeding ``emit``."""
+    """By name, all feeding ``emit``. ``owner``: who reads, so that what can be kept for it until it is committed is kept; None:
+    nothing is ever committed."""
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: Emit, owner: str | None = None) -> None:
         self._emit = emit
+        self._owner = owner
         self._running: dict[str, _Running] = {}
         self._retired: dict[str, SourceCounters] = {}
+        self._sessions: dict[str, SessionState] = {}
+        self._committed = 0
 
     @property
     def ended(self) -> bool:
@@ -46,9 +52,13 @@ class RunningSources:
         """Starts those of ``configs`` that do not run yet."""
         for config in configs:
             if config.name not in self._running:
-                source = SOURCES[str(config.__struct_config__.tag)](config, devices)
+                build = SOURCES[str(config.__struct_config__.tag)]
+                source = build(config, devices, self._owner, self._sessions.pop(config.name, None))
+                kept = source if isinstance(source, KeptSource) else None
+                if kept is not None:
+                    kept.committed(self._committed)
                 task = asyncio.create_task(source.run(self._emit), name=f"source {config.name}")
-                self._running[config.name] = _Running(config, devices, source, task)
+                self._running[config.name] = _Running(config, devices, source, task, kept)
 
     async def keep(self, configs: Sequence[SourceConfig], devices: Mapping[str, Device]) -> None:
         """Stops all but those that are in ``configs`` as they run, for the same ``devices``."""
@@ -67,6 +77,32 @@ class RunningSources:
             if running.task.done() and not running.task.cancelled():
                 raise_failure(f"source {name}", running.task.exception())
 
+    def resume(self, counters: Mapping[str, SourceCounters], sessions: Mapping[str, SessionState]) -> None:
+        """What an earlier process counted, and left of its sources' sessions; before any is started."""
+        self._retired = dict(counters)
+        self._sessions = dict(sessions)
+
+    @property
+    def wants_commit(self) -> bool:
+        """Whether some source waits for a commit before more can come."""
+        return any(source.wants_commit for source in self._kept())
+
+    def committed(self, ticket: int) -> None:
+        """All blocks up to this ticket are on disk."""
+        self._committed = ticket
+        for source in self._kept():
+            source.committed(ticket)
+
+    def sessions(self, ticket: int) -> dict[str, SessionState]:
+        """As a checkpoint must know them that contains all blocks up to this ticket."""
+        now = {source.name: source.session(ticket) for source in self._kept()}
+        return self._sessions | {name: session for name, session in now.items() if session is not None}
+
+    def _kept(self) -> Iterator[KeptSource]:
+        for running in self._running.values():
+            if running.kept is not None:
+                yield running.kept
+
     def counters(self) -> dict[str, SourceCounters]:
         """What came in since the daemon started, also from sources that are gone."""
         counters = {
@@ -83,6 +119,9 @@ class RunningSources:
         running = self._running.pop(name)
         running.task.cancel()
         await asyncio.wait((running.task,))
+        # All that it took is in this process, if not on disk yet: what comes again over its session was taken.
+        if running.kept is not None and (left := running.kept.session(sys.maxsize)) is not None:
+            self._sessions[name] = left
         self._retired[name] = _merged(running.source.counters, self._retired.get(name))
 
 

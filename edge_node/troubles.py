@@ -23,10 +23,11 @@ def troubles(
     uplink: Uplink | None,
     status_s: float,
     recording_error: str | None = None,
+    forgets: str | None = None,
 ) -> list[Trouble]:
     """Every trouble that there is or could be; ``outages``: sources that are in trouble, and what to say of it; ``blind``:
     devices of which nothing is seen, and why; ``status_s``: how often the gateway publishes its status;
-    ``recording_error``: why the recording has ended."""
+    ``recording_error``: why the recording has ended; ``forgets``: why a restart would forget something, or has."""
     found = [
         Trouble(f"backend/{name}", engine.notices[-1], len(engine.notices), math.inf)
         for name, engine in core.engines.items()
@@ -41,6 +42,8 @@ def troubles(
     found += [Trouble(f"blind/{device_id}", text, 1, math.inf) for device_id, text in blind.items()]
     if recording_error is not None:
         found.append(Trouble("recording", f"the recording has ended: {recording_error}", 1, math.inf))
+    if forgets is not None:
+        found.append(Trouble("outbox", forgets, 1, math.inf, "critical"))
     if uplink is not None:
         who = (
             f"publishes under this name (boot id {', '.join(uplink.conflicts)})"

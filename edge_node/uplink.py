@@ -101,6 +101,11 @@ class Uplink:
         self.finished = self._connection.finished
 
     @property
+    def topics(self) -> GatewayTopics:
+        """Where it publishes."""
+        return self._topics
+
+    @property
     def connected(self) -> bool:
         """Whether the broker has accepted us and the connection stands."""
         return self._connection.connected

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
 
@@ -97,6 +97,7 @@ class SessionState(msgspec.Struct, kw_only=True):
     marks: dict[int, bytes]
 
 
+@runtime_checkable
 class KeptSource(Source, Protocol):
     """A source whose samples are kept at the other end until it acknowledges them."""
 

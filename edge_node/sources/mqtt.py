@@ -111,7 +111,8 @@ class MqttSubscriber:
         """Keeps the connection up and emits blocks until cancelled."""
         self._emit = emit
         # A session that is to be found again needs a name that stays.
-        client_id = self._config.client_id or f"linewatch-{self._owner or secrets.token_hex(4)}-{self.name}"
+        ours = f"{self._owner}-{self.name}" if self._owner else f"{self.name}-{secrets.token_hex(4)}"
+        client_id = self._config.client_id or f"linewatch-{ours}"
         connection = Connection(
             self._config,
             self,

@@ -1,0 +1,198 @@
+"""What makes a run go on where the last one ended: the outbox, the state beside it, and the time between that nobody saw.
+
+Invariant: a cut holds the pipeline as it is between two turns, the counters of that instant, and the messages said until then.
+What is pushed after it and before a crash is brought again by whoever keeps it; of all others the time since is one gap.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+
+from edge_node.assembly import Core
+from edge_node.block_queue import BlockQueue
+from edge_node.checkpoints import UPLINK, Checkpoints
+from edge_node.config import Config
+from edge_node.config_schema import ReplaySource
+from edge_node.config_schema import Uplink as UplinkConfig
+from edge_node.departures import Departures, UplinkCounters
+from edge_node.egress import outgoing
+from edge_node.gateway_alerts import GatewayAlerts
+from edge_node.gateway_state import Downtime, GatewayState, UplinkCounts, packed, source_counts, unpacked
+from edge_node.latencies import Latencies
+from edge_node.outbox import Outbox
+from edge_node.running_sources import RunningSources
+from edge_node.state_dir import StateDir
+from models.messages import DeviceStateMessage, Event, Summary
+from models.signal import NS_PER_S
+from models.topics import GatewayTopics
+
+GATEWAY, PIPELINE, DEVICE = "gateway", "pipeline", "device/"
+
+_NO_UPLINK = UplinkConfig(host="none")
+
+log = structlog.get_logger("linewatch.outbox")
+
+
+@dataclass(slots=True)
+class Parts:
+    """What of a running gateway is remembered. The daemon's own; its core changes with its configuration."""
+
+    core: Core
+    queue: BlockQueue
+    sources: RunningSources
+    alerts: GatewayAlerts
+    latencies: Latencies
+    states: dict[str, DeviceStateMessage] = field(default_factory=dict)  # the last of each device
+
+
+class Continuity:
+    """``released``: called on the loop when messages may leave."""
+
+    def __init__(
+        self, config: Config, state_dir: StateDir, parts: Parts, *, released: Callable[[], None]
+    ) -> None:
+        self._config = config
+        self._parts = parts
+        uplink = config.uplink or _NO_UPLINK
+        self.departures = Departures(uplink.queue_messages, uplink.queue_bytes)
+        self.outbox = Outbox(state_dir.path)
+        self.checkpoints = Checkpoints(
+            self.outbox,
+            self.departures,
+            every_s=config.gateway.checkpoint_s,
+            released=released,
+            committed=parts.sources.committed,
+        )
+        self.downtime = Downtime()
+        self._lossy: set[str] = set()  # of earlier processes
+        self._begun_s = time.monotonic()
+        self._ran_before_s = 0.0
+        self._start_problem = state_dir.problem or self.outbox.problem
+
+    @property
+    def ran_s(self) -> float:
+        """For how long the gateway has run, over all its processes."""
+        return self._ran_before_s + time.monotonic() - self._begun_s
+
+    @property
+    def problem(self) -> str | None:
+        """Why a restart would forget, or has forgotten, something."""
+        return self.checkpoints.problem or self._start_problem
+
+    def resume(self, now_ns: int) -> None:
+        """Goes on from what an earlier process left; before anything is started."""
+        kept = self.outbox.state()
+        counters = UplinkCounters()
+        try:
+            if UPLINK in kept:
+                counters = unpacked(kept[UPLINK], UplinkCounts).counters()
+            if GATEWAY in kept and PIPELINE in kept:
+                self._resume(kept, unpacked(kept[GATEWAY], GatewayState), now_ns)
+        except (msgspec.DecodeError, ValueError) as error:
+            self._start_problem = (
+                f"the state of the last run cannot be gone on from ({error}): it begins anew"
+            )
+            log.error(self._start_problem)
+        self.departures.load(self.outbox.messages(), counters)
+
+    def _resume(self, kept: dict[str, bytes], state: GatewayState, now_ns: int) -> None:
+        parts, gateway = self._parts, self._config.gateway
+        same_gateway = (state.site, state.gateway) == (gateway.site, gateway.name)
+        self._ran_before_s = state.ran_s
+        self.downtime = state.downtime
+        if not same_gateway or any(isinstance(s, ReplaySource) for s in self._config.sources):
+            why = "the gateway has another name" if not same_gateway else "a recorded log begins anew"
+            log.info(f"nothing is gone on from but what waits for the broker: {why}")
+            return
+        devices = {k.removeprefix(DEVICE): v for k, v in kept.items() if k.startswith(DEVICE)}
+        parts.core.pipeline.restore_parts(devices, kept[PIPELINE])
+        parts.core.pipeline.resume(now_ns)
+        parts.core.n_inference_failures = state.n_inference_failures
+        parts.sources.resume(
+            {name: counts.counters() for name, counts in state.sources.items()}, state.sessions
+        )
+        parts.latencies.restore(state.latencies)
+        parts.alerts.restore(state.alerts, time.monotonic())
+        parts.states.update(state.device_states)
+        self._lossy = set(state.lossy)
+        down_s = max((now_ns - state.written_ns) / NS_PER_S, 0.0)
+        watched = {plan.device.device_id for plan in parts.core.plans}
+        for device_id in sorted(self._lossy & watched):
+            self.downtime.n_gaps[device_id] = self.downtime.n_gaps.get(device_id, 0) + 1
+        self.downtime.total_s += down_s
+        if not state.ended:
+            self.downtime.n_samples += state.n_queued
+        log.info(
+            f"going on from the state of {down_s:.0f} s ago",
+            ended_in_good_order=state.ended,
+            n_devices=len(devices.keys() & watched),
+            n_messages_waiting=len(self.outbox.messages()),
+        )
+
+    def take_up(self, config: Config, core: Core, alerts: GatewayAlerts) -> None:
+        """A new configuration, and the core that it has made."""
+        self._config = config
+        self._parts.core, self._parts.alerts = core, alerts
+        uplink = config.uplink or _NO_UPLINK
+        self.departures.bound(uplink.queue_messages, uplink.queue_bytes)
+        self.checkpoints.every_s = config.gateway.checkpoint_s
+        self.checkpoints.begin_anew()
+
+    def hold(self, message: Event, topics: GatewayTopics) -> None:
+        """``message`` leaves once it is on disk, together with the state that said it. Raises what
+        :func:`~edge_node.egress.outgoing` raises."""
+        item = outgoing(message, topics)
+        item.ran_s = self.ran_s
+        self.checkpoints.hold(item, urgent=not isinstance(message, Summary))
+
+    def step(self, now_ns: int) -> None:
+        """Between two turns: a checkpoint, if one is due."""
+        now_s = time.monotonic()
+        changed = self._parts.core.pipeline.has_changed
+        if self.checkpoints.due(now_s, wanted=self._parts.sources.wants_commit, changed=changed):
+            uplink = self._config.uplink or _NO_UPLINK
+            self.departures.expire(self.ran_s - uplink.queue_max_age_s)
+            self._commit(now_ns, now_s, ended=False)
+
+    async def commit(self, now_ns: int, *, ended: bool = False) -> None:
+        """A checkpoint now, waited for. ``ended``: all is settled, and nothing will come."""
+        await self.checkpoints.finish()
+        self._commit(now_ns, time.monotonic(), ended=ended)
+        await self.checkpoints.finish()
+
+    def close(self) -> None:
+        """After the last :meth:`commit`: what has left since then is forgotten. Waits for the disk."""
+        self.checkpoints.close()
+
+    def _commit(self, now_ns: int, now_s: float, *, ended: bool) -> None:
+        parts = self._parts
+        devices, rest = parts.core.pipeline.parts(all_devices=self.checkpoints.wants_all)
+        ticket = parts.queue.n_taken
+        state = {f"{DEVICE}{device_id}": part for device_id, part in devices.items()}
+        state[PIPELINE] = rest
+        state[GATEWAY] = packed(self._state(now_ns, ticket, ended=ended))
+        self.checkpoints.commit(state, ticket, now_s)
+
+    def _state(self, now_ns: int, ticket: int, *, ended: bool) -> GatewayState:
+        parts, gateway = self._parts, self._config.gateway
+        return GatewayState(
+            ran_s=self.ran_s,
+            written_ns=now_ns,
+            ended=ended,
+            n_queued=parts.queue.n_samples,
+            lossy=sorted(self._lossy | parts.queue.lossy),
+            downtime=self.downtime,
+            sources=source_counts(parts.sources.counters()),
+            sessions=parts.sources.sessions(ticket),
+            n_inference_failures=parts.core.n_inference_failures,
+            latencies=parts.latencies.totals(),
+            site=gateway.site,
+            gateway=gateway.name,
+            alerts=parts.alerts.state(),
+            device_states=parts.states,
+        )

@@ -1,0 +1,92 @@
+"""Messages at QoS 1 that the gateway has taken and not yet acknowledged: each is acknowledged once a checkpoint that contains it
+is on disk, so that the broker brings again what a crash has lost.
+
+Invariants: acknowledgements go out in the order in which the messages came (MQTT 5.0 section 4.6); a message that the broker
+brings again, over the same session, is not taken twice. What tells it is its packet id with the DUP flag, and its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class _Taken:
+    digest: bytes
+    ticket: int  # of its last block in the daemon's queue; 0: it is in a checkpoint, or brought no block
+    on_this_link: bool
+
+
+class Receipts:
+    """Of one source. ``marks``: packet id -> digest of messages that an earlier process had committed and may not have
+    acknowledged. Used from the connection's thread and the daemon's."""
+
+    def __init__(self, marks: Mapping[int, bytes] | None = None) -> None:
+        self._lock = threading.Lock()
+        self._taken: OrderedDict[int, _Taken] = OrderedDict(
+            (mid, _Taken(digest, 0, False)) for mid, digest in (marks or {}).items()
+        )
+        self._committed = 0
+
+    @property
+    def n_waiting(self) -> int:
+        """Messages that no checkpoint contains yet."""
+        with self._lock:
+            return sum(taken.ticket > self._committed for taken in self._taken.values())
+
+    def connected(self, *, session_present: bool) -> None:
+        """A connection begins; without the session of before nothing that was taken over it comes again."""
+        with self._lock:
+            if not session_present:
+                self._taken.clear()
+            for taken in self._taken.values():
+                taken.on_this_link = False
+
+    def came_again(self, mid: int, digest: bytes, *, dup: bool) -> bool:
+        """Whether this message is one that was taken already; it is then acknowledged as soon as that is committed."""
+        with self._lock:
+            taken = self._taken.get(mid)
+            if taken is None or not dup or taken.digest != digest:
+                return False
+            taken.on_this_link = True
+            self._taken.move_to_end(mid)
+            return True
+
+    def take(self, mid: int, digest: bytes, ticket: int) -> None:
+        """A message was taken; its last block has ``ticket`` (0: there is none)."""
+        with self._lock:
+            self._taken[mid] = _Taken(digest, ticket, True)
+            self._taken.move_to_end(mid)
+
+    def commit(self, ticket: int) -> None:
+        """What has a ticket up to this one is on disk."""
+        with self._lock:
+            self._committed = max(self._committed, ticket)
+
+    def due(self) -> list[int]:
+        """Packet ids to acknowledge now, in order; they are forgotten."""
+        with self._lock:
+            ready = []
+            for mid, taken in self._taken.items():
+                if not taken.on_this_link:
+                    continue
+                if taken.ticket > self._committed:
+                    break
+                ready.append(mid)
+            for mid in ready:
+                del self._taken[mid]
+            return ready
+
+    def marks(self, ticket: int) -> dict[int, bytes]:
+        """Of the messages that are in a checkpoint with all blocks up to ``ticket``: what tells them when they come again."""
+        with self._lock:
+            return {mid: taken.digest for mid, taken in self._taken.items() if taken.ticket <= ticket}
+
+
+def digest_of(topic: str, payload: bytes) -> bytes:
+    """Eight bytes that tell messages apart."""
+    return hashlib.blake2b(payload, digest_size=8, key=topic.encode()[:64]).digest()
