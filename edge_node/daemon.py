@@ -349,7 +349,7 @@ class Daemon:
             self._core.pipeline.finish()
             self._core.score()
             self._deliver_all()
-            self._close_alerts()
+        self._close_alerts()  # of a gateway that does not run nothing is wrong
         await self._continuity.commit(self._now_ns(), ended=True)
         await self._stop_uplink(final)
         await asyncio.to_thread(self._continuity.close)

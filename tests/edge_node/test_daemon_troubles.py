@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,12 +46,20 @@ def statuses(subscriber: Subscriber) -> list[dict[str, Any]]:
     return [json.loads(m.payload) for m in subscriber.messages if m.topic.endswith("/status")]
 
 
+def clone_of(path: Path) -> Path:
+    """The configuration on another SD card."""
+    other = path.parent / "clone" / path.name
+    other.parent.mkdir()
+    shutil.copy(path, other)
+    return other
+
+
 def test_two_gateways_of_one_name_report_each_other(tmp_path: Path) -> None:
     with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
         path = config(tmp_path, mosquitto.port)
         with running(path) as one:
             wait_for(lambda: status(seen) == "online", "status online")
-            with running(path) as other:
+            with running(clone_of(path)) as other:
                 wait_for(
                     lambda: len({s["boot_id"] for s in statuses(seen) if s["conflicts"]}) == 2,
                     "a conflict in the status of both",
@@ -71,7 +80,7 @@ def test_a_clone_that_is_gone_leaves_the_status_when_its_alert_is_over(tmp_path:
         path = config(tmp_path, mosquitto.port, gateway="status_s = 1", uplink=uplink)
         with running(path) as one:
             ours = wait_for(lambda: statuses(seen), "a status")[0]["boot_id"]
-            with running(path) as other:
+            with running(clone_of(path)) as other:
                 wait_for(lambda: len(system(seen, "SD card", "raised")) == 2, "an alert of each")
                 other.send_signal(signal.SIGTERM)
                 assert other.wait(15) == 0
@@ -94,7 +103,7 @@ def test_two_gateways_of_one_client_id_report_each_other(tmp_path: Path, version
         path = config(tmp_path, mosquitto.port, version=version, uplink=uplink)
         with running(path):
             wait_for(lambda: status(seen) == "online", "status online")
-            with running(path):
+            with running(clone_of(path)):
                 wait_for(
                     lambda: len({s["boot_id"] for s in statuses(seen) if s["conflicts"]}) == 2,
                     "a conflict in the status of both",
