@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -99,6 +100,16 @@ class Broker:
     def kill(self) -> None:
         """Ends it as a power cut would."""
         self._end("kill")
+
+    def freeze(self) -> None:
+        """Stops it where it is: its connections stand, and nobody answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def log(self) -> str:
         """What it has logged."""

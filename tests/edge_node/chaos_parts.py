@@ -1,0 +1,231 @@
+"""What stands around the gateway in :mod:`tests.edge_node.chaos`: who sends, who listens, and the wire between."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import socket
+import struct
+import threading
+import time
+import tty
+from collections.abc import Collection
+from typing import Any
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from tests.brokers import HOST
+from tests.edge_node.daemons import NS, channels
+
+
+class Proxy:
+    """A TCP port that leads to another, until it is :meth:`cut`: then each connection ends in the middle of what it carries."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server((HOST, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._left: int | None = None  # bytes that may still pass
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._closing = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing = True
+        self._listener.close()
+        self._close_all()
+
+    def cut(self, after_bytes: int) -> None:
+        """After so many bytes more all that is open is reset; what comes then gets through."""
+        with self._lock:
+            self._left = after_bytes
+
+    def _accept(self) -> None:
+        while not self._closing:
+            try:
+                here, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                there = socket.create_connection((HOST, self._target), timeout=2)
+            except OSError:
+                here.close()
+                continue
+            there.settimeout(None)
+            for sock in (here, there):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._lock:
+                self._open |= {here, there}
+            for a, b in ((here, there), (there, here)):
+                threading.Thread(target=self._pump, args=(a, b), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(4096):
+                with self._lock:
+                    passing = data if self._left is None else data[: self._left]
+                    if self._left is not None:
+                        self._left -= len(passing)
+                    ends = self._left == 0
+                    if ends:
+                        self._left = None
+                target.sendall(passing)
+                if ends:
+                    self._close_all()
+                    return
+        except OSError:
+            pass
+        for sock in (source, target):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def _close_all(self) -> None:
+        with self._lock:
+            found, self._open = self._open, set()
+        for sock in found:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.close()
+
+
+class SerialLine:
+    """A pty: what is written is lost where nobody reads it, as on a wire."""
+
+    def __init__(self) -> None:
+        self._fd, self._slave = pty.openpty()
+        tty.setraw(self._slave)
+        os.set_blocking(self._fd, False)
+        self.path = os.ttyname(self._slave)
+
+    def __enter__(self) -> SerialLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+        os.close(self._slave)
+
+    def write(self, data: bytes) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._fd, data)
+
+
+class Sink:
+    """Collects what is published below ``linewatch/``, in a session that the broker keeps."""
+
+    def __init__(self, port: int) -> None:
+        self._payloads: list[tuple[str, bytes]] = []
+        self._client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id="sink",
+            clean_session=False,
+            protocol=MQTTProtocolVersion.MQTTv311,
+        )
+        self._client.reconnect_delay_set(1, 1)
+        self._client.on_connect = lambda client, *_: client.subscribe("linewatch/#", 1)
+        self._client.on_message = lambda _c, _u, m: self._payloads.append((m.topic, bytes(m.payload)))
+        self._client.connect(HOST, port, keepalive=5)
+        self._client.loop_start()
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """All that came, repeated ones too."""
+        return [json.loads(payload) for topic, payload in list(self._payloads) if "/alert/" in topic]
+
+    def wait_for(self, ids: Collection[str], timeout_s: float) -> None:
+        """Until all of ``ids`` have come, or the time is over."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and not set(ids) <= {a["message_id"] for a in self.alerts()}:
+            time.sleep(0.2)
+
+
+class Feeder:
+    """Sends a row of every device in turn: ``kept`` ones at QoS 1, and again until the broker has them."""
+
+    def __init__(
+        self,
+        port: int,
+        line: SerialLine,
+        rows: dict[str, Any],
+        start_ns: int,
+        kept: Collection[str],
+        per_s: float,
+    ) -> None:
+        self._line, self._rows, self._start_ns, self._kept, self._per_s = line, rows, start_ns, kept, per_s
+        self._n = len(next(iter(rows.values())))
+        self._sent_s: list[float] = []
+        self._client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id="plant",
+            clean_session=False,
+            protocol=MQTTProtocolVersion.MQTTv311,
+        )
+        self._client.max_inflight_messages_set(500)
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect(HOST, port, keepalive=5)
+        self._client.loop_start()
+        self._thread = threading.Thread(target=self._feed, daemon=True)
+        self._stopping = False
+
+    def __enter__(self) -> Feeder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping = True
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        return len(self._sent_s) == self._n
+
+    @property
+    def progress(self) -> float:
+        return len(self._sent_s) / self._n
+
+    def finish(self, timeout_s: float) -> None:
+        """Until the broker has all that it must have."""
+        self._thread.join(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        # Not wait_for_publish: it raises for what was queued while there was no connection.
+        while time.monotonic() < deadline and self._client._out_messages:  # type: ignore[attr-defined]
+            time.sleep(0.05)
+
+    def sent_between(self, begin_ns: int, end_ns: int) -> tuple[float, float]:
+        """When, on the monotonic clock, the rows of these event times were sent."""
+        first = max((begin_ns - self._start_ns) // NS, 0)
+        last = min((end_ns - self._start_ns) // NS, len(self._sent_s) - 1)
+        return self._sent_s[first], self._sent_s[last]
+
+    def _feed(self) -> None:
+        names = channels()
+        begun_s = time.monotonic()
+        for i in range(self._n):
+            if self._stopping:
+                return
+            time.sleep(max(begun_s + i / self._per_s - time.monotonic(), 0))
+            for device, rows in self._rows.items():
+                row = {"t": self._start_ns + i * NS, **dict(zip(names, rows[i].tolist(), strict=True))}
+                payload = json.dumps(row).encode()
+                if device in self._kept:
+                    self._client.publish(f"kept/{device}", payload, qos=1)
+                elif device.startswith("line"):
+                    self._line.write(payload + b"\n")
+                elif self._client.is_connected():
+                    self._client.publish(f"lossy/{device}", payload, qos=0)
+            self._sent_s.append(time.monotonic())
