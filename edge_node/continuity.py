@@ -86,7 +86,8 @@ class Continuity:
 
     def resume(self, now_ns: int) -> None:
         """Goes on from what an earlier process left; before anything is started."""
-        kept = self.outbox.state()
+        kept, messages = self.outbox.load()
+        self._start_problem = self._start_problem or self.outbox.problem
         counters = UplinkCounters()
         try:
             if UPLINK in kept:
@@ -98,7 +99,9 @@ class Continuity:
                 f"the state of the last run cannot be gone on from ({error}): it begins anew"
             )
             log.error(self._start_problem)
-        self.departures.load(self.outbox.messages(), counters)
+        if messages:
+            log.info(f"{len(messages)} messages of before wait for the broker")
+        self.departures.load(messages, counters)
 
     def _resume(self, kept: dict[str, bytes], state: GatewayState, now_ns: int) -> None:
         parts, gateway = self._parts, self._config.gateway
@@ -131,7 +134,6 @@ class Continuity:
             f"going on from the state of {down_s:.0f} s ago",
             ended_in_good_order=state.ended,
             n_devices=len(devices.keys() & watched),
-            n_messages_waiting=len(self.outbox.messages()),
         )
 
     def take_up(self, config: Config, core: Core, alerts: GatewayAlerts) -> None:

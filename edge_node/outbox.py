@@ -33,7 +33,8 @@ _CLEAN = "clean"
 _TABLES = """
 CREATE TABLE message(
     row INTEGER PRIMARY KEY, kind TEXT NOT NULL, prefix TEXT NOT NULL, place TEXT NOT NULL, device TEXT NOT NULL,
-    rank INTEGER, retain INTEGER NOT NULL, n_bytes INTEGER NOT NULL, ran_s REAL NOT NULL, payload BLOB NOT NULL);
+    rank INTEGER, retain INTEGER NOT NULL, n_bytes INTEGER NOT NULL, ran_s REAL NOT NULL, crc INTEGER NOT NULL,
+    payload BLOB NOT NULL);
 CREATE TABLE state(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 
@@ -68,8 +69,7 @@ class Outbox:
         self._reading = threading.Lock()
         self._db = sqlite3.connect(":memory:", check_same_thread=False)  # until the file is open
         self._open()
-        (last,) = self._db.execute("SELECT max(row) FROM message").fetchone()
-        self._last_row: int = last or 0
+        self._last_row = 0
 
     @property
     def durable(self) -> bool:
@@ -77,18 +77,29 @@ class Outbox:
         return self._path is not None
 
     def next_row(self) -> int:
-        """A number for a message that will be written."""
+        """A number for a message that will be written; after :meth:`load`."""
         self._last_row += 1
         return self._last_row
 
+    def load(self) -> tuple[dict[str, bytes], list[Outgoing]]:
+        """The state of the last cut, and what had not left then, in the order in which it was said; without payloads but those of
+        retained messages. What turns out to be damaged is set aside, and nothing comes of it."""
+        try:
+            state, messages = self.state(), self.messages()
+        except (sqlite3.Error, zlib.error) as error:
+            self.begin_anew(str(error))
+            return {}, []
+        self._last_row = max((m.row for m in messages if m.row is not None), default=0)
+        return state, messages
+
     def state(self) -> dict[str, bytes]:
-        """The state of the last cut."""
+        """The state of the last cut. Raises sqlite3.Error and zlib.error."""
         return {
             key: zlib.decompress(value) for key, value in self._db.execute("SELECT key, value FROM state")
         }
 
     def messages(self) -> list[Outgoing]:
-        """What had not left, in the order in which it was said; without payloads but those of retained ones."""
+        """What had not left. Raises sqlite3.Error."""
         columns = "row, kind, prefix, place, device, rank, retain, n_bytes, ran_s"
         found = self._db.execute(
             f"SELECT {columns}, CASE WHEN retain THEN payload END FROM message ORDER BY row"
@@ -102,25 +113,26 @@ class Outbox:
         """The payload of a message, None where it cannot be read."""
         with self._reading:
             try:
-                found = self._db.execute("SELECT payload FROM message WHERE row = ?", (row,)).fetchone()
+                found = self._db.execute(
+                    "SELECT place, payload, crc FROM message WHERE row = ?", (row,)
+                ).fetchone()
             except sqlite3.Error as error:
                 log.error(f"{self._path}: message {row} cannot be read: {error}")
                 return None
-        return None if found is None else bytes(found[0])
+        if found is None or _crc(found[0], found[1]) != found[2]:
+            return None
+        return bytes(found[1])
 
     def write(self, cut: Cut) -> None:
         """Commits ``cut``, wholly or not at all: OutboxError."""
         state = [(key, zlib.compress(value, 1)) for key, value in cut.state.items()]
-        rows = [
-            (m.row, m.kind, m.prefix, m.place, m.device, m.rank, m.retain, m.n_bytes, m.ran_s, m.payload)
-            for m in cut.messages
-        ]
+        rows = [_row(message) for message in cut.messages]
         with self._reading:  # sqlite3 serialises calls, but a transaction is several
             try:
                 with self._db:
                     self._db.execute("BEGIN IMMEDIATE")
                     self._db.executemany("DELETE FROM message WHERE row = ?", [(row,) for row in cut.gone])
-                    self._db.executemany("INSERT INTO message VALUES(?,?,?,?,?,?,?,?,?,?)", rows)
+                    self._db.executemany("INSERT INTO message VALUES(?,?,?,?,?,?,?,?,?,?,?)", rows)
                     if cut.keep is not None:
                         known = {key for (key,) in self._db.execute("SELECT key FROM state")}
                         no_more = known - set(cut.keep)
@@ -223,3 +235,14 @@ class Outbox:
             f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}, and what it held is not sent"
         )
         log.error(self.problem)
+
+
+def _row(m: Outgoing) -> tuple[object, ...]:
+    payload = m.payload or b""
+    told = (m.row, m.kind, m.prefix, m.place, m.device, m.rank, m.retain, m.n_bytes, m.ran_s)
+    return (*told, _crc(m.place, payload), payload)
+
+
+def _crc(place: str, payload: bytes) -> int:
+    """Tells a message that the disk has changed: SQLite checks the shape of a file, not what is in it."""
+    return zlib.crc32(payload, zlib.crc32(place.encode()))
