@@ -43,6 +43,11 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--record", type=Path, metavar="FILE", help="also write what the sources deliver (.jsonl or .parquet)"
     )
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be sent in place of sending it; nothing is kept on disk",
+    )
     run.set_defaults(act=_run)
 
     check = commands.add_parser(
@@ -96,8 +101,8 @@ def _run(given: argparse.Namespace) -> int:
     config = load_config(given.config)
     set_up_logging(config.gateway)
     try:
-        daemon = Daemon(given.config, record=given.record)
-        asyncio.run(daemon.run())
+        daemon = Daemon(given.config, record=given.record, dry_run=given.dry_run)
+        asyncio.run(daemon.run(end_with_sources=given.dry_run))
     except (StartError, DaemonFailed) as error:
         print(f"edge-node: {error}", file=sys.stderr)
         return FAILED

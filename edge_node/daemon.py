@@ -27,6 +27,7 @@ from edge_node.block_queue import BlockQueue
 from edge_node.carry_over import carry_over, gone
 from edge_node.config import Config, ConfigError, load_config
 from edge_node.continuity import Continuity, Parts
+from edge_node.dry_run import DryRun
 from edge_node.gateway_alerts import GatewayAlerts
 from edge_node.latencies import Latencies
 from edge_node.metrics import Family
@@ -74,11 +75,14 @@ class Daemon:
         config_path: Path,
         *,
         record: Path | None = None,
+        dry_run: bool = False,
         on_event: Callable[[Event], None] | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """Loads the configuration and the models. Raises ConfigError, StartError and LogError (``record``)."""
+        """Loads the configuration and the models; ``dry_run``: what would be sent is printed, and nothing is kept. Raises
+        ConfigError, StartError and LogError (``record``)."""
         self._path = config_path
+        self._dry_run = dry_run
         self._now_ns = now_ns
         self._on_event = on_event
         self._boot_id = uuid.uuid4().hex[:12]
@@ -114,7 +118,10 @@ class Daemon:
         gateway = self._config.gateway
         self._loop = loop
         self._queue = BlockQueue(gateway.queue_samples, loop)
-        self._sources = RunningSources(self._queue.put, f"{gateway.site}-{gateway.name}")
+        # A dry run takes nothing away from the gateway that it rehearses for.
+        self._sources = RunningSources(
+            self._queue.put, None if self._dry_run else f"{gateway.site}-{gateway.name}"
+        )
         self._parts = Parts(self._core, self._queue, self._sources, self._alerts, self._latencies)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
@@ -133,7 +140,7 @@ class Daemon:
 
     def _claim_state(self, to_close: contextlib.ExitStack) -> None:
         try:
-            self._state_dir = StateDir(state_dir_of(self._config))
+            self._state_dir = StateDir(None if self._dry_run else state_dir_of(self._config))
         except StateInUse as error:
             raise StartError(str(error)) from error
         to_close.callback(self._state_dir.close)
@@ -142,7 +149,8 @@ class Daemon:
 
     def _start(self, to_close: contextlib.ExitStack) -> None:
         gateway = self._config.gateway
-        address = self._serve_metrics(to_close) if gateway.metrics_port else None
+        serves = gateway.metrics_port and not self._dry_run  # the port may be the running gateway's
+        address = self._serve_metrics(to_close) if serves else None
         self._start_uplink()
         self._sources.start(self._config.sources, self._devices())
         log.info(
@@ -321,13 +329,14 @@ class Daemon:
             return
         gateway = self._config.gateway
         topics = GatewayTopics(self._config.uplink.prefix, gateway.site, gateway.name)
-        self._uplink = Uplink(
-            self._config.uplink,
-            topics,
-            self._status("offline"),
-            departures=self._continuity.departures,
-            payload_of=self._continuity.outbox.payload,
-        )
+        departures, offline = self._continuity.departures, self._status("offline")
+        if self._dry_run:
+            self._uplink = DryRun(self._config.uplink, topics, offline, departures=departures)
+        else:
+            payload_of = self._continuity.outbox.payload
+            self._uplink = Uplink(
+                self._config.uplink, topics, offline, departures=departures, payload_of=payload_of
+            )
         if self._parts.states:  # said over the uplink before this one
             self._publish_status("online")
             for state in self._parts.states.values():

@@ -23,14 +23,16 @@ class StateInUse(Exception):
 
 
 class StateDir:
-    """A directory that is ours until :meth:`close`. ``path`` is None where none could be had, and ``problem`` says why:
-    the gateway then keeps in memory what it would have kept there."""
+    """A directory that is ours until :meth:`close`. ``path`` is None where none is wanted, or none could be had, and then
+    ``problem`` says why: the gateway keeps in memory what it would have kept there."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         """Creates and locks ``path``. Raises StateInUse; a directory that cannot be written to is logged."""
         self.path: Path | None = path
         self.problem: str | None = None
         self._lock: int | None = None
+        if path is None:
+            return
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -166,12 +166,12 @@ class Uplink:
         """Queues ``event``; never waits. From any thread. Raises TypeError for what may not leave the gateway, and ValueError
         for a message of another gateway."""
         self._departures.put(outgoing(event, self._topics))
-        self._connection.wake()
+        self.wake()
 
     def forget(self, device_id: str) -> None:
         """The device is no more: its retained state is taken back. Never waits; from any thread."""
         self._departures.put(clearing(device_id, self._topics))
-        self._connection.wake()
+        self.wake()
 
     def stop(self, final: Status, timeout_s: float = 5.0) -> int:
         """Waits for the queue to empty, publishes ``final`` (state "stopped") and disconnects; at most

@@ -131,7 +131,8 @@ keepalive_s = 2
 interval_s = 1
 channels = [{listed}]
 model = "{BUNDLE}"
-alerts_per_week = 100
+alerts_per_week = 1
+alert = {{ cooldown_s = 0 }}  # else what a gap does to one alert reaches the next
 [[source]]
 type = "mqtt"
 name = "plant"
@@ -170,6 +171,7 @@ class Gateway:
         self._process: subprocess.Popen[bytes] | None = None
         self.gaps: list[tuple[float, float]] = []  # monotonic times in which it may have received nothing
         self.n_looks = 0
+        self.dropped: dict[str, float] = {}  # by device and reason, when last looked at
 
     def start(self) -> None:
         with self._log.open("ab") as log:
@@ -197,6 +199,9 @@ class Gateway:
         if not values:
             return
         self.n_looks += 1
+        self.dropped = {
+            k: v for k, v in values.items() if k.startswith("linewatch_device_") and "dropped" in k and v
+        }
         for name, parts in (
             ("samples_in", ("samples_windowed_total", "samples_queued", "samples_dropped_total")),
             ("windows_closed", ("windows_scored_total", "windows_pending", "windows_dropped_total")),
@@ -246,6 +251,7 @@ class Plant:
     source_proxy: Proxy
     uplink_proxy: Proxy
     gateway: Gateway
+    feeder: Feeder
     disk: Path | None
     rng: random.Random
 
@@ -270,7 +276,8 @@ class Plant:
         else:
             broker = self.plant if whom == "plant" else self.cloud
             if what == "kill":
-                broker.kill()
+                with self.feeder.quiet() if whom == "plant" else contextlib.nullcontext():
+                    broker.kill()
                 time.sleep(pause_s)
                 broker.start()
             else:
@@ -310,7 +317,7 @@ def run(seed: int, seconds: float, folder: Path, *, quiet: bool = False) -> Repo
         gateway = Gateway(config, port, folder / "gateway.log")
         gateway.start()
         stack.callback(gateway.kill)
-        parts = Plant(plant, cloud, proxies[0], proxies[1], gateway, disk, rng)
+        parts = Plant(plant, cloud, proxies[0], proxies[1], gateway, feeder, disk, rng)
         possible = [fault for fault in FAULTS if disk is not None or fault != "fill disk"]
         order = rng.sample(possible, len(possible))
         feeder.start()
@@ -322,7 +329,7 @@ def run(seed: int, seconds: float, folder: Path, *, quiet: bool = False) -> Repo
                 break
             fault = order[sum(counts.values()) % len(order)]
             if not quiet:
-                print(f"{feeder.progress:5.0%}  {fault}", flush=True)
+                print(f"{time.strftime('%H:%M:%S')} {feeder.progress:5.0%}  {fault}", flush=True)
             parts.strike(fault)
             counts[fault] += 1
             gateway.look()
@@ -354,7 +361,15 @@ def judge(report: Report, expected: list[Alert], sink: Sink, feeder: Feeder, gat
             if not any(begin < sent[1] and end > sent[0] for begin, end in gateway.gaps):
                 outside.append(alert)
     report.n_expected_lossy = len(outside)
-    missing = [a for a in outside if a.message_id not in ids]
+    # What a gap has left in the re-centring may move the first window of an episode.
+    said = [a for a in arrived if a["device"] in LOSSY and a["kind"] == "machine"]
+    missing = [
+        e
+        for e in outside
+        if not any(
+            a["device"] == e.device and a["start_ns"] <= e.end_ns and a["end_ns"] >= e.start_ns for a in said
+        )
+    ]
     report.n_lost_lossy = len(missing)
     if report.n_lost or extra:
         lost = sorted(a.message for a in expected if a.message_id in kept - ids.keys())
@@ -372,11 +387,13 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=None, help="default: another each time")
     parser.add_argument("--seconds", type=float, default=180.0)
+    parser.add_argument("--keep", help="a folder for the logs, in place of one that is removed")
     parser.add_argument("--json", type=Path, help="write the report there")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else int.from_bytes(os.urandom(4), "little")
     print(f"seed {seed}, {given.seconds:g} s", flush=True)
-    with tempfile.TemporaryDirectory() as name:
+    with contextlib.ExitStack() as stack:
+        name = given.keep or stack.enter_context(tempfile.TemporaryDirectory())
         try:
             report = run(seed, given.seconds, Path(name))
         except Lost as error:

@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 import tty
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from paho.mqtt import client as paho
@@ -178,6 +178,7 @@ class Feeder:
         self._client.loop_start()
         self._thread = threading.Thread(target=self._feed, daemon=True)
         self._stopping = False
+        self._quiet = threading.Lock()
 
     def __enter__(self) -> Feeder:
         return self
@@ -198,12 +199,31 @@ class Feeder:
     def progress(self) -> float:
         return len(self._sent_s) / self._n
 
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Nothing is sent, and the broker has written down all that was: mosquitto acknowledges before it does, so what it
+        loses when it is killed in between is its own affair."""
+        self._quiet.acquire()
+        try:
+            deadline = time.monotonic() + 5.0
+            while time.monotonic() < deadline and self._unacknowledged:
+                time.sleep(0.02)
+            time.sleep(0.3)
+            yield
+        finally:
+            self._quiet.release()
+
+    @property
+    def _unacknowledged(self) -> int:
+        return len(
+            self._client._out_messages
+        )  # wait_for_publish raises for what was queued without a connection
+
     def finish(self, timeout_s: float) -> None:
         """Until the broker has all that it must have."""
         self._thread.join(timeout_s)
         deadline = time.monotonic() + timeout_s
-        # Not wait_for_publish: it raises for what was queued while there was no connection.
-        while time.monotonic() < deadline and self._client._out_messages:  # type: ignore[attr-defined]
+        while time.monotonic() < deadline and self._unacknowledged:
             time.sleep(0.05)
 
     def sent_between(self, begin_ns: int, end_ns: int) -> tuple[float, float]:
@@ -219,6 +239,8 @@ class Feeder:
             if self._stopping:
                 return
             time.sleep(max(begun_s + i / self._per_s - time.monotonic(), 0))
+            with self._quiet:
+                pass
             for device, rows in self._rows.items():
                 row = {"t": self._start_ns + i * NS, **dict(zip(names, rows[i].tolist(), strict=True))}
                 payload = json.dumps(row).encode()
