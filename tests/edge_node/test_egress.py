@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edge_node import egress, uplink
 from edge_node.egress import EgressQueue, Outgoing, outgoing
+from models import messages
 from models.messages import Alert, Delivery, Event, Status, rfc3339
 from models.signal import DeviceCondition, SampleBlock, WindowBatch
 from tests.edge_node.outgoing_messages import AT, TOPICS, alert, device_state, status, summary
@@ -209,3 +210,90 @@ def test_nothing_is_lost_or_reordered(steps: list[str | int]) -> None:
     for rank in range(3):
         order = [put.index(item) for item in left if item.rank == rank]
         assert order == sorted(order)
+
+
+def test_what_is_said_now_goes_before_what_has_waited_but_not_before_its_own_past() -> None:
+    queue = EgressQueue(100, 10**6)
+    for n in range(3):
+        queue.put(outgoing(summary(n, device="oven"), TOPICS))
+        queue.put(outgoing(summary(10 + n), TOPICS))
+    queue.all_have_waited()
+    assert queue.next(may_drain=False) is None
+    queue.put(outgoing(alert(7), TOPICS))
+    queue.put(outgoing(summary(8, device="press"), TOPICS))  # no hurry
+    order = []
+    while (item := queue.next(may_drain=False)) is not None:
+        assert queue.take(may_drain=False) is item
+        order.append(item)
+    assert ids(order) == ["s10", "s11", "s12", "a7-0"]  # the past of the device of the alert, then that
+    assert ids(drain(queue)) == ["s0", "s1", "s2", "s8"]
+    assert queue.n_bytes == 0
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["summary", "updated", "raised", "state"]), st.sampled_from("abc")),
+            st.integers(1, 3),
+            st.sampled_from(["connect", "lose", "deny", "allow"]),
+        ),
+        max_size=80,
+    )
+)
+def test_whatever_is_chosen_next_a_device_keeps_its_order(steps: list[Any]) -> None:
+    queue = EgressQueue(8, 10**6)
+    out: list[Outgoing] = []
+    sent: list[Outgoing] = []
+    put: list[Outgoing] = []
+    may_drain = True
+    for n, step in enumerate(steps):
+        match step:
+            case int():
+                while step and (item := queue.next(may_drain=may_drain)) is not None:
+                    out.append(queue.take(may_drain=may_drain))
+                    assert out[-1] is item
+                    step -= 1
+            case "connect":
+                sent += out
+                out.clear()
+                queue.all_have_waited()
+            case "lose":
+                queue.put_back(out)
+                out.clear()
+            case "deny" | "allow":
+                may_drain = step == "allow"
+            case kind, device:
+                made: dict[str, Event] = {
+                    "summary": summary(n, device=device),
+                    "updated": alert(n, "updated", device=device),
+                    "raised": alert(n, device=device),
+                    "state": device_state(device=device),
+                }
+                put.append(outgoing(made[kind], TOPICS))
+                queue.put(put[-1])
+    left = [*sent, *out, *drain(queue)]
+    for device in "abc":
+        order = [put.index(item) for item in left if item.device == device]
+        assert order == sorted(order)
+
+
+def test_what_is_too_old_is_given_up_by_the_time_that_the_gateway_ran() -> None:
+    queue = EgressQueue(100, 10**6)
+    for ran_s in (10.0, 20.0, 30.0):
+        item = outgoing(summary(int(ran_s)), TOPICS)
+        item.ran_s = ran_s
+        queue.put(item)
+    queue.put(outgoing(device_state(), TOPICS))
+    assert ids(queue.expire(20.0)) == ["s10"]
+    assert ids(queue.expire(1000.0)) == ["s20", "s30"]
+    assert ids(drain(queue)) == ["d-press-4-normal"]  # how a device is now is never too old
+
+
+def test_an_alert_says_that_it_is_delayed_and_nothing_else_of_it_changes() -> None:
+    said = alert(delivery=Delivery(emitted_ns=AT, emitted_at=rfc3339(AT), latency_ms=1.0, backend="cpu"))
+    payload = egress.marked_delayed("alert", messages.encode(said))
+    late = msgspec.json.decode(payload, type=Alert)
+    assert late.delivery is not None
+    assert late.delivery.delayed
+    assert msgspec.structs.replace(late, delivery=said.delivery) == said
+    assert egress.marked_delayed("summary", b"{}") == b"{}"
