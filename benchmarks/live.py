@@ -236,11 +236,13 @@ class Gateway:
 
 
 @contextmanager
-def gateway(folder: Path, model: Path, port: int, device_more: str = "") -> Iterator[Gateway]:
+def gateway(
+    folder: Path, model: Path, port: int, device_more: str = "", n_devices: int = N_DEVICES
+) -> Iterator[Gateway]:
     """A gateway that hears its boards and publishes to the broker at ``port``. Raises DemoError where it does not start."""
     metrics_port = free_port()
     config = plant.write_config(
-        folder, model, N_DEVICES, port=port, metrics_port=metrics_port, device_more=device_more
+        folder, model, n_devices, port=port, metrics_port=metrics_port, device_more=device_more
     )
     command = [sys.executable, "-m", "edge_node.cli", "run", "-c", str(config)]
     statuses: list[Status] = []

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import ingest, latency, resources, serial_line, table, throughput
+from benchmarks import disk, ingest, latency, resources, serial_line, table, throughput
 from benchmarks.timing import environment
 from examples.demo.processes import NO_MOSQUITTO, DemoError, mosquitto_path
 
@@ -22,8 +22,9 @@ BENCHMARKS = {
     "serial": serial_line.measure,
     "latency": latency.measure,
     "resources": resources.measure,
+    "disk": disk.measure,
 }
-NEED_MOSQUITTO = ("latency", "resources")
+NEED_MOSQUITTO = ("latency", "resources", "disk")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

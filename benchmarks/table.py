@@ -51,6 +51,7 @@ def rows(results: Mapping[str, Record]) -> list[Row]:
         "serial": _serial,
         "latency": _latency,
         "resources": _resources,
+        "disk": _disk,
     }
     return [row for name, tell in told.items() if name in results for row in tell(results[name])]
 
@@ -184,6 +185,19 @@ def _resources(r: Record) -> list[Row]:
             f"{_figure(over['load_cpu'])} times",
         ),
         Row("CPU while nothing arrives", f"{cpu['gateway'][1]} of a core", f"{cpu['bare'][1]}: the same", ""),
+    ]
+
+
+def _disk(r: Record) -> list[Row]:
+    day = r["bytes_per_day"]
+    return [
+        Row(
+            f"written to disk with {r['devices']} devices × 3 axes × 1 kHz",
+            f"{_figure(day['load'] / 1e9)} GB a day",
+            f"{_figure(day['load'] / 1e9 / r['disk_over_checkpoints'])} GB: what its checkpoints hold",
+            f"{_figure(r['disk_over_checkpoints'])} times",
+        ),
+        Row("written to disk while nothing arrives", f"{_figure(day['rest'] / 1e6)} MB a day", "", ""),
     ]
 
 

@@ -15,7 +15,7 @@ import structlog
 
 from edge_node.assembly import Core
 from edge_node.block_queue import BlockQueue
-from edge_node.checkpoints import UPLINK, Checkpoints
+from edge_node.checkpoints import UPLINK, Checkpoints, Urgency
 from edge_node.config import Config
 from edge_node.config_schema import ReplaySource
 from edge_node.config_schema import Uplink as UplinkConfig
@@ -27,12 +27,13 @@ from edge_node.latencies import Latencies
 from edge_node.outbox import Outbox
 from edge_node.running_sources import RunningSources
 from edge_node.state_dir import StateDir
-from models.messages import DeviceStateMessage, Event, Summary
+from models.messages import Alert, DeviceStateMessage, Event, Summary
 from models.signal import NS_PER_S
 from models.topics import GatewayTopics
 
 GATEWAY, PIPELINE, DEVICE = "gateway", "pipeline", "device/"
 
+_URGENCY: dict[type, Urgency] = {Alert: "now", Summary: "later"}
 _NO_UPLINK = UplinkConfig(host="none")
 
 log = structlog.get_logger("linewatch.outbox")
@@ -150,13 +151,16 @@ class Continuity:
         :func:`~edge_node.egress.outgoing` raises."""
         item = outgoing(message, topics)
         item.ran_s = self.ran_s
-        self.checkpoints.hold(item, urgent=not isinstance(message, Summary))
+        self.checkpoints.hold(item, time.monotonic(), urgency=_URGENCY.get(type(message), "soon"))
 
     def step(self, now_ns: int) -> None:
         """Between two turns: a checkpoint, if one is due."""
         now_s = time.monotonic()
         changed = self._parts.core.pipeline.has_changed
-        if self.checkpoints.due(now_s, wanted=self._parts.sources.wants_commit, changed=changed):
+        due = self.checkpoints.due(now_s, wanted=self._parts.sources.wants_commit, changed=changed)
+        if due == "messages":
+            self.checkpoints.commit({}, None, now_s)
+        elif due == "all":
             uplink = self._config.uplink or _NO_UPLINK
             self.departures.expire(self.ran_s - uplink.queue_max_age_s)
             self._commit(now_ns, now_s, ended=False)

@@ -130,6 +130,7 @@ def families(
             "Times that what must survive a restart was written to disk.",
             checkpoints.n_written,
         ),
+        _counter("checkpoint_bytes", "Bytes of state and messages in them, compressed.", checkpoints.n_bytes),
         _counter("checkpoint_failures", "Times that it could not be.", checkpoints.n_failures),
         _counter("checkpoint_seconds", "Seconds in which the disk was waited for.", checkpoints.total_s),
         _gauge(

@@ -1,4 +1,4 @@
-"""What a gateway remembers over a restart beside its devices: counters, open alerts of its own, sessions of its sources. Pure."""
+"""What a gateway remembers over a restart beside its devices: counters, open alerts of its own, sessions of its sources."""
 
 from __future__ import annotations
 

@@ -123,8 +123,8 @@ class Outbox:
             return None
         return bytes(found[1])
 
-    def write(self, cut: Cut) -> None:
-        """Commits ``cut``, wholly or not at all: OutboxError."""
+    def write(self, cut: Cut) -> int:
+        """Commits ``cut``, wholly or not at all: OutboxError. Returns how many bytes it came to; the file system writes more."""
         state = [(key, zlib.compress(value, 1)) for key, value in cut.state.items()]
         rows = [_row(message) for message in cut.messages]
         with self._reading:  # sqlite3 serialises calls, but a transaction is several
@@ -142,6 +142,7 @@ class Outbox:
             except sqlite3.Error as error:
                 damaged = not isinstance(error, sqlite3.OperationalError)
                 raise OutboxError(f"{self._path}: {error}", damaged=damaged) from error
+        return sum(len(value) for _, value in state) + sum(message.n_bytes for message in cut.messages)
 
     def begin_anew(self, why: str) -> None:
         """Sets the file aside and goes on with an empty one."""
