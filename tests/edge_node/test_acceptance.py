@@ -341,5 +341,3 @@ def test_sensor_faults_and_limits_stay_open() -> None:
     state = [e.event for e in plant.events if isinstance(e.event, DeviceStateMessage)][-1]
     (still,) = state.open_alerts
     assert still in {a.alert_id for a in plant.alerts("limit")}
-
-
