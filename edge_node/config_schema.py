@@ -61,6 +61,8 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     queue_samples: Annotated[int, msgspec.Meta(ge=BLOCK_SAMPLES)] = 4_000_000
     max_waiting: Count = MAX_WAITING
     max_batches_out: Count = MAX_BATCHES_OUT
+    max_requests_per_minute: Positive = 60.0
+    max_requests_burst: Count = 20
     edgetpu_library: Name = "libedgetpu.so.1"
 
 

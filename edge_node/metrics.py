@@ -2,7 +2,7 @@
 
 Strategy: nothing in the gateway knows Prometheus. A :class:`Family` is built from plain integers when
 ``/metrics`` is asked for. Names follow Prometheus' own rules: base units, ``_total`` for counters. Every reason is a
-``DropReason``.
+``DropReason``, of a request a ``Refusal``.
 """
 
 from __future__ import annotations

@@ -90,6 +90,7 @@ class Refusal(enum.StrEnum):
     QUEUE_FULL = "queue_full"
     RATE_LIMITED = "rate_limited"
     TRANSACTION_REUSED = "transaction_reused"  # for something else
+    STOPPING = "stopping"
     # of what is asked
     UNKNOWN_ALERT = "unknown_alert"  # nor one of lately
     NOT_OPEN = "not_open"  # only an alert that is open can be acknowledged
