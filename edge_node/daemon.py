@@ -62,6 +62,8 @@ _FIXED = (
     "log_format",
     "metrics_host",
     "metrics_port",
+    "http_token_file",
+    "http_token_env",
     "queue_samples",
     "state_dir",
 )  # while the daemon runs
@@ -182,7 +184,7 @@ class Daemon:
     def _serve_metrics(self, to_close: contextlib.ExitStack) -> str:
         host, port = self._config.gateway.metrics_host, self._config.gateway.metrics_port
         try:
-            server = metrics.serve(host, port, self._families_from_thread)
+            server = metrics.serve(self._config.gateway, self._families_from_thread)
         except OSError as error:
             raise StartError(
                 f"the metrics cannot be served on {host}:{port}: {error.strerror}. "
