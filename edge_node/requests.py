@@ -39,7 +39,7 @@ from models.requests import (
 MAX_BYTES = 8_192  # a payload
 MAX_ANSWERS = 512
 MAX_ALERTS = 4_096  # of those that are over
-_MAX_TEXT = 300
+_MAX_TEXT = 2_000
 
 _NAME = re.compile(r"[a-z_]{1,32}\Z")
 

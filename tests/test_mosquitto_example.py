@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +15,10 @@ import pytest
 from edge_node.config_schema import MqttSource, Tls
 from models.topics import GatewayTopics
 from tests.authority import Own
-from tests.brokers import HOST, Broker, wait_for
+from tests.brokers import HOST, Broker, Subscriber, wait_for
+from tests.brokers import broker as sensors_broker
+from tests.edge_node.daemons import config as gateway_toml
+from tests.edge_node.daemons import feed, rows, running
 from tests.edge_node.test_mqtt_client import connection, failure
 from tests.shipped_broker import SHIPPED, Account, Keys, shipped_broker
 
@@ -183,6 +187,35 @@ def test_the_script_overwrites_no_authority_and_keeps_keys_to_itself(keys: Keys)
     before = own.cert.read_bytes()
     keys.run("client", "plant-1/hall-6")
     assert own.cert.read_bytes() != before, "renewed"
+
+
+def test_the_gateway_itself_keeps_to_these_rules(tmp_path: Path, broker: Broker, keys: Keys) -> None:
+    """The real daemon under its own name: heard by the sink, asked by the operator; its sensors are on a broker of theirs."""
+    with sensors_broker(tmp_path) as sensors, ExitStack() as stack:
+        path = gateway_toml(tmp_path, sensors.port, uplink=keys.toml("s1/g1"))
+        head, mark, rest = path.read_text().partition("[uplink]\n")
+        rest = rest.replace(f"port = {sensors.port}", f"port = {broker.port}", 1)
+        path.write_text(head + mark + rest)
+        sink = stack.enter_context(Account(broker, keys, "sink"))
+        operator = stack.enter_context(Account(broker, keys, "operator"))
+        feeder = stack.enter_context(Subscriber(sensors.port))
+        daemon = stack.enter_context(running(path))
+        root = "linewatch/s1/g1"
+
+        def told(topic: str) -> list[dict[str, Any]]:
+            return [json.loads(payload) for payload in sink.on(f"{root}/{topic}")]
+
+        wait_for(lambda: [s for s in told("status") if s["connections"]["source mqtt"]["connected"]], "both")
+        feed(feeder, rows())
+        wait_for(lambda: [a for a in told("alert/pump-1") if a["kind"] == "machine"], "a machine alert")
+        alert_id = told("alert/pump-1")[0]["alert_id"]
+        body = {"transaction": "t-1", "alert_id": alert_id, "by": "Anna"}
+        assert operator.publish(f"{root}/request/ack", json.dumps(body))
+        wait_for(lambda: operator.on(f"{root}/response/ack"), "the answer")
+        assert told("response/ack")[0]["ok"] is True
+        wait_for(lambda: told("device/pump-1/state")[-1]["acked"] == [alert_id], "the state")
+        daemon.kill()
+        wait_for(lambda: told("status")[-1]["state"] == "offline", "its last will")
 
 
 def test_messages_beyond_the_limit_are_not_taken(broker: Broker, keys: Keys) -> None:
