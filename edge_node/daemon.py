@@ -139,7 +139,9 @@ class Daemon:
         self._sources = RunningSources(
             self._queue.put, None if self._dry_run else f"{gateway.site}-{gateway.name}"
         )
-        self._parts = Parts(self._core, self._queue, self._sources, self._alerts, self._latencies)
+        self._parts = Parts(
+            self._core, self._queue, self._sources, self._alerts, self._latencies, self._desk.requests
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
@@ -294,7 +296,9 @@ class Daemon:
         self._reload = True
 
     def _say(self, answer: Response) -> None:
-        if self._uplink is not None:
+        if self._uplink is not None and answer.ok and answer.status is None:
+            self._continuity.hold(answer, self._uplink.topics)  # what it says was done must survive
+        elif self._uplink is not None:
             self._uplink.publish(answer)
 
     def _say_state(self, device_id: str) -> None:

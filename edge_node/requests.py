@@ -134,6 +134,7 @@ class Requests:
         self.counters = RequestCounters()
         self._answers: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
         self._alerts: OrderedDict[str, _Known] = OrderedDict()
+        self._changed = False
         self.configure(site, gateway, per_minute, burst)
 
     def configure(self, site: str, gateway: str, per_minute: float, burst: int) -> None:
@@ -155,6 +156,7 @@ class Requests:
     def noted(self, alert: Alert) -> None:
         """``alert`` has been said."""
         known = self._alerts.get(alert.alert_id)
+        self._changed |= known is None or alert.state == "cleared"
         if known is None:
             known = self._alerts[alert.alert_id] = _Known(device=alert.device, is_open=True)
         known.is_open = alert.state != "cleared"
@@ -197,6 +199,7 @@ class Requests:
             return self._refused(name, transaction, Refusal.RATE_LIMITED, text, now_ns, now_s)
         if isinstance(asked, StatusRequest):
             return Heard(None, todo=asked)
+        self._changed = True
         self._answers[name, transaction] = _Remembered(name=name, transaction=transaction, digest=digest)
         if len(self._answers) > MAX_ANSWERS:
             self._answers.popitem(last=False)
@@ -238,6 +241,11 @@ class Requests:
                 device=word.device_id,
             )
         )
+
+    def take_changed(self) -> bool:
+        """Whether :meth:`state` says something else than when this was asked last."""
+        changed, self._changed = self._changed, False
+        return changed
 
     def state(self) -> bytes:
         """All that is remembered, for :meth:`restore`."""
@@ -335,6 +343,7 @@ class Requests:
         remembered = self._answers.get((answer.request, answer.transaction))
         if remembered is not None:
             remembered.answer = answer
+            self._changed = True
         return answer
 
 
