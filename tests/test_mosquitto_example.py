@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from edge_node.config_schema import MqttSource, Tls
+from models.requests import REQUESTS as REQUEST_KINDS
+from models.requests import Refusal
 from models.topics import GatewayTopics
 from tests.authority import Own
 from tests.brokers import HOST, Broker, Subscriber, wait_for
@@ -216,6 +218,11 @@ def test_the_gateway_itself_keeps_to_these_rules(tmp_path: Path, broker: Broker,
         wait_for(lambda: told("device/pump-1/state")[-1]["acked"] == [alert_id], "the state")
         daemon.kill()
         wait_for(lambda: told("status")[-1]["state"] == "offline", "its last will")
+
+
+def test_the_page_names_every_request_and_every_refusal() -> None:
+    page = (SHIPPED.parents[1] / "docs" / "operations.md").read_text()
+    assert [name for name in (*REQUEST_KINDS, *(r.value for r in Refusal)) if f"`{name}`" not in page] == []
 
 
 def test_messages_beyond_the_limit_are_not_taken(broker: Broker, keys: Keys) -> None:
