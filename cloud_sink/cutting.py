@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_sink.records import Records
+from models.acceptance import Acceptance
 from models.features import FeatureSet
 from models.labels import Labels
 from models.logs import LogInfo, LogOptions, Tick, Warn
@@ -232,7 +233,8 @@ def read_blocks(
                 continue
             progress(item.n)
             item = item.without_empty(device.channel_names)
-        yield item
+        if not isinstance(item, Acceptance):  # training finds the centre by itself
+            yield item
 
 
 def usual_policy(request: Request, device: Device, window: WindowSpec) -> TimePolicy:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_node.plans import DevicePlan
 from edge_node.summary import Totals
-from models import messages
+from models import alerting, messages
 from models.alerting import Transition
 from models.messages import (
     Alert,
@@ -134,6 +134,21 @@ class Announcer:
         else:
             self._open[key] = alert
         self.outbox.append(PipelineEvent(alert, arrival_ns, backend))
+
+    def accept(self, key: str, change: Transition, by: str) -> None:
+        """Send the end of the episode ``key``, which is open: ``by`` says that it is normal."""
+        before = self._open[key]
+        alert = msgspec.structs.replace(
+            before,
+            state=change.state,
+            seq=change.seq,
+            message_id=f"{before.alert_id}-{change.seq}",
+            severity=change.severity,
+            message=alerting.accepted_sentence(before.machine, by, before.message),
+            end_ns=change.end_ns,
+            end_at=rfc3339(change.end_ns),
+        )
+        self.emit(key, alert, None, None)
 
     def publish_state(self, at_ns: int, arrival_ns: int | None, *, stale: bool, idle: bool) -> None:
         """Say what the device is now, where that has changed."""

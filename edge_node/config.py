@@ -18,6 +18,7 @@ import msgspec
 
 from edge_node.config_device_checks import check_device
 from edge_node.config_devices import SPELLINGS, DeviceConfig, differences, resolve_device
+from edge_node.config_http import check_http
 from edge_node.config_models import check_models
 from edge_node.config_partial import UNKNOWN, Names, Salvage, as_far_as_known, sure
 from edge_node.config_schema import DeviceSection, Document, Gateway, Source, Uplink
@@ -153,7 +154,9 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
     partial = bool(problems) or any(section.model for section in sections.values())
 
     if gateway is not None:
-        problems += as_far_as_known(*(_check_level(gateway, key) for key in ("name", "site")))
+        problems += as_far_as_known(
+            *(_check_level(gateway, key) for key in ("name", "site")), check_http(gateway)
+        )
     if uplink is not None:
         problems += check_uplink(uplink)
     problems += check_sources(list(sources.items()), uplink, known)

@@ -54,6 +54,8 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     log_format: Literal["auto", "human", "json"] = "auto"
     metrics_host: Name = "127.0.0.1"
     metrics_port: PortOrOff = 9464
+    http_token_file: Path | None = None
+    http_token_env: Name | None = None
     status_s: Positive = 30.0
     state_dir: Path | None = None  # see edge_node.state_dir
     checkpoint_s: Annotated[float, msgspec.Meta(ge=0.1)] = 30.0
@@ -61,6 +63,8 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     queue_samples: Annotated[int, msgspec.Meta(ge=BLOCK_SAMPLES)] = 4_000_000
     max_waiting: Count = MAX_WAITING
     max_batches_out: Count = MAX_BATCHES_OUT
+    max_requests_per_minute: Positive = 60.0
+    max_requests_burst: Count = 20
     edgetpu_library: Name = "libedgetpu.so.1"
 
 

@@ -21,6 +21,7 @@ from edge_node.config_schema import (
 from edge_node.config_serial import check_modbus, check_ports, check_serial
 from edge_node.config_subscriptions import check_subscription, unknown_device
 from edge_node.config_validation import Problem
+from edge_node.secret_values import read_secret
 from edge_node.toml_positions import KeyPath
 from models.topics import check_level, filters_overlap
 
@@ -43,7 +44,7 @@ def _check_password(broker: Broker, path: KeyPath) -> Iterator[Problem]:
     sure(file)
     sure(variable)
     try:
-        read_password(broker)
+        read_secret(file, variable)
     except ValueError as error:
         key, value = ("password_file", str(file)) if given(file) else ("password_env", variable)
         yield Problem((*path, key), str(error), value, True)
@@ -63,27 +64,6 @@ def _check_pauses(broker: Broker, path: KeyPath) -> Iterator[Problem]:
     if broker.reconnect_min_s > broker.reconnect_max_s:
         text = f"expected at most reconnect_max_s = {broker.reconnect_max_s:g}"
         yield Problem((*path, "reconnect_min_s"), text, broker.reconnect_min_s, True)
-
-
-def read_password(broker: Broker) -> str | None:
-    """The broker's password, read now; None where it has none. ValueError, without the password, when it
-    cannot be read."""
-    if broker.password_file is not None:
-        try:
-            text = broker.password_file.read_text(encoding="utf-8").rstrip("\r\n")
-        except OSError as error:
-            raise ValueError(f"this file cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ValueError("this file is not UTF-8 text") from None
-        if not text:
-            raise ValueError("this file is empty")
-        return text
-    if broker.password_env is not None:
-        value = os.environ.get(broker.password_env)
-        if not value:
-            raise ValueError("this environment variable is not set")
-        return value
-    return None
 
 
 def check_uplink(uplink: Uplink) -> Iterator[Problem]:

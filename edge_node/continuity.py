@@ -25,15 +25,16 @@ from edge_node.gateway_alerts import GatewayAlerts
 from edge_node.gateway_state import Downtime, GatewayState, UplinkCounts, packed, source_counts, unpacked
 from edge_node.latencies import Latencies
 from edge_node.outbox import Outbox
+from edge_node.requests import Requests
 from edge_node.running_sources import RunningSources
 from edge_node.state_dir import StateDir
-from models.messages import Alert, DeviceStateMessage, Event, Summary
+from models.messages import Alert, DeviceStateMessage, Event, Response, Summary
 from models.signal import NS_PER_S
 from models.topics import GatewayTopics
 
-GATEWAY, PIPELINE, DEVICE = "gateway", "pipeline", "device/"
+GATEWAY, PIPELINE, REQUESTS, DEVICE = "gateway", "pipeline", "requests", "device/"
 
-_URGENCY: dict[type, Urgency] = {Alert: "now", Summary: "later"}
+_URGENCY: dict[type, Urgency] = {Alert: "now", Response: "now", Summary: "later"}
 _NO_UPLINK = UplinkConfig(host="none")
 
 log = structlog.get_logger("linewatch.outbox")
@@ -48,6 +49,7 @@ class Parts:
     sources: RunningSources
     alerts: GatewayAlerts
     latencies: Latencies
+    requests: Requests
     states: dict[str, DeviceStateMessage] = field(default_factory=dict)  # the last of each device
 
 
@@ -122,6 +124,8 @@ class Continuity:
         )
         parts.latencies.restore(state.latencies)
         parts.alerts.restore(state.alerts, time.monotonic())
+        if REQUESTS in kept:
+            parts.requests.restore(kept[REQUESTS])
         parts.states.update(state.device_states)
         self._lossy = set(state.lossy)
         down_s = max((now_ns - state.written_ns) / NS_PER_S, 0.0)
@@ -146,7 +150,7 @@ class Continuity:
         self.checkpoints.every_s = config.gateway.checkpoint_s
         self.checkpoints.begin_anew()
 
-    def hold(self, message: Event, topics: GatewayTopics) -> None:
+    def hold(self, message: Event | Response, topics: GatewayTopics) -> None:
         """``message`` leaves once it is on disk, together with the state that said it. Raises what
         :func:`~edge_node.egress.outgoing` raises."""
         item = outgoing(message, topics)
@@ -181,6 +185,8 @@ class Continuity:
         ticket = parts.queue.n_taken
         state = {f"{DEVICE}{device_id}": part for device_id, part in devices.items()}
         state[PIPELINE] = rest
+        if parts.requests.take_changed() or self.checkpoints.wants_all:
+            state[REQUESTS] = parts.requests.state()
         state[GATEWAY] = packed(self._state(now_ns, ticket, ended=ended))
         self.checkpoints.commit(state, ticket, now_s)
 

@@ -33,6 +33,7 @@ from edge_node.latencies import Latencies
 from edge_node.metrics import Family
 from edge_node.outages import Outages
 from edge_node.recording import Recording
+from edge_node.request_desk import Effects, RequestDesk
 from edge_node.running_sources import RunningSources, raise_failure
 from edge_node.settling import PipelineEvent
 from edge_node.state_dir import StateDir, StateInUse, state_dir_of
@@ -40,9 +41,19 @@ from edge_node.terminal import hung_up
 from edge_node.ticks import Ticks
 from edge_node.troubles import UNHEARD, troubles
 from edge_node.uplink import Uplink
-from models.logs import Tick
-from models.messages import Alert, DeviceStateMessage, Event, GatewayState, Severity, Status, rfc3339
-from models.signal import NS_PER_S, Device, SampleBlock
+from models.acceptance import Acceptance
+from models.logs import LogItem, Tick
+from models.messages import (
+    Alert,
+    DeviceStateMessage,
+    Event,
+    GatewayState,
+    Response,
+    Severity,
+    Status,
+    rfc3339,
+)
+from models.signal import NS_PER_S, Device
 from models.time_policy import RecordedDevice
 from models.topics import GatewayTopics
 
@@ -51,6 +62,8 @@ _FIXED = (
     "log_format",
     "metrics_host",
     "metrics_port",
+    "http_token_file",
+    "http_token_env",
     "queue_samples",
     "state_dir",
 )  # while the daemon runs
@@ -101,6 +114,10 @@ class Daemon:
         self._stopping = False
         self._reload = False
         self._ticks = Ticks()
+        effects = Effects(
+            self._accept, self._reload_soon, lambda: self._status("online"), self._say, self._say_state
+        )
+        self._desk = RequestDesk(self._config.gateway, effects, self._wake)
 
     @property
     def config(self) -> Config:
@@ -122,7 +139,9 @@ class Daemon:
         self._sources = RunningSources(
             self._queue.put, None if self._dry_run else f"{gateway.site}-{gateway.name}"
         )
-        self._parts = Parts(self._core, self._queue, self._sources, self._alerts, self._latencies)
+        self._parts = Parts(
+            self._core, self._queue, self._sources, self._alerts, self._latencies, self._desk.requests
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
@@ -167,7 +186,7 @@ class Daemon:
     def _serve_metrics(self, to_close: contextlib.ExitStack) -> str:
         host, port = self._config.gateway.metrics_host, self._config.gateway.metrics_port
         try:
-            server = metrics.serve(host, port, self._families_from_thread)
+            server = metrics.serve(self._config.gateway, self._families_from_thread)
         except OSError as error:
             raise StartError(
                 f"the metrics cannot be served on {host}:{port}: {error.strerror}. "
@@ -205,6 +224,7 @@ class Daemon:
             self._record(block)
         self._core.push(*blocks)
         now_ns = self._now_ns()
+        self._desk.work(now_ns, time.monotonic())
         if self._ticks.due(now_ns):
             self._record(Tick(now_ns))
             self._core.pipeline.advance(now_ns)
@@ -226,6 +246,7 @@ class Daemon:
             self._config.gateway.status_s,
             self._recording_error,
             self._continuity.problem,
+            self._desk.counters(),
         )
         for alert in self._alerts.step(found, now_ns, now_s):
             self._deliver(PipelineEvent(alert, now_ns, None))
@@ -238,9 +259,10 @@ class Daemon:
     def _deliver_all(self) -> None:
         for event in self._core.pipeline.events():
             self._deliver(event)
+        self._desk.concluded(self._core.pipeline.take_verdicts(), self._now_ns())
 
     def _deliver(self, event: PipelineEvent) -> None:
-        message = event.event
+        message = self._desk.noted(event.event)
         if isinstance(message, Alert):
             message = self._latencies.stamped(message, event, self._now_ns())
             log.log(
@@ -261,9 +283,31 @@ class Daemon:
         if self._uplink is not None:
             self._uplink.wake()
 
-    def _record(self, item: SampleBlock | Tick) -> None:
+    def _record(self, item: LogItem) -> None:
         if self._recording is not None:
             self._recording.write(item)
+
+    def _accept(self, acceptance: Acceptance) -> None:
+        self._record(acceptance)
+        self._core.pipeline.accept(acceptance)
+        self._core.score()
+
+    def _reload_soon(self) -> None:
+        self._reload = True
+
+    def _say(self, answer: Response) -> None:
+        if self._uplink is not None and answer.ok and answer.status is None:
+            self._continuity.hold(answer, self._uplink.topics)  # what it says was done must survive
+        elif self._uplink is not None:
+            self._uplink.publish(answer)
+
+    def _say_state(self, device_id: str) -> None:
+        if device_id in self._parts.states:
+            self._deliver(PipelineEvent(self._parts.states[device_id], None, None))
+
+    def _wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._queue.wake)
 
     async def _reconfigure(self) -> None:
         """Take up the configuration anew, keeping what both have; a bad one changes nothing."""
@@ -274,6 +318,7 @@ class Daemon:
             core = assemble(config, on_notice=self._notice)
         except ConfigError as error:
             log.error("the configuration was not taken up; the old one goes on", error=str(error))
+            self._desk.reloaded(str(error), self._now_ns())
             return
         before = self._config
         same_gateway = (before.gateway.site, before.gateway.name) == (
@@ -287,6 +332,8 @@ class Daemon:
         if self._recording is not None:
             self._recording.go_on_with(_recorded(config))
         self._deliver_all()  # what ends was said under the old name, and ends there
+        self._desk.reloaded(None, self._now_ns())
+        self._desk.configure(config.gateway)
         self._forget(no_more)
         if not same_gateway:
             self._close_alerts()
@@ -333,9 +380,9 @@ class Daemon:
         if self._dry_run:
             self._uplink = DryRun(self._config.uplink, topics, offline, departures=departures)
         else:
-            payload_of = self._continuity.outbox.payload
+            payload_of, inbound = self._continuity.outbox.payload, (self._desk.inbox(topics),)
             self._uplink = Uplink(
-                self._config.uplink, topics, offline, departures=departures, payload_of=payload_of
+                self._config.uplink, topics, offline, inbound, departures=departures, payload_of=payload_of
             )
         if self._parts.states:  # said over the uplink before this one
             self._publish_status("online")
@@ -359,6 +406,7 @@ class Daemon:
             self._core.score()
             self._deliver_all()
         self._close_alerts()  # of a gateway that does not run nothing is wrong
+        self._desk.close(self._now_ns(), time.monotonic())
         await self._continuity.commit(self._now_ns(), ended=True)
         await self._stop_uplink(final)
         await asyncio.to_thread(self._continuity.close)
@@ -418,6 +466,7 @@ class Daemon:
             self._latencies.totals(),
             self._continuity,
             self._recording,
+            self._desk.counters(),
         )
 
     @property

@@ -89,6 +89,10 @@ class DriftAlerts:
         self._chunk: Chunk | None = None  # in hand
         self._rows: _Rows | None = None  # what there is to look at in it; None: nothing
         self._origin = {c.name: c.origin for c in plan.device.channels}
+        self._shift = np.zeros(len(model.infos))  # of the centre, from the commissioned one
+        self.open_rows: NDArray[np.bool_] | None = (
+            None  # bool[m] of the chunk in hand: open after; None: never
+        )
 
     def settle(self, chunk: Chunk, said: Said) -> None:
         """Step through the scored rows of ``chunk``, none of which was above the level nor in a machine alert."""
@@ -99,7 +103,7 @@ class DriftAlerts:
 
     def begin(self, chunk: Chunk, said: Said) -> None:
         """Scored rows of ``chunk`` follow, each once through :meth:`step`; what there is to say goes to ``said``."""
-        self._chunk, self._rows = chunk, None
+        self._chunk, self._rows, self.open_rows = chunk, None, None
         if self._episodes.quiet and chunk.drifted is None:
             if np.count_nonzero(self._n_normal):
                 self._n_normal[:] = self._n_beyond[:] = 0
@@ -108,14 +112,15 @@ class DriftAlerts:
         assert chunk.features is not None
         side = np.zeros(chunk.raw.shape, np.int8) if chunk.drifted is None else chunk.drifted
         drifted = side != 0
-        departure = (chunk.raw - self._model.centre) / self._model.scale
+        self.open_rows = np.zeros(chunk.n, np.bool_)
+        departure = (chunk.raw - self._shift - self._model.centre) / self._model.scale
         self._rows = _Rows(
             said=said,
             raw=chunk.raw,
             departure=departure,
             drifted=drifted,
             beyond=drifted & (side * departure >= self._max_sigma),
-            at_bound=drifted & (side * (chunk.raw - chunk.features) >= self._near_bound),
+            at_bound=drifted & (side * (chunk.raw - self._shift - chunk.features) >= self._near_bound),
         )
 
     def holds(self, i: int) -> bool:
@@ -147,8 +152,25 @@ class DriftAlerts:
         elif beyond[self._feature]:
             self._observed = float(rows.raw[i, self._feature])
         change = self._episodes.step(start_ns, end_ns, named, not named, "warning", "")
+        assert self.open_rows is not None
+        self.open_rows[i] = self._episodes.open
         if change is not None:
             rows.said.append((row, KEY, self._alert(change, chunk.clock)))
+
+    @property
+    def is_open(self) -> bool:
+        return self._episodes.open
+
+    def end(self) -> Transition | None:
+        """An operator ends what is open: nothing has drifted."""
+        self._named[:] = False
+        self._n_normal[:] = self._n_beyond[:] = 0
+        self._alerted_ns = None
+        return self._episodes.end()
+
+    def move(self, shift: NDArray[np.float64]) -> None:
+        """What comes is measured from the commissioned centre plus ``shift`` float64[k]."""
+        self._shift = shift
 
     def state(self) -> DriftState:
         return DriftState(
@@ -179,7 +201,7 @@ class DriftAlerts:
         seen = alerting.contribution(
             info,
             self._observed,
-            float(model.centre[j]),
+            float(model.centre[j] + self._shift[j]),
             float(model.scale[j]),
             1.0,
             self._origin[info.channel],

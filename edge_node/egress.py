@@ -2,8 +2,9 @@
 
 Invariants: only the message types of :data:`SENDABLE` become an :class:`Outgoing`, so raw signal cannot be
 published; a retained message waits at most once a topic, with its latest payload; past its bounds the
-queue gives up the oldest summaries first, then updates of alerts, and alerts that say an episode began or
-ended last; whatever is chosen next, what one device said leaves in the order in which it was said. This module is pure.
+queue gives up the oldest summaries first, then updates of alerts and answers to requests, and alerts that say an
+episode began or ended last; whatever is chosen next, what one device said leaves in the order in which it was said. This
+module is pure.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from models.messages import Alert, DeviceStateMessage, Event, Status, Summary, encode
+from models.messages import Alert, DeviceStateMessage, Event, Response, Status, Summary, encode
 from models.topics import GatewayTopics
 
-SENDABLE = (Alert, Summary, DeviceStateMessage, Status)
+SENDABLE = (Alert, Summary, DeviceStateMessage, Status, Response)
 
 N_RANKS = 3  # what is given up first has the lowest rank
 SUMMARY_RANK = 0
@@ -53,7 +54,7 @@ class Outgoing:
         return f"{self.prefix}/{self.place}"
 
 
-def outgoing(event: Event | Status, topics: GatewayTopics) -> Outgoing:
+def outgoing(event: Event | Status | Response, topics: GatewayTopics) -> Outgoing:
     """``event`` ready to be sent. Raises TypeError for what may not leave the gateway, ValueError for
     another gateway's."""
     if type(event) not in SENDABLE:
@@ -66,6 +67,8 @@ def outgoing(event: Event | Status, topics: GatewayTopics) -> Outgoing:
         topic, rank, device = topics.alert(event.device), 1 if event.state == "updated" else 2, event.device
     elif isinstance(event, Summary):
         topic, rank, device = topics.summary(event.device), SUMMARY_RANK, event.device
+    elif isinstance(event, Response):
+        topic, rank, device = topics.response(event.request), 1, event.device or ""
     elif isinstance(event, DeviceStateMessage):
         topic, device = topics.device_state(event.device), event.device
     else:

@@ -9,6 +9,7 @@ from edge_node.assembly import Core
 from edge_node.continuity import Continuity
 from edge_node.metrics import Family
 from edge_node.recording import Recording
+from edge_node.requests import RequestCounters
 from edge_node.sources import Reach, SourceCounters
 from edge_node.uplink import Uplink
 from models.messages import ConnectionStatus
@@ -24,6 +25,7 @@ def families(
     latency_s: Mapping[str, tuple[int, float]],
     continuity: Continuity,
     recording: Recording | None = None,
+    requests: RequestCounters | None = None,
 ) -> list[Family]:
     """Every metric of the gateway but the process's own. ``latency_s``: kind of alert -> (count, sum)."""
     counters, by_device = core.pipeline.counters(), core.pipeline.counters_by_device()
@@ -46,6 +48,7 @@ def families(
             "samples_dropped", "Values that went no further.", refused + Counter(counters.sample_drops)
         ),
         *_recorded(recording),
+        *([] if requests is None else _asked(requests)),
         _counter("windows_closed", "Windows that came into being.", counters.n_windows_closed),
         _counter("windows_scored", "Windows that were scored.", counters.n_windows_scored),
         _gauge("windows_pending", "Windows that wait for a score.", counters.n_windows_pending),
@@ -218,6 +221,27 @@ def _recorded(recording: Recording | None) -> list[Family]:
         _gauge(
             "recording_failed", "1 when the recording could not be written on.", recording.error is not None
         ),
+    ]
+
+
+def _asked(requests: RequestCounters) -> list[Family]:
+    return [
+        Family(
+            "requests",
+            "Requests by what they ask for.",
+            "counter",
+            ("request",),
+            {(name,): n for name, n in requests.heard.items()},
+        ),
+        Family(
+            "requests_refused",
+            "Requests that had no effect.",
+            "counter",
+            ("reason",),
+            {(reason.value,): n for reason, n in requests.refused.items()},
+        ),
+        _counter("requests_repeated", "Requests that came again.", requests.n_repeated),
+        _counter("requests_untold", "Refusals that were not answered.", requests.n_untold),
     ]
 
 

@@ -1,8 +1,9 @@
 """One device on its way from windows to events.
 
 Windows become chunks; a chunk is gated (does the machine run?), checked (do its sensors work?), scored
-elsewhere, and settled. Invariant: chunks settle in the order in which their windows closed, whatever order
-their scores come in, so what a device says depends on its signal alone. Pure.
+elsewhere, and settled. Invariants: chunks settle in the order in which their windows closed, whatever order
+their scores come in, so what a device says depends on its signal alone; no window that closed after an acceptance gets
+its features before that is decided, since it may move what they are measured from. Pure.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_node.acceptance import Trial, Verdict, moved
 from edge_node.chunk import Chunk, Silence
 from edge_node.counters import Counters, added
 from edge_node.inspection import Inspection, InspectionState
 from edge_node.plans import DevicePlan
 from edge_node.settling import PipelineEvent, Settler, SettlerState
 from edge_node.silences import fell_silent, row_that_ends, spoke_again
+from models.acceptance import Acceptance
 from models.gating import Gate
 from models.recentring import Recentring, RecentringState
+from models.requests import Refusal
 from models.signal import (
     ArtifactTarget,
     Clock,
@@ -36,7 +40,7 @@ class LaneState(msgspec.Struct, kw_only=True):
 
     of: str
     windower: bytes
-    order: list[Chunk | Silence]
+    order: list[Chunk | Silence | Trial]
     inspection: InspectionState
     recentring: RecentringState | None
     settler: SettlerState
@@ -46,6 +50,7 @@ class LaneState(msgspec.Struct, kw_only=True):
     clock: str
     stale: bool
     finishing: bool
+    verdicts: list[Verdict] = []
 
 
 class Lane:
@@ -61,15 +66,18 @@ class Lane:
         self._window_drops: Counter[DropReason] = Counter()
         self._gate = gate
         self._max_waiting = max_waiting
-        self._order: deque[Chunk | Silence] = deque()
+        self._order: deque[Chunk | Silence | Trial] = deque()
         self._gated: deque[Chunk] = deque()
-        self._ready: deque[Chunk] = deque()
+        self._ready: deque[Chunk | Trial] = deque()
+        self._held: deque[Chunk] = deque()  # ready but for an acceptance before them
+        self._n_trials = 0  # in the order
         self._fresh: list[Chunk] = []  # of those, without features
         self._n_waiting = 0
         self._n_taken = 0
         self._clock = Clock.DEVICE.value
         self._stale = False
         self._finishing = False
+        self.verdicts: list[Verdict] = []  # on acceptances, not yet taken
         model = plan.model
         self._inspection = Inspection(plan)
         self._recentring: Recentring | None = None
@@ -137,6 +145,13 @@ class Lane:
         if not self._stale:
             self.windower.resume(now_ns)
 
+    def accept(self, acceptance: Acceptance) -> None:
+        """How the device runs after all windows that have closed is normal: the verdict comes once these are settled."""
+        self.collect()
+        self._order.append(Trial(acceptance=acceptance))
+        self._n_trials += 1
+        self._settle()
+
     def collect(self) -> None:
         """Turn closed windows into chunks, resolve those whose gate is known, settle what needs no score."""
         n_new = 0
@@ -165,31 +180,32 @@ class Lane:
         fresh, self._fresh = self._fresh, []
         return [chunk for chunk in fresh if chunk.values is not None]  # the others were shed
 
-    def take_ready(self, limit: int) -> list[Chunk]:
+    def take_ready(self, limit: int) -> list[Chunk | Trial]:
         """Chunks to score, oldest first, until they have ``limit`` rows or more."""
-        taken: list[Chunk] = []
-        n = 0
+        taken: list[Chunk | Trial] = []
+        n = n_waiting = 0
         while self._ready and n < limit:
             chunk = self._ready.popleft()
             chunk.stage = "out"
             n += chunk.n
+            n_waiting += chunk.n if isinstance(chunk, Chunk) else 0
             taken.append(chunk)
-        self._n_waiting -= n
+        self._n_waiting -= n_waiting
         return taken
 
     def put_features(self, chunk: Chunk, matrix: NDArray[np.float32]) -> None:
         """Features float32[m, k] of the chunk's rows; re-centred here, in order."""
         chunk.raw = matrix
-        chunk.features = matrix
+        chunk.features = matrix if self.settler.accepted is None else moved(matrix, self.settler.accepted)
         if self._recentring is not None:
-            chunk.features, drifted = self._recentring.apply(matrix)
+            chunk.features, drifted = self._recentring.apply(chunk.features)
             if np.count_nonzero(drifted):
                 chunk.drifted = drifted
         chunk.values = chunk.valid = None
 
     def scored(
         self,
-        chunk: Chunk,
+        chunk: Chunk | Trial,
         residual: NDArray[np.float32],
         score: NDArray[np.float32],
         p: NDArray[np.float64],
@@ -199,6 +215,10 @@ class Lane:
     ) -> None:
         """What came of the chunk's rows; only those that are ``finite`` (None: all) count. No ``p`` is below
         ``least_p``."""
+        if isinstance(chunk, Trial):
+            chunk.judge(p, finite, self.plan.levels[backend])
+            self._settle()
+            return
         chunk.residual, chunk.score, chunk.p, chunk.backend = residual, score, p, backend
         chunk.least_p = least_p
         if finite is not None and (n_bad := finite.size - int(np.count_nonzero(finite))):
@@ -208,10 +228,13 @@ class Lane:
         self._n_scored += chunk.n
         self._settle()
 
-    def failed(self, chunk: Chunk, reason: DropReason) -> None:
+    def failed(self, chunk: Chunk | Trial, reason: DropReason) -> None:
         """The chunk's rows will not be scored."""
-        self._forget(chunk, reason)
-        chunk.stage = "done"
+        if isinstance(chunk, Trial):
+            chunk.refuse(Refusal.INFERENCE_FAILED, "its present windows could not be scored")
+        else:
+            self._forget(chunk, reason)
+            chunk.stage = "done"
         self._settle()
 
     def finish(self) -> None:
@@ -234,6 +257,7 @@ class Lane:
             clock=self._clock,
             stale=self._stale,
             finishing=self._finishing,
+            verdicts=list(self.verdicts),
         )
 
     def fits(self, state: LaneState) -> bool:
@@ -245,14 +269,21 @@ class Lane:
         """Continue from ``state``; chunks that were out are ready again."""
         self.windower.restore(state.windower)
         self._order = deque(state.order)
+        self._n_trials = sum(isinstance(item, Trial) for item in self._order)
         chunks = [c for c in self._order if isinstance(c, Chunk)]
         for chunk in chunks:
-            if chunk.stage == "out":
-                chunk.stage = "ready"
-            if chunk.raw is not None and self._recentring is None:
+            if chunk.raw is not None and self._recentring is None and state.settler.accepted is None:
                 chunk.features = chunk.raw
-        self._ready = deque(c for c in chunks if c.stage == "ready")
-        self._fresh = [c for c in self._ready if c.features is None]
+        self._ready, self._held, self._fresh = deque(), deque(), []
+        for item in self._order:
+            if isinstance(item, Silence) or item.stage not in ("ready", "out"):
+                continue
+            item.stage = "ready"
+            if isinstance(item, Trial):
+                self._ready.append(item)
+            else:
+                self._offer(item)
+        self.verdicts = list(state.verdicts)
         self._gated = deque(c for c in chunks if c.stage == "gated")
         self._n_waiting = sum(c.n for c in chunks if c.stage in ("gated", "ready"))
         self._inspection.restore(state.inspection)
@@ -314,8 +345,7 @@ class Lane:
         """Decide which of the chunk's windows are scored."""
         if self._gate is None and chunk.faults is None and self.plan.model is not None:
             chunk.stage = "ready"  # as nearly always
-            self._ready.append(chunk)
-            self._fresh.append(chunk)
+            self._offer(chunk)
             return
         before = chunk.n
         if self._gate is not None:
@@ -338,8 +368,20 @@ class Lane:
         self._n_waiting -= before - chunk.n
         chunk.stage = "ready" if chunk.n else "done"
         if chunk.n:
-            self._ready.append(chunk)
+            self._offer(chunk)
+
+    def _offer(self, chunk: Chunk) -> None:
+        """``chunk`` is ready to be scored, or will be once the acceptance before it is decided."""
+        if self._n_trials and self._follows_trial(chunk):
+            self._held.append(chunk)
+            return
+        self._ready.append(chunk)
+        if chunk.features is None:
             self._fresh.append(chunk)
+
+    def _follows_trial(self, chunk: Chunk) -> bool:
+        first = next(item for item in self._order if item is chunk or isinstance(item, Trial))
+        return first is not chunk
 
     def _shed(self, bound: int) -> None:
         """Past ``bound`` waiting windows, drop the oldest that are not out."""
@@ -348,7 +390,7 @@ class Lane:
                 return
             if isinstance(chunk, Chunk) and chunk.stage in ("gated", "ready"):
                 if chunk.stage == "ready":
-                    self._ready.remove(chunk)
+                    (self._held if chunk in self._held else self._ready).remove(chunk)
                 else:
                     self._gated.remove(chunk)
                     chunk.faults = None  # nobody knows whether the machine ran
@@ -364,16 +406,40 @@ class Lane:
         if n:
             self._window_drops[reason] += n
 
+    def _decided(self, trial: Trial) -> bool:
+        """Whether ``trial``, before which everything is settled, is over; then its verdict is told."""
+        recentring = self._recentring
+        if trial.stage == "waiting" and self.settler.prepare(
+            trial, None if recentring is None else recentring.offset
+        ):
+            self._ready.append(trial)
+        if trial.stage != "done":
+            return False
+        if trial.refusal is None:
+            self.settler.accept(trial)
+            if recentring is not None:
+                recentring.begin_anew()
+        self.verdicts.append(trial.verdict)
+        return True
+
     def _settle(self) -> None:
         order = self._order
         while order:
             first = order[0]
             if isinstance(first, Silence):
                 self.settler.settle_silence(first)
+            elif isinstance(first, Trial):
+                if not self._decided(first):
+                    return
             elif first.stage == "done":
                 self.settler.settle(first)
             else:
                 return
             order.popleft()
+            if isinstance(first, Trial):
+                self._n_trials -= 1
+                held, self._held = self._held, deque()
+                for chunk in held:
+                    self._offer(chunk)
         if self._finishing and not self._n_untaken:
             self.settler.finish(self.windower.last_arrival_ns)

@@ -143,6 +143,15 @@ class MachineAlerts:
         result: NDArray[np.bool_] = chunk.suspect[chunk.rows, blamed]
         return result
 
+    @property
+    def is_open(self) -> bool:
+        return self._episodes.open
+
+    def end(self) -> Transition | None:
+        """An operator ends what is open, or forming."""
+        self._forget()
+        return self._episodes.end()
+
     def state(self) -> MachineState:
         return MachineState(
             episodes=self._episodes.state(),

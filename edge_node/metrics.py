@@ -2,20 +2,23 @@
 
 Strategy: nothing in the gateway knows Prometheus. A :class:`Family` is built from plain integers when
 ``/metrics`` is asked for. Names follow Prometheus' own rules: base units, ``_total`` for counters. Every reason is a
-``DropReason``.
+``DropReason``, of a request a ``Refusal``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+
+from edge_node import local_http
+from edge_node.config_schema import Gateway
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,18 @@ class GatewayCollector(Collector):
             yield metric
 
 
-def serve(host: str, port: int, read: Callable[[], list[Family]]) -> WSGIServer:
-    """Serve ``/metrics`` on a thread of its own until ``shutdown()``; port 0 picks a free one.
+def serve(gateway: Gateway, read: Callable[[], list[Family]]) -> WSGIServer:
+    """Serve ``/metrics`` at ``gateway``'s address on a thread of its own until ``shutdown()``; port 0 picks a free one.
 
     Raises OSError when the port cannot be had.
     """
     registry = CollectorRegistry()
-    registry.register(GatewayCollector(read))
+    guard = local_http.Guard(make_wsgi_app(registry), gateway)
+
+    def read_all() -> list[Family]:
+        refused = Family("http_refused", "HTTP requests without the right token.", "counter")
+        return [*read(), replace(refused, values={(): guard.n_refused})]
+
+    registry.register(GatewayCollector(read_all))
     ProcessCollector(registry=registry)
-    server, _thread = start_http_server(port, host, registry)
-    return server
+    return local_http.serve(gateway.metrics_host, gateway.metrics_port, guard)

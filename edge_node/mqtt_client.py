@@ -34,7 +34,7 @@ from paho.mqtt.properties import Properties
 
 from edge_node.config_schema import MqttSource, Uplink
 from edge_node.log_limit import LogLimit
-from edge_node.mqtt_access import explain, read_password, tls_context
+from edge_node.mqtt_access import TlsSocket, explain, explain_close, read_password, tls_context
 
 CONNECT_TIMEOUT_S = 10.0
 STABLE_S = 5.0  # a connection that lived this long was a good one: the next attempt follows soon
@@ -265,6 +265,7 @@ class Connection:
         self._why, self._blameless = "", False
         accepted_at: float | None = None
         client: paho.Client | None = None
+        sock: Any = None
         try:
             client = self._client()
             host, port = self._broker.address
@@ -272,7 +273,8 @@ class Connection:
             deadline = time.monotonic() + self._connect_timeout_s
             poll = select.poll()
             poll.register(self._wake_read, select.POLLIN)
-            while (sock := client.socket()) is not None:
+            while (now_open := client.socket()) is not None:
+                sock = now_open
                 if self._stopping.is_set():
                     client.disconnect()
                     break
@@ -284,9 +286,10 @@ class Connection:
                 if accepted_at is None and time.monotonic() > deadline:
                     self._why = f"it took the connection but did not answer in {self._connect_timeout_s:g} s"
                     break
+            if not self._why and isinstance(sock, TlsSocket) and sock.failure is not None:
+                self._why = explain(sock.failure, self._broker.tls)
             if accepted_at is None and not self._why:
-                tls = "" if self._broker.tls else ", and does it want TLS"
-                self._why = f"it closed the connection before accepting it: is this an MQTT port{tls}?"
+                self._why = explain_close(self._broker.address, self._broker.tls)
             self.last_error = self._why or "the connection was lost"
         except _FAILURES as error:
             self.last_error = explain(error, self._broker.tls)

@@ -7,7 +7,7 @@ to hand scores back to the lanes they came from, whatever order they come in, an
 
 Invariants (counters, at any instant):
   samples in = windowed + dropped{reason};  windows closed = scored + pending + dropped{reason}.
-What comes out depends only on the sequence of ``push``, ``advance`` and scores, never on a clock. Pure.
+What comes out depends only on the sequence of ``push``, ``advance``, ``accept`` and scores, never on a clock. Pure.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_node.acceptance import Trial, Verdict
 from edge_node.announcing import PipelineEvent, SavedEvent, farewells, load_event, save_event
 from edge_node.chunk import Chunk
 from edge_node.counters import Counters
@@ -28,9 +29,11 @@ from edge_node.lane import Lane, LaneState
 from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING, DevicePlan, ServedModel
 from edge_node.settling import Trace
 from models import codec, scoring
+from models.acceptance import Acceptance
 from models.calibration import p_values
 from models.features import extract_pieces
 from models.gating import Gate, GateState
+from models.requests import Refusal
 from models.signal import ArtifactTarget, DropReason, SampleBlock, samples_to_ns
 
 __all__ = ["Counters", "Pipeline", "PipelineEvent", "ScoreBatch"]
@@ -69,6 +72,7 @@ class RestPart(msgspec.Struct, kw_only=True):
     retired: Counters
     parting: list[SavedEvent]
     next_batch_id: int
+    verdicts: list[Verdict] = []
 
 
 class PipelineState(msgspec.Struct, kw_only=True):
@@ -117,11 +121,12 @@ class Pipeline:
             self._at_once[plan.engine] = max(1, VALUES_AT_ONCE // values)
             self._fresh[plan.engine], self._n_fresh[plan.engine] = [], 0
         self._outboxes = [(device_id, lane.outbox) for device_id, lane in self._lanes.items()]
-        self._out: dict[int, tuple[list[Chunk], NDArray[np.float32]]] = {}
+        self._out: dict[int, tuple[list[Chunk | Trial], NDArray[np.float32]]] = {}
         self._next_batch_id = 0
         self._max_batches_out = max_batches_out
         self._retired = Counters()  # what is not of a lane, or of one that is no more
         self._parting: list[PipelineEvent] = []
+        self._verdicts: list[Verdict] = []  # on acceptances of no lane, or of one that is no more
 
     @property
     def linked(self) -> frozenset[str]:
@@ -168,6 +173,17 @@ class Pipeline:
         for lane in self._lanes.values():
             lane.resume(now_ns)
 
+    def accept(self, acceptance: Acceptance) -> None:
+        """An operator says that how a device runs, after all that was pushed, is normal; :meth:`take_verdicts` tells what
+        became of it, once the windows until now have their scores."""
+        lane = self._lanes.get(acceptance.device_id)
+        if lane is None:
+            self._refuse(acceptance, Refusal.UNKNOWN_DEVICE, f"there is no device {acceptance.device_id}")
+            return
+        lane.accept(acceptance)
+        self._dirty[acceptance.device_id] = self._changed[acceptance.device_id] = None
+        self._register(lane)
+
     def gather(self) -> None:
         """Make windows of what was pushed since the last call, and features of these while they are in the cache.
         :meth:`take_batches` does it as well: calling it before, device by device, only saves time."""
@@ -191,7 +207,7 @@ class Pipeline:
         batches: list[ScoreBatch] = []
         while self._ready and len(self._out) < self._max_batches_out:
             engine, lanes = next(iter(self._ready.items()))
-            chunks = []
+            chunks: list[Chunk | Trial] = []
             n = 0
             for device_id in list(lanes):
                 lane = self._lanes[device_id]
@@ -245,13 +261,16 @@ class Pipeline:
             lane = self._lanes[chunk.device_id]
             self._changed[chunk.device_id] = None
             lane.scored(chunk, residual[rows], score[rows], p[rows], least_p, which, backend)
+            self._register(lane)  # an acceptance may have waited for it, and windows for that
 
     def failed(self, batch_id: int, reason: DropReason) -> None:
         """A batch that will not be scored: its windows are dropped for ``reason``."""
         chunks, _ = self._out.pop(batch_id)
         for chunk in chunks:
             self._changed[chunk.device_id] = None
-            self._lanes[chunk.device_id].failed(chunk, reason)
+            lane = self._lanes[chunk.device_id]
+            lane.failed(chunk, reason)
+            self._register(lane)
 
     def events(self) -> list[PipelineEvent]:
         """Alerts, summaries and device states since the last call: per device in event-time order."""
@@ -262,6 +281,16 @@ class Pipeline:
                 events.extend(outbox)
                 outbox.clear()
         return events
+
+    def take_verdicts(self) -> list[Verdict]:
+        """What became of acceptances since the last call."""
+        verdicts, self._verdicts = self._verdicts, []
+        for device_id, lane in self._lanes.items():
+            if lane.verdicts:
+                self._changed[device_id] = None
+                verdicts += lane.verdicts
+                lane.verdicts = []
+        return verdicts
 
     def trace_scores(self) -> None:
         """Keep every score from now on for :meth:`take_traces` (a replay, a page that draws them)."""
@@ -352,12 +381,14 @@ class Pipeline:
             retired=self._retired,
             parting=[save_event(event) for event in self._parting],
             next_batch_id=self._next_batch_id,
+            verdicts=list(self._verdicts),
         )
 
     def _go_on_from(self, state: PipelineState, only: Collection[str] | None) -> None:
         self._retired = state.rest.retired
         self._parting = [load_event(saved) for saved in state.rest.parting]
         self._next_batch_id = state.rest.next_batch_id
+        self._verdicts = list(state.rest.verdicts)
         kept = set()
         for device_id, part in state.devices.items():
             lane, lane_state = self._lanes.get(device_id), part.lane
@@ -369,6 +400,11 @@ class Pipeline:
                 lane_state.counters.retire()
                 self._retired.add(lane_state.counters)
                 self._parting += farewells(lane_state.settler.announcer)
+                self._verdicts += lane_state.verdicts
+                for item in lane_state.order:
+                    if isinstance(item, Trial):
+                        text = f"{device_id} is no longer watched as it was when this was asked"
+                        self._refuse(item.acceptance, Refusal.RECONFIGURED, text)
         for watched, gates in self._gates.items():
             for gated, gate in gates:
                 was = state.devices[gated].gate if watched in kept and gated in kept else None
@@ -376,6 +412,9 @@ class Pipeline:
                     gate.state = was
         self._out.clear()
         self._fresh, self._n_fresh = {engine: [] for engine in self._fresh}, dict.fromkeys(self._fresh, 0)
+
+    def _refuse(self, acceptance: Acceptance, refusal: Refusal, text: str) -> None:
+        self._verdicts.append(Verdict(acceptance=acceptance, refusal=refusal, text=text))
 
     def _collect(self, lane: Lane) -> None:
         lane.collect()
@@ -385,9 +424,9 @@ class Pipeline:
         if lane.has_ready:
             self._ready.setdefault(lane.plan.engine, {})[lane.plan.device.device_id] = None
 
-    def _batch(self, engine: str, chunks: list[Chunk]) -> ScoreBatch:
+    def _batch(self, engine: str, chunks: list[Chunk | Trial]) -> ScoreBatch:
         model = self._model(chunks[0])
-        if lacking := [chunk for chunk in chunks if chunk.features is None]:
+        if lacking := [c for c in chunks if isinstance(c, Chunk) and c.features is None]:
             self._extract(lacking)  # they were collected outside of take_batches
         features = _joined([c.features for c in chunks if c.features is not None])
         inputs = scoring.normalise(features, model.centre, model.scale)
@@ -419,7 +458,7 @@ class Pipeline:
             self._lanes[chunk.device_id].put_features(chunk, matrix[begin:end])
             begin = end
 
-    def _model(self, chunk: Chunk) -> ServedModel:
+    def _model(self, chunk: Chunk | Trial) -> ServedModel:
         model = self._lanes[chunk.device_id].plan.model
         assert model is not None
         return model

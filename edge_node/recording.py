@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 
-from models.logs import LogError, Tick
+from models.logs import LogError, LogItem
 from models.recording import RecordingWriter
 from models.signal import SampleBlock
 from models.time_policy import RecordedDevice
@@ -28,7 +28,7 @@ class Recording:
         self.n_recorded = 0
         self.n_unrecorded = 0
 
-    def write(self, item: SampleBlock | Tick) -> None:
+    def write(self, item: LogItem) -> None:
         """Appends ``item``; a log that cannot be written ends."""
         n = item.n_samples if isinstance(item, SampleBlock) else 0
         if self._writer is None:

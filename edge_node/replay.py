@@ -18,7 +18,8 @@ from edge_node.assembly import MAX_WINDOWS_AT_ONCE, Core
 from edge_node.portions import Portion
 from edge_node.replay_clock import Timing, with_clock
 from edge_node.settling import Trace
-from models.logs import LogError, Tick
+from models.acceptance import Acceptance
+from models.logs import LogError, LogItem, Tick
 from models.messages import Alert
 from models.recording import is_block_log, log_files
 from models.signal import NS_PER_S, Clock, SampleBlock
@@ -30,7 +31,7 @@ _LOOK_AHEAD_ITEMS = 10_000
 _ANY = 1 << 63
 
 Pace = Callable[[int], None]
-Item = SampleBlock | Tick
+Item = LogItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +83,13 @@ def is_recording(paths: Sequence[Path | str]) -> bool:
 def ticks_within(
     items: Iterable[Item], *, n_rows: int | None = None, until_ns: int | None = None
 ) -> Iterator[Item]:
-    """``items`` of a part of a log, without the ticks before its first row, from ``until_ns`` on, and after every
-    device has had its ``n_rows``: no device is silent there, it was only not asked for."""
+    """``items`` of a part of a log, without the ticks and acceptances before its first row, from ``until_ns`` on, and after
+    every device has had its ``n_rows``: no device is silent there, it was only not asked for."""
     rows: dict[str, int] = {}
     for item in items:
-        if isinstance(item, Tick):
-            ended = until_ns is not None and item.now_ns >= until_ns
+        if isinstance(item, Tick | Acceptance):
+            now_ns = item.now_ns if isinstance(item, Tick) else item.arrival_ns
+            ended = until_ns is not None and now_ns >= until_ns
             had_all = n_rows is not None and all(n >= n_rows for n in rows.values())
             if not rows or ended or had_all:
                 continue
@@ -99,7 +101,7 @@ def ticks_within(
 def as_received(
     items: Iterable[Item], core: Core, *, recorded: bool, speed: float | None = None
 ) -> Iterator[Item]:
-    """Blocks and ticks as the pipeline is to be given them. ``recorded``: the arrivals in ``items`` are true."""
+    """What the pipeline is to be given, in that order. ``recorded``: the arrivals in ``items`` are true."""
     stream = iter(items)
     if recorded:
         seen, ticking = _look_ahead(stream)
@@ -126,6 +128,9 @@ def play(items: Iterable[Item], core: Core, *, recorded: bool, pace: Pace | None
             if pace is not None or waiting.has_much:
                 yield from _step(core, waiting, unheard)
             core.pipeline.advance(item.now_ns)
+        elif isinstance(item, Acceptance):
+            core.pipeline.accept(item)
+            yield from _step(core, waiting, unheard)
         else:
             if unheard is not None:
                 unheard.heard(item)

@@ -12,6 +12,7 @@ from edge_node.config import Config, load_config
 from edge_node.model_store import load_bundle
 from edge_node.replay import Item, is_recording
 from edge_node.sources.replay import log_options
+from models.acceptance import Acceptance
 from models.cli_values import UsageError, log_options_of
 from models.log_sizes import log_length
 from models.logs import LogError, LogOptions, Warn
@@ -119,6 +120,8 @@ def of_device(
             found = True
             if not recorded:
                 item = item.without_empty(channels.get(item.device_id, item.channels))
+        elif isinstance(item, Acceptance) and wanted not in (None, item.device_id):
+            continue
         yield item
     if wanted is not None and not found and others:
         raise UsageError(f"--device {wanted}: {files[0]} holds {', '.join(others)}")

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_node.acceptance import NEED, Present, PresentState, Trial, moved
 from edge_node.announcing import Announcer, AnnouncerState, PipelineEvent
 from edge_node.check_alerts import CheckAlerts, Said
 from edge_node.chunk import Chunk, Silence
@@ -23,6 +24,7 @@ from edge_node.plans import DevicePlan
 from edge_node.summary import Summariser, Tally
 from models import alerting
 from models.alerting import Episodes, EpisodesState
+from models.requests import Refusal
 from models.signal import NS_PER_S, DeviceCondition
 
 __all__ = ["PipelineEvent", "Settler", "SettlerState", "Trace"]
@@ -57,6 +59,8 @@ class SettlerState(msgspec.Struct, kw_only=True):
     idle: bool
     stale: bool
     stale_since_ns: int
+    present: PresentState | None = None
+    accepted: NDArray[np.float64] | None = None
 
 
 class Settler:
@@ -73,6 +77,8 @@ class Settler:
         self._machine: MachineAlerts | None = None
         self._drift: DriftAlerts | None = None
         self._summariser: Summariser | None = None
+        self._present = Present()
+        self.accepted: NDArray[np.float64] | None = None  # how far operators moved the commissioned centre
         self._shift: NDArray[np.float64] | None = None  # how far re-centring had moved at the last row
         if (model := plan.model) is not None:
             self._machine = MachineAlerts(plan, model, self._announcer)
@@ -107,6 +113,7 @@ class Settler:
             judged = self._machine.settle(chunk, said, self._drift)
             if self._drift is not None and judged is None:
                 self._drift.settle(chunk, said)
+            self._note_present(chunk, judged)
         if self.traces is not None:
             self._trace(chunk, judged, self.traces)
         idle = None if chunk.active is None else ~chunk.active
@@ -134,6 +141,50 @@ class Settler:
             self._announcer.emit("stale", alert, silence.arrival_ns, None)
         self._announcer.publish_state(end, silence.arrival_ns, stale=self._stale, idle=self._idle)
 
+    def prepare(self, trial: Trial, recentred: NDArray[np.float64] | None) -> bool:
+        """Decide ``trial``, or make it ready to be scored; whether it is. ``recentred`` float64[k]: how far re-centring has
+        moved from :attr:`accepted` (None: it does not)."""
+        model, name = self._plan.model, self._plan.device.device_id
+        if model is None or self._machine is None:
+            trial.refuse(Refusal.NO_MODEL, f"{name} has no model, so there is no centre to move")
+        elif self._machine.is_open or (self._drift is not None and self._drift.is_open):
+            rows, window = self._present.rows, self._plan.window
+            if (n_lack := NEED - len(rows)) > 0:
+                lasts = alerting.duration(n_lack * max(window.window_ns, window.hop_ns))
+                trial.refuse(
+                    Refusal.TOO_SOON,
+                    f"how {name} runs now is not known yet, for its alert has just been raised: ask again in {lasts}",
+                )
+                return False
+            present = np.stack(rows)
+            trial.shift = present.mean(axis=0, dtype=np.float64) - model.centre
+            trial.features, trial.stage = moved(present, trial.shift), "ready"
+            return True
+        elif recentred is None:
+            trial.refuse(Refusal.NOTHING_OPEN, f"no machine or drift alert of {name} is open")
+        else:
+            trial.grant(
+                recentred if self.accepted is None else self.accepted + recentred,
+                "the centre is now where re-centring had it",
+            )
+        return False
+
+    def accept(self, trial: Trial) -> None:
+        """The centre moves as ``trial`` says, and what is open of the machine is over. Re-centring begins anew."""
+        assert trial.shift is not None
+        self.finish(None)  # its windows were measured from the centre before
+        self.accepted = self._shift = trial.shift
+        end_ns = None
+        for key, alerts in (("machine", self._machine), ("drift", self._drift)):
+            if alerts is not None and (change := alerts.end()) is not None:
+                self._announcer.accept(key, change, trial.acceptance.by)
+                end_ns = change.end_ns
+        if self._drift is not None:
+            self._drift.move(trial.shift)
+        self._present.forget()
+        if end_ns is not None:
+            self._announcer.publish_state(end_ns, None, stale=self._stale, idle=self._idle)
+
     def finish(self, arrival_ns: int | None) -> None:
         """Close the summary in progress at its last window."""
         if self._summariser is not None and (totals := self._summariser.close()) is not None:
@@ -151,6 +202,8 @@ class Settler:
             idle=self._idle,
             stale=self._stale,
             stale_since_ns=self._stale_since_ns,
+            present=self._present.state(),
+            accepted=self.accepted,
         )
 
     def restore(self, state: SettlerState) -> None:
@@ -167,6 +220,22 @@ class Settler:
         self._idle = state.idle
         self._stale = state.stale
         self._stale_since_ns = state.stale_since_ns
+        self.accepted = state.accepted
+        if state.present is not None:
+            self._present.restore(state.present)
+        if self._drift is not None and state.accepted is not None:
+            self._drift.move(state.accepted)
+
+    def _note_present(self, chunk: Chunk, judged: Judged | None) -> None:
+        drifting = None if self._drift is None else self._drift.open_rows
+        if judged is None and drifting is None:  # as nearly always
+            self._present.forget()
+            return
+        is_open = np.zeros(chunk.n, np.bool_)
+        for rows in (drifting, None if judged is None else judged.is_open):
+            if rows is not None:
+                is_open |= rows
+        self._present.note(chunk, is_open)
 
     def _speak(self, chunk: Chunk, judged: Judged | None, said: Said, idle: NDArray[np.bool_] | None) -> int:
         """Alerts, states and the summaries before them, window by window; how many windows are summarised."""

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 
 from edge_node.assembly import Core
 from edge_node.gateway_alerts import Trouble
+from edge_node.requests import RequestCounters
 from edge_node.sources import SourceCounters
 from edge_node.uplink import Uplink
+from models.requests import Refusal
 from models.signal import DropReason
 
 HOLD_S = 60.0
@@ -24,10 +26,12 @@ def troubles(
     status_s: float,
     recording_error: str | None = None,
     forgets: str | None = None,
+    requests: RequestCounters | None = None,
 ) -> list[Trouble]:
     """Every trouble that there is or could be; ``outages``: sources that are in trouble, and what to say of it; ``blind``:
     devices of which nothing is seen, and why; ``status_s``: how often the gateway publishes its status;
-    ``recording_error``: why the recording has ended; ``forgets``: why a restart would forget something, or has."""
+    ``recording_error``: why the recording has ended; ``forgets``: why a restart would forget something, or has;
+    ``requests``: what came of them."""
     found = [
         Trouble(f"backend/{name}", engine.notices[-1], len(engine.notices), math.inf)
         for name, engine in core.engines.items()
@@ -44,6 +48,10 @@ def troubles(
         found.append(Trouble("recording", f"the recording has ended: {recording_error}", 1, math.inf))
     if forgets is not None:
         found.append(Trouble("outbox", forgets, 1, math.inf, "critical"))
+    if requests is not None:
+        n_many = requests.refused[Refusal.RATE_LIMITED] + requests.refused[Refusal.QUEUE_FULL]
+        many = "requests are refused, more come than [gateway] max_requests_per_minute lets in"
+        found.append(Trouble("requests", many, n_many, HOLD_S))
     if uplink is not None:
         who = (
             f"publishes under this name (boot id {', '.join(uplink.conflicts)})"

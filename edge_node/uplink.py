@@ -26,7 +26,7 @@ from edge_node.config_schema import Uplink as UplinkConfig
 from edge_node.departures import Departures, UplinkCounters
 from edge_node.egress import Outgoing, clearing, marked_delayed, outgoing
 from edge_node.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt, Will
-from models.messages import Event, Status, encode
+from models.messages import Event, Response, Status, encode
 from models.signal import DropReason
 from models.topics import GatewayTopics, filter_matches
 
@@ -162,7 +162,7 @@ class Uplink:
         """Something was released."""
         self._connection.wake()
 
-    def publish(self, event: Event | Status) -> None:
+    def publish(self, event: Event | Status | Response) -> None:
         """Queues ``event``; never waits. From any thread. Raises TypeError for what may not leave the gateway, and ValueError
         for a message of another gateway."""
         self._departures.put(outgoing(event, self._topics))

@@ -26,6 +26,7 @@ __all__ = [
     "Episodes",
     "EpisodesState",
     "Transition",
+    "accepted_sentence",
     "blame",
     "contribution",
     "count_episodes",
@@ -139,6 +140,12 @@ def machine_sentence(
     if state == "cleared":
         return f"{machine}: normal again after {lasted} (at worst {what}{bound})"
     return f"{machine}: {what}{',' if ',' in what else ''} for {lasted}{bound}"
+
+
+def accepted_sentence(machine: str, by: str, said: str) -> str:
+    """ "press-4: accepted as normal by Anna: Pressure mean 2.31 bar, expected 2.9 to 3.1, for 2 min". ``said``: what was
+    said last of what is accepted."""
+    return f"{machine}: accepted as normal by {by}: {said.removeprefix(f'{machine}: ')}"
 
 
 def sensor_sentence(

@@ -1,4 +1,4 @@
-"""The block log: our own record of what reached the pipeline, one row a block or tick, in that order, bit
+"""The block log: our own record of what reached the pipeline, one row a block, tick or acceptance, in that order, bit
 for bit.
 
 ``.jsonl`` is one JSON object a line with the values as base64 float32; every line is handed to the kernel
@@ -18,7 +18,8 @@ import msgspec
 import numpy as np
 
 from models import codec
-from models.logs import LogError, Tick, Warn
+from models.acceptance import Acceptance
+from models.logs import LogError, LogItem, Tick, Warn
 from models.messages import pack_floats, unpack_floats
 from models.signal import Clock, SampleBlock
 from models.text_files import open_bytes, text_lines
@@ -52,7 +53,15 @@ class _TickRow(msgspec.Struct, frozen=True, tag_field="kind", tag="tick", kw_onl
     arrival_ns: Ns
 
 
-_Row = _Header | _BlockRow | _TickRow
+class _AcceptanceRow(msgspec.Struct, frozen=True, tag_field="kind", tag="acceptance", kw_only=True):
+    device: str
+    arrival_ns: Ns
+    transaction: str
+    by: str
+    note: str
+
+
+_Row = _Header | _BlockRow | _TickRow | _AcceptanceRow
 _decode_row = msgspec.json.Decoder(_Row, dec_hook=lambda kind, value: codec.parse_rate(value)).decode
 
 
@@ -64,9 +73,19 @@ class JsonlWriter:
         self._file = create(path)
         self._put(codec.encode(_Header(format=FORMAT, version=VERSION, devices=tuple(devices))))
 
-    def write(self, item: SampleBlock | Tick) -> None:
+    def write(self, item: LogItem) -> None:
         if isinstance(item, Tick):
             self._put(codec.encode(_TickRow(arrival_ns=item.now_ns)))
+            return
+        if isinstance(item, Acceptance):
+            accepted = _AcceptanceRow(
+                device=item.device_id,
+                arrival_ns=item.arrival_ns,
+                transaction=item.transaction,
+                by=item.by,
+                note=item.note,
+            )
+            self._put(codec.encode(accepted))
             return
         row = _BlockRow(
             device=item.device_id,
@@ -91,8 +110,8 @@ class JsonlWriter:
         write_all(self._path, self._file, line + b"\n")
 
 
-def read_jsonl(path: Path, warn: Warn) -> Iterator[SampleBlock | Tick]:
-    """Blocks and ticks as written. A last line without its end is left out with a warning. Raises
+def read_jsonl(path: Path, warn: Warn) -> Iterator[LogItem]:
+    """What was written. A last line without its end is left out with a warning. Raises
     LogError."""
     number = 0
     with open_bytes(path) as file:
@@ -130,9 +149,17 @@ def is_jsonl_log(path: Path) -> bool:
         return file.read(64).startswith(b'{"kind":"log"')
 
 
-def _from_row(path: Path, row: _Row) -> SampleBlock | Tick | None:
+def _from_row(path: Path, row: _Row) -> LogItem | None:
     if isinstance(row, _TickRow):
         return Tick(row.arrival_ns)
+    if isinstance(row, _AcceptanceRow):
+        return Acceptance(
+            device_id=row.device,
+            arrival_ns=row.arrival_ns,
+            transaction=row.transaction,
+            by=row.by,
+            note=row.note,
+        )
     if isinstance(row, _Header):
         if row.version > VERSION:
             raise LogError(

@@ -3,7 +3,8 @@
 Parquet has its index at the end of the file, and a torn one is unreadable; so blocks first go to a spool
 beside it (an Arrow IPC stream, handed to the kernel block by block), which becomes the Parquet file at
 ``close()``. After a kill the spool is still there and loses at most the block being written; reading the
-``.parquet`` reads it. The devices that the rows are of are metadata of both.
+``.parquet`` reads it. The devices that the rows are of are metadata of both. The columns are those of a block; of an
+acceptance ``channels`` holds the texts of it: transaction, who, and the note.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from arro3.core import (
 from arro3.io import read_ipc_stream, write_ipc_stream, write_parquet
 
 from models import codec
+from models.acceptance import Acceptance
 from models.block_log import FORMAT, VERSION, create, make_block, write_all
-from models.logs import LogError, Tick, Warn
+from models.logs import LogError, LogItem, Tick, Warn
 from models.parquet_files import parquet_batches, parquet_columns, parquet_metadata, parquet_n_rows
-from models.signal import Clock, SampleBlock
+from models.signal import Clock
 from models.table_columns import ArrowRefusedError, arrow_errors
 from models.time_policy import RecordedDevice
 
@@ -85,7 +87,7 @@ class ParquetWriter:
         self._end = empty[-_N_END:]
         write_all(self._spool, self._file, empty[:-_N_END])
 
-    def write(self, item: SampleBlock | Tick) -> None:
+    def write(self, item: LogItem) -> None:
         write_all(self._spool, self._file, _ipc(_SCHEMA, _batch(item))[self._n_schema : -_N_END])
         self._n_rows += 1
 
@@ -117,8 +119,8 @@ class ParquetWriter:
         self._spool.unlink(missing_ok=True)
 
 
-def read_parquet_log(path: Path, warn: Warn) -> Iterator[SampleBlock | Tick]:
-    """Blocks and ticks as written; from the spool where a kill left only that. Raises LogError."""
+def read_parquet_log(path: Path, warn: Warn) -> Iterator[LogItem]:
+    """What was written; from the spool where a kill left only that. Raises LogError."""
     spool = spool_of(path)
     if path.exists():
         for batch in parquet_batches(path, _READ_ROWS):
@@ -162,7 +164,7 @@ def is_parquet_log(path: Path) -> bool:
     return parquet_columns(path) == tuple(_SCHEMA.names)
 
 
-def _from_batch(path: Path, batch: RecordBatch) -> Iterator[SampleBlock | Tick]:
+def _from_batch(path: Path, batch: RecordBatch) -> Iterator[LogItem]:
     text = {name: batch.column(name).to_pylist() for name in ("kind", "device", "clock", "rate", "channels")}
     arrivals = batch.column("arrival_ns").to_pylist()
     starts = batch.column("start_ns").to_pylist()
@@ -171,6 +173,12 @@ def _from_batch(path: Path, batch: RecordBatch) -> Iterator[SampleBlock | Tick]:
             yield Tick(arrivals[i])
             continue
         channels = tuple(text["channels"][i])
+        if kind == "acceptance":
+            transaction, by, note = channels
+            yield Acceptance(
+                device_id=text["device"][i], arrival_ns=arrivals[i], transaction=transaction, by=by, note=note
+            )
+            continue
         values = list_flatten(batch.column("values").slice(i, 1)).to_numpy().reshape(-1, len(channels))
         uniform = starts[i] is not None
         times = None if uniform else list_flatten(batch.column("time_ns").slice(i, 1)).to_numpy()
@@ -190,12 +198,15 @@ def _from_batch(path: Path, batch: RecordBatch) -> Iterator[SampleBlock | Tick]:
             raise LogError(path, f"block of {text['device'][i]!r} at {arrivals[i]}: {error}") from error
 
 
-def _batch(item: SampleBlock | Tick) -> RecordBatch:
+def _batch(item: LogItem) -> RecordBatch:
+    values, times = np.zeros(0, np.float32), np.zeros(0, np.int64)
     if isinstance(item, Tick):
-        cells: tuple[Any, ...] = ("tick", "", item.now_ns, "", (), None, "", np.zeros(0, np.int64), None)
-        values = np.zeros(0, np.float32)
+        cells: tuple[Any, ...] = ("tick", "", item.now_ns, "", (), None, "", times)
+    elif isinstance(item, Acceptance):
+        said = (item.transaction, item.by, item.note)
+        cells = ("acceptance", item.device_id, item.arrival_ns, "", said, None, "", times)
     else:
-        times = np.zeros(0, np.int64) if item.time_ns is None else item.time_ns
+        times = times if item.time_ns is None else item.time_ns
         rate = "" if item.rate_hz is None else str(item.rate_hz)
         cells = (
             "block",
@@ -208,7 +219,7 @@ def _batch(item: SampleBlock | Tick) -> RecordBatch:
             times,
         )
         values = np.ascontiguousarray(item.values, dtype=np.float32).reshape(-1)
-    kind, device, arrival, clock, channels, start, rate, times = cells[:8]
+    kind, device, arrival, clock, channels, start, rate, times = cells
     columns = [
         Array([kind], type=DataType.utf8()),
         Array([device], type=DataType.utf8()),

@@ -139,6 +139,19 @@ class Episodes:
             return self._step_open(end_ns, above, below, severity, detail)
         return self._step_closed(start_ns, end_ns, above, severity, detail)
 
+    def end(self) -> Transition | None:
+        """What is open ends at its last window, for a reason that is not in the windows, and what is forming is forgotten;
+        None: nothing was open."""
+        s = self._state
+        change = None
+        if s.open:
+            end_ns = s.start_ns if s.last_ns is None else s.last_ns
+            s.seq += 1
+            change = self._say("cleared", end_ns)
+            s.open, s.cleared_ns = False, end_ns
+        s.recent, s.n_below = [], 0
+        return change
+
     def reset(self) -> None:
         """Forget everything, silently (before a series of another time)."""
         self._state = EpisodesState()

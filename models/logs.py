@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from models.signal import Mode
+from models.acceptance import Acceptance
+from models.signal import Mode, SampleBlock
 from models.time_policy import RecordedDevice
 
 MAX_BLOCK_ROWS = 65_536
@@ -61,6 +62,9 @@ class Tick:
     the same point."""
 
     now_ns: int
+
+
+LogItem = SampleBlock | Tick | Acceptance  # what a pipeline is given
 
 
 class LogOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.requests import AlertLabel, Refusal
 from models.signal import NS_PER_S, DeviceCondition
 
 AlertState = Literal["raised", "updated", "cleared"]
@@ -127,6 +128,7 @@ class DeviceStateMessage(msgspec.Struct, frozen=True, kw_only=True):
     since_ns: int
     since_at: str
     open_alerts: tuple[str, ...]
+    acked: tuple[str, ...] = ()  # those of them that an operator has seen
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +164,29 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     connections: dict[str, ConnectionStatus] = {}  # "source {name}"
     recording_error: str | None = None  # why what comes in is not recorded any more, though it should be
     conflicts: tuple[str, ...] = ()  # boot ids of others that publish on this gateway's own topic now
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a request, given when all that it asked for was done, or was refused for ``reason``; ``text`` says it in
+    a sentence. It repeats what was asked, so that who hears only answers knows what operators said."""
+
+    type: Literal["response"] = "response"
+    message_id: str
+    site: str
+    gateway: str
+    request: str
+    transaction: str
+    ok: bool
+    reason: Refusal | None
+    text: str
+    at_ns: int
+    at: str
+    by: str | None = None
+    note: str = ""
+    alert_id: str | None = None
+    label: AlertLabel | None = None
+    device: str | None = None
+    status: Status | None = None
 
 
 Event = Alert | Summary | DeviceStateMessage
@@ -204,6 +229,6 @@ def unpack_floats(text: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 _encoder = msgspec.json.Encoder()
 
 
-def encode(message: Event | Status) -> bytes:
+def encode(message: Event | Status | Response) -> bytes:
     """JSON of ``message``: keys in the order of the struct, so equal messages are equal bytes."""
     return _encoder.encode(message)

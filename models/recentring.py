@@ -124,6 +124,17 @@ class Recentring:
         drifted = np.where(self._latch(np.abs(beyond)), np.sign(beyond), 0.0).astype(np.int8)
         return np.ascontiguousarray(moved, dtype=np.float32), drifted
 
+    @property
+    def offset(self) -> NDArray[np.float64]:
+        """How far the centre stands from the commissioned one, float64[k]."""
+        return self._offset.copy()
+
+    def begin_anew(self) -> None:
+        """What is given from here on is measured from a new centre: nothing has moved or drifted yet."""
+        self._offset = np.zeros_like(self._offset)
+        self._beyond = np.zeros_like(self._offset)
+        self._drifted = np.zeros(self._offset.shape, dtype=bool)
+
     def state(self) -> RecentringState:
         """Everything that :meth:`restore` needs to go on as if nothing had happened."""
         return RecentringState(

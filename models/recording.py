@@ -1,6 +1,6 @@
 """Logs: what the sources deliver, written down and read back; and other people's CSV, JSON lines and Parquet.
 
-Our own format, the *block log*, holds one row per block or clock tick in the order in which they reached the
+Our own format, the *block log*, holds one row per block, clock tick or acceptance in the order in which they reached the
 pipeline, with arrival times, so that a replay gives the alerts of the live run (``block_log.py``). A log of
 another program is a table (``tables.py``) or JSON lines of batches (``json_lines.py``); the first lines say
 which column is what, and nothing is guessed that could be wrong in silence: times without a zone are refused.
@@ -11,9 +11,11 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from models.acceptance import Acceptance
 from models.block_log import JsonlWriter, is_jsonl_log, jsonl_devices, read_jsonl
 from models.block_parquet import (
     SPOOL_SUFFIX,
@@ -26,7 +28,7 @@ from models.block_parquet import (
 from models.csv_text import CsvTable
 from models.json_lines import JsonLines
 from models.log_rates import run_backwards, suggest_rate
-from models.logs import LogError, LogInfo, LogOptions, LogWarning, Tick, Warn, default_warn
+from models.logs import LogError, LogInfo, LogItem, LogOptions, LogWarning, Tick, Warn, default_warn
 from models.signal import Mode, SampleBlock
 from models.table_columns import find_roles, warn_ignored
 from models.tables import ParquetTable, table_blocks
@@ -50,6 +52,8 @@ __all__ = [
     "select_rows",
 ]
 
+_Item = TypeVar("_Item", bound=LogItem)
+
 _INSPECT_ROWS = 20_000
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
@@ -69,8 +73,8 @@ class RecordingWriter:
         self._writer: JsonlWriter | ParquetWriter = form(path, devices)
         self.path = path
 
-    def write(self, item: SampleBlock | Tick) -> None:
-        """Append a block or a tick, bit for bit."""
+    def write(self, item: LogItem) -> None:
+        """Append a block, a tick or an acceptance, bit for bit."""
         self._writer.write(item)
 
     def close(self) -> None:
@@ -123,8 +127,8 @@ def read_log(
     options: LogOptions | None = None,
     *,
     warn: Warn = default_warn,
-) -> Iterator[SampleBlock | Tick]:
-    """Blocks and ticks of one or several logs (paths or globs), in bounded memory.
+) -> Iterator[LogItem]:
+    """Blocks, ticks and acceptances of one or several logs (paths or globs), in bounded memory.
 
     Several files are read one after the other in the order of their first arrival, and are one device
     unless they say otherwise: so a log that was cut into days is one log. Blocks of a foreign log have at
@@ -200,21 +204,21 @@ def inspect_log(path: Path | str, options: LogOptions | None = None, *, device: 
 
 
 def select_rows(
-    items: Iterable[SampleBlock | Tick],
+    items: Iterable[_Item],
     *,
     skip_rows: int = 0,
     n_rows: int | None = None,
     from_ns: int | None = None,
     until_ns: int | None = None,
-) -> Iterator[SampleBlock | Tick]:
+) -> Iterator[_Item | SampleBlock]:
     """Of each device the rows with from_ns <= event time < until_ns, of these from number ``skip_rows`` on
     ``n_rows``.
 
-    Ticks pass. Rows of uniform blocks stay uniform blocks.
+    Ticks and acceptances pass. Rows of uniform blocks stay uniform blocks.
     """
     seen: dict[str, int] = {}
     for item in items:
-        if isinstance(item, Tick):
+        if isinstance(item, Tick | Acceptance):
             yield item
             continue
         keep = np.ones(item.n, dtype=np.bool_)
@@ -249,7 +253,7 @@ def open_table(path: Path, options: LogOptions, warn: Warn) -> CsvTable | JsonLi
     return CsvTable(path, options, warn)
 
 
-def _read_file(path: Path, options: LogOptions, device_id: str, warn: Warn) -> Iterator[SampleBlock | Tick]:
+def _read_file(path: Path, options: LogOptions, device_id: str, warn: Warn) -> Iterator[LogItem]:
     if is_block_log(path):
         yield from read_parquet_log(path, warn) if path.suffix == ".parquet" else read_jsonl(path, warn)
         return

@@ -59,6 +59,17 @@ class GatewayTopics:
     def model(self, model_id: str) -> str:
         return f"{self.root}/model/{model_id}"
 
+    @property
+    def requests(self) -> str:
+        """The filter of all that is asked of the gateway."""
+        return f"{self.root}/request/+"
+
+    def request(self, name: str) -> str:
+        return f"{self.root}/request/{name}"
+
+    def response(self, name: str) -> str:
+        return f"{self.root}/response/{name}"
+
 
 def filter_matches(pattern: str, topic: str) -> bool:
     """Whether MQTT topic ``topic`` matches the subscription filter ``pattern`` (MQTT 5.0 section 4.7)."""

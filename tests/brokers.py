@@ -67,10 +67,15 @@ KEEP_ALL = "max_queued_messages 0"  # mosquitto drops what a slow subscriber has
 
 
 class Broker:
-    """One mosquitto. ``options`` are lines of its configuration; the default lets anybody in."""
+    """One mosquitto. ``options`` are lines of its configuration; the default lets anybody in. ``whole``: all of it."""
 
     def __init__(
-        self, folder: Path, *options: str, port: int | None = None, password: tuple[str, str] | None = None
+        self,
+        folder: Path,
+        *options: str,
+        port: int | None = None,
+        password: tuple[str, str] | None = None,
+        whole: str | None = None,
     ) -> None:
         self.port = port or free_port()
         self._program = mosquitto_path()
@@ -84,7 +89,8 @@ class Broker:
         if os.geteuid() == 0:
             lines.append("user root")  # else it gives up the right to read the test's folder
         self._config = folder / "mosquitto.conf"
-        self._config.write_text("\n".join([*lines, "set_tcp_nodelay true", KEEP_ALL, *options]) + "\n")
+        text = "\n".join([*lines, "set_tcp_nodelay true", KEEP_ALL, *options]) + "\n"
+        self._config.write_text(text if whole is None else whole)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from edge_node.config import Config, ConfigError, load_config
 from edge_node.config_schema import MqttSource
-from edge_node.config_sources import read_password
+from edge_node.secret_values import read_secret
 from models.features import FeatureSpec
 from models.gating import GateSpec
 from models.manifest import ModelManifest, Normalisation, TrainedChannel, TrainingReport
@@ -184,27 +184,32 @@ def test_time_options_are_those_of_the_policy() -> None:
 UPLINK = '[uplink]\nhost = "mqtt.example.com"\nusername = "u"\npassword_file = "secret"\n'
 
 
+def password(config: Config) -> str | None:
+    assert config.uplink is not None
+    return read_secret(config.uplink.password_file, config.uplink.password_env)
+
+
 def test_the_password_is_read_when_needed_and_shown_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "secret").write_text("hunter2\n")
     config = load(tmp_path, GATEWAY + PRESS + UPLINK)
     assert config.uplink is not None
-    assert read_password(config.uplink) == "hunter2"
+    assert password(config) == "hunter2"
     assert "hunter2" not in repr(config)
     (tmp_path / "secret").write_text("hunter3")
-    assert read_password(config.uplink) == "hunter3"
+    assert password(config) == "hunter3"
     assert load(tmp_path, GATEWAY + PRESS + UPLINK).config_hash == config.config_hash
     (tmp_path / "secret").unlink()
     with pytest.raises(ValueError, match=r"^this file cannot be read: No such file or directory$"):
-        read_password(config.uplink)
+        password(config)
     monkeypatch.setenv("LINEWATCH_TEST_PASSWORD", "hunter4")
     config = load(
         tmp_path,
         GATEWAY + PRESS + UPLINK.replace("file = ", "env = ").replace("secret", "LINEWATCH_TEST_PASSWORD"),
     )
     assert config.uplink is not None
-    assert read_password(config.uplink) == "hunter4"
+    assert password(config) == "hunter4"
     assert "hunter4" not in repr(config)
 
 

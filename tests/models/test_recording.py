@@ -6,15 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.logs import LogError, LogOptions, LogWarning, Tick
+from models.acceptance import Acceptance
+from models.logs import LogError, LogItem, LogOptions, LogWarning, Tick
 from models.recording import RecordingWriter, inspect_log, is_block_log, read_log, select_rows
 from models.signal import NS_PER_S, Clock, Mode, SampleBlock
 from tests import femto
@@ -24,6 +27,8 @@ SUFFIXES = (".jsonl", ".parquet")
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="/+#"), min_size=1, max_size=8)
 int64 = st.integers(-(2**62), 2**62)
+text = st.text(st.characters(codec="utf-8"), max_size=20)
+acceptances = st.builds(Acceptance, device_id=names, arrival_ns=int64, transaction=text, by=text, note=text)
 
 
 @st.composite
@@ -43,10 +48,12 @@ def blocks(draw: st.DrawFn) -> SampleBlock:
     return SampleBlock(device, channels, values, arrival, None, None, times, clock)
 
 
-def key(item: SampleBlock | Tick) -> tuple[object, ...]:
+def key(item: LogItem) -> tuple[object, ...]:
     """All of an item, values and times as bytes: equal keys are equal bits."""
     if isinstance(item, Tick):
         return ("tick", item.now_ns)
+    if isinstance(item, Acceptance):
+        return ("acceptance", *msgspec.structs.astuple(item))
     times = None if item.time_ns is None else item.time_ns.tobytes()
     assert item.values.dtype == np.float32
     assert item.values.flags.c_contiguous
@@ -65,7 +72,7 @@ def key(item: SampleBlock | Tick) -> tuple[object, ...]:
     )
 
 
-def write(path: Path, items: list[SampleBlock | Tick]) -> None:
+def write(path: Path, items: Sequence[LogItem]) -> None:
     with RecordingWriter(path) as log:
         for item in items:
             log.write(item)
@@ -92,11 +99,9 @@ def some_items(n: int = 40) -> list[SampleBlock | Tick]:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@given(items=st.lists(st.one_of(blocks(), st.builds(Tick, int64)), max_size=20))
+@given(items=st.lists(st.one_of(blocks(), st.builds(Tick, int64), acceptances), max_size=20))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_was_written_is_read_bit_for_bit(
-    tmp_path: Path, suffix: str, items: list[SampleBlock | Tick]
-) -> None:
+def test_what_was_written_is_read_bit_for_bit(tmp_path: Path, suffix: str, items: list[LogItem]) -> None:
     path = tmp_path / f"log{suffix}"
     path.unlink(missing_ok=True)
     write(path, items)

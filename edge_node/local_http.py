@@ -1,0 +1,107 @@
+"""HTTP on this computer: served on a thread, and let in by a bearer token where one is configured.
+
+Strategy: WSGI, so that what is served (metrics, a page) and who may see it are pieces of their own: an application is
+wrapped in a :class:`Guard` and given to :func:`serve`. The token is read for every request, so that a new one counts at
+once.
+"""
+
+from __future__ import annotations
+
+import hmac
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+import structlog
+
+from edge_node.config_schema import Gateway
+from edge_node.log_limit import LogLimit
+from edge_node.secret_values import read_secret
+
+PATIENCE_S = 10.0  # with a client that does not go on
+SAME_FAULT_LOG_S = 60.0
+
+log = structlog.get_logger("linewatch.http")
+
+
+class Guard:
+    """``app`` for those who know the token of ``gateway``; for all, where it has none. From any thread."""
+
+    def __init__(self, app: WSGIApplication, gateway: Gateway) -> None:
+        self._app = app
+        self._file, self._variable = gateway.http_token_file, gateway.http_token_env
+        self._lock = threading.Lock()
+        self._log_limit = LogLimit(SAME_FAULT_LOG_S)
+        self.n_refused = 0
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if self._may_pass(environ.get("HTTP_AUTHORIZATION", "")):
+            return self._app(environ, start_response)
+        with self._lock:
+            self.n_refused += 1
+        self._log(
+            "refused", f"{environ.get('REMOTE_ADDR')}: a request without the right token is not answered"
+        )
+        body = (
+            b"401: this wants the header Authorization: Bearer, with the token of [gateway] http_token_file\n"
+        )
+        headers = [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            ("WWW-Authenticate", 'Bearer realm="linewatch"'),
+        ]
+        start_response("401 Unauthorized", headers)
+        return [body]
+
+    def _may_pass(self, authorization: str) -> bool:
+        try:
+            token = read_secret(self._file, self._variable)
+        except ValueError as error:
+            self._log("token", f"nobody is let in: http_token_file or http_token_env: {error}")
+            return False
+        if token is None:
+            return True
+        scheme, _, given = authorization.partition(" ")
+        known = hmac.compare_digest(given.strip().encode("latin-1", "replace"), token.encode())
+        return known and scheme.lower() == "bearer"
+
+    def _log(self, key: str, text: str) -> None:
+        with self._lock:
+            n_held = self._log_limit.due(key, time.monotonic())
+        if n_held is not None:
+            log.warning(text + (f" ({n_held} more since it was last logged)" if n_held else ""))
+
+
+def serve(host: str, port: int, app: WSGIApplication) -> WSGIServer:
+    """Serves ``app`` on a thread of its own until ``shutdown()``; port 0 picks a free one. Raises OSError when it cannot be
+    had."""
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    kind: type[_Server] = type("Server", (_Server,), {"address_family": family})
+    server = make_server(str(address[0]), port, app, kind, handler_class=_Quiet)
+    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    return server
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread a request."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away, or was too slow, is no event."""
+
+
+class _Quiet(WSGIRequestHandler):
+    """Does not log what is asked, and waits for nobody for ever."""
+
+    timeout = PATIENCE_S
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing."""
