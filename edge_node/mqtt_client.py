@@ -70,10 +70,12 @@ AT_MOST_ONCE = Receipt(0, 0, False)
 @dataclass(frozen=True, slots=True)
 class Persistence:
     """A session that the broker keeps for ``expiry_s`` after the connection is lost (MQTT 3.1.1: for as long as it likes), in
-    which messages at QoS 1 are acknowledged by :meth:`Link.acknowledge`; at most ``max_inflight`` of them wait for that."""
+    which messages at QoS 1 are acknowledged by :meth:`Link.acknowledge`; at most ``max_inflight`` of them wait for that.
+    ``clean``: it begins anew with each connection."""
 
     expiry_s: int
     max_inflight: int
+    clean: bool = False
 
 
 class Session(Protocol):
@@ -331,7 +333,7 @@ class Connection:
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
-            clean_session=None if five else self._persistence is None,
+            clean_session=None if five else self._persistence is None or self._persistence.clean,
             protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
             manual_ack=self._persistence is not None,
@@ -360,7 +362,8 @@ class Connection:
         if self._persistence is not None:
             properties.SessionExpiryInterval = self._persistence.expiry_s
             properties.ReceiveMaximum = min(self._persistence.max_inflight, 65_535)
-        return {"clean_start": self._persistence is None, "properties": properties}
+        clean = self._persistence is None or self._persistence.clean
+        return {"clean_start": clean, "properties": properties}
 
     def _on_connect(self, client: paho.Client, _user: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:

@@ -14,13 +14,15 @@ from typing import Protocol
 
 from edge_node.config import Config
 from edge_node.config_schema import ModbusSource, MqttSource, SerialSource, Uplink
-from edge_node.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt
+from edge_node.mqtt_client import AT_MOST_ONCE, Connection, Link, Persistence, Receipt
 from edge_node.sources import SOURCES
 from edge_node.sources.mqtt import filters_of
 from models.signal import Device, SampleBlock
 from models.topics import GatewayTopics
 
 PATIENCE_S = 10.0
+SILENCE_S = 1.0
+MAX_AHEAD = 1000  # more is as good as any number
 STOP_S = 3.0
 MAX_PACKET_BYTES = 1 << 20  # of what comes in while we are there
 
@@ -106,10 +108,59 @@ class _Line:
         return 1
 
 
+class _Ahead:
+    """How many messages at QoS 1 a broker sends ahead of their acknowledgement: so many of our own, on a topic of our own, come
+    when none is acknowledged. Of samples that are acknowledged with a checkpoint no more can be under way."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = min(wanted, MAX_AHEAD)
+        self.topic = f"linewatch-check/{secrets.token_hex(8)}"
+        self.refused: str | None = None
+        self._n = 0
+        self._last_s: float | None = None
+
+    def ask(self, link: Link) -> None:
+        """Sends them, once."""
+        if self._last_s is None:
+            self._last_s = time.monotonic()
+            for _ in range(self.wanted):
+                link.publish(self.topic, b"-", retain=False)
+
+    def hear(self) -> None:
+        self._n += 1
+        self._last_s = time.monotonic()
+
+    @property
+    def known(self) -> bool:
+        if self.refused is not None or self._n >= self.wanted:
+            return True
+        return self._last_s is not None and time.monotonic() - self._last_s > SILENCE_S
+
+    @property
+    def error(self) -> str | None:
+        if not self.known or self.refused is not None or not self._n or self._n >= self.wanted:
+            return None
+        return (
+            f"the broker sends only {self._n} messages ahead of their acknowledgement, and max_inflight is {self.wanted}: set "
+            f"max_inflight_messages to {self.wanted} or more there (mosquitto), or max_inflight = {self._n} here"
+        )
+
+    @property
+    def told(self) -> str:
+        if self.refused is not None or not self._n:
+            why = self.refused or "nothing came back"
+            return f"how many messages it sends ahead could not be measured on {self.topic.partition('/')[0]}/ ({why})"
+        return f"it sends {self._n} messages ahead of their acknowledgement, as max_inflight says"
+
+
 class _Broker:
     """A connection that subscribes, and leaves what comes."""
 
     def __init__(self, label: str, broker: MqttSource | Uplink, filters: list[tuple[str, int]]) -> None:
+        self._ahead: _Ahead | None = None
+        if isinstance(broker, MqttSource) and any(qos for _, qos in filters):
+            self._ahead = _Ahead(broker.max_inflight)
+            filters = [*filters, (self._ahead.topic, 1)]
         self._label = label
         self._broker = broker
         self._filters = filters
@@ -121,6 +172,7 @@ class _Broker:
             label=label,
             client_id=f"linewatch-check-{secrets.token_hex(4)}",
             max_packet_bytes=MAX_PACKET_BYTES,
+            persistence=None if self._ahead is None else Persistence(0, self._ahead.wanted, clean=True),
         )
 
     def start(self) -> None:
@@ -133,14 +185,21 @@ class _Broker:
     @property
     def answered(self) -> bool:
         """The broker has answered all that was asked, or there is an error."""
-        return self.error is not None or (self._link is not None and self._link.answered)
+        if self._connection.last_error is not None:
+            return True
+        asked = self._link is not None and self._link.answered
+        return asked and (self._ahead is None or self._ahead.known)
 
     @property
     def error(self) -> str | None:
-        return self._connection.last_error
+        if self._connection.last_error is not None or self._ahead is None:
+            return self._connection.last_error
+        return self._ahead.error
 
     def line(self) -> str:
         went = f"connected with MQTT {self._broker.version}, and may subscribe"
+        if self._ahead is not None:
+            went += f"; {self._ahead.told}"
         if not self.answered:
             went = f"no answer within {PATIENCE_S:g} s"
         return f"{self._label}: {self._connection.where}: {self.error or went}"
@@ -150,15 +209,21 @@ class _Broker:
             link.subscribe(self._filters)
         self._link = link
 
-    def on_message(
-        self, topic: str, payload: bytes, retained: bool, receipt: Receipt = AT_MOST_ONCE
-    ) -> None: ...
+    def on_message(self, topic: str, payload: bytes, retained: bool, receipt: Receipt = AT_MOST_ONCE) -> None:
+        if self._ahead is not None and topic == self._ahead.topic:
+            self._ahead.hear()
+        elif receipt.qos and self._ahead is not None and self._link is not None:
+            self._link.acknowledge(receipt.mid)  # a sample, which the running gateway gets as well
 
-    def on_acked(self, mid: int, refusal: str | None) -> None: ...
+    def on_acked(self, mid: int, refusal: str | None) -> None:
+        if refusal is not None and self._ahead is not None:
+            self._ahead.refused = refusal
 
     def on_lost(self, blameless: bool) -> None: ...
 
-    def on_turn(self, link: Link) -> None: ...
+    def on_turn(self, link: Link) -> None:
+        if self._ahead is not None and link.answered:
+            self._ahead.ask(link)
 
 
 def report(config: Config) -> tuple[int, int]:

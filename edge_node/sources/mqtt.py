@@ -26,6 +26,10 @@ from models.topics import filter_matches
 MAX_CACHED_TOPICS = 10_000
 TOPIC_BYTES = 65_536  # the longest topic, and then some
 SAME_FAULT_LOG_S = 60.0
+STALLED_AT, STALLED_S = (
+    10,
+    1.0,
+)  # no broker sends fewer ahead by default; silence for so long may be its waiting for us
 
 log = structlog.get_logger("linewatch.sources.mqtt")
 
@@ -80,6 +84,10 @@ class MqttSubscriber:
         self._config = config
         self._owner = owner if any(s.qos for s in config.subscribe) else None
         self._former = session.filters if session is not None else []
+        self._window = config.max_inflight  # messages that the broker sends ahead of their acknowledgement
+        self._n_stalled = 0
+        self._heard_s = 0.0
+        self._acknowledged_s: float | None = None
         self._receipts = Receipts(session.marks if session is not None else None)
         self._now_ns = now_ns
         self._routes = [Route.of(s, devices) for s in config.subscribe]
@@ -132,7 +140,15 @@ class MqttSubscriber:
 
     @property
     def wants_commit(self) -> bool:
-        return self._owner is not None and 2 * self._receipts.n_waiting >= self._config.max_inflight
+        if self._owner is None or not (n := self._receipts.n_waiting):
+            return False
+        if 2 * n >= self._window:
+            return True
+        # A broker that sends fewer ahead than we were told would wait for us, and we for it.
+        stalled = n >= STALLED_AT and time.monotonic() - self._heard_s > STALLED_S
+        if stalled:
+            self._n_stalled = n
+        return stalled
 
     def committed(self, ticket: int) -> None:
         self._receipts.commit(ticket)
@@ -167,6 +183,9 @@ class MqttSubscriber:
         if self._receipts.came_again(receipt.mid, digest, dup=receipt.dup):
             counters.message_drops[DropReason.DUPLICATE] += 1
             return
+        self._heard_s = time.monotonic()
+        if self._n_stalled and self._acknowledged_s is not None:
+            self._learn_window(self._heard_s - self._acknowledged_s)
         ticket = self._take(topic, payload, retained, kept=True)
         self._receipts.take(receipt.mid, digest, ticket)
 
@@ -205,6 +224,18 @@ class MqttSubscriber:
         if self._owner is not None:
             for mid in self._receipts.due():
                 link.acknowledge(mid)
+                self._acknowledged_s = time.monotonic()
+
+    def _learn_window(self, after_s: float) -> None:
+        """A message came ``after_s`` an acknowledgement that ended a silence: at once, and it was the broker that had waited."""
+        n, self._n_stalled, self._acknowledged_s = self._n_stalled, 0, None
+        if after_s < STALLED_S / 2 and n < self._window:
+            self._window = n
+            self._log.warning(
+                f"the broker sends no more than {n} messages ahead of their acknowledgement, and max_inflight is "
+                f"{self._config.max_inflight}: a checkpoint is made for every {(n + 1) // 2} messages. Raise the broker's limit "
+                f"(mosquitto: max_inflight_messages), or set max_inflight = {n}"
+            )
 
     def _routes_of(self, topic: str) -> list[tuple[Route, str | None, str | None]]:
         matching = [r for r in self._routes if topic and filter_matches(r.subscription.filter, topic)]

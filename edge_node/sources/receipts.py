@@ -31,18 +31,14 @@ class Receipts:
             (mid, _Taken(digest, 0, False)) for mid, digest in (marks or {}).items()
         )
         self._committed = 0
-
-    @property
-    def n_waiting(self) -> int:
-        """Messages that no checkpoint contains yet."""
-        with self._lock:
-            return sum(taken.ticket > self._committed for taken in self._taken.values())
+        self.n_waiting = 0  # messages that no checkpoint contains yet
 
     def connected(self, *, session_present: bool) -> None:
         """A connection begins; without the session of before nothing that was taken over it comes again."""
         with self._lock:
             if not session_present:
                 self._taken.clear()
+                self.n_waiting = 0
             for taken in self._taken.values():
                 taken.on_this_link = False
 
@@ -61,11 +57,13 @@ class Receipts:
         with self._lock:
             self._taken[mid] = _Taken(digest, ticket, True)
             self._taken.move_to_end(mid)
+            self.n_waiting += ticket > self._committed
 
     def commit(self, ticket: int) -> None:
         """What has a ticket up to this one is on disk."""
         with self._lock:
             self._committed = max(self._committed, ticket)
+            self.n_waiting = sum(taken.ticket > self._committed for taken in self._taken.values())
 
     def due(self) -> list[int]:
         """Packet ids to acknowledge now, in order; they are forgotten."""

@@ -235,3 +235,42 @@ def test_a_dry_run_prints_and_sends_nothing(tmp_path: Path, qos: int) -> None:
     assert json.loads(raised[raised.index("{") :])["state"] == "raised"
     assert seen.messages == []
     assert not (tmp_path / "gateway-state").exists()
+
+
+def test_a_broker_that_sends_fewer_ahead_than_we_were_told_does_not_stall(tmp_path: Path) -> None:
+    """mosquitto's default is 20; a checkpoint for every half of 500 messages would never come."""
+    port = free_port()
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        path = config(tmp_path, mosquitto.port, port, gateway="checkpoint_s = 600")
+        path.write_text(path.read_text().replace('type = "mqtt"', 'type = "mqtt"\nmax_inflight = 500'))
+        with running(path) as daemon:
+            wait_for(lambda: connected(port), "the source's connection")
+            feed(seen, rows()[:400])
+            wait_for(lambda: summed(metrics(port), "source_messages_total") == 400, "all messages")
+            daemon.send_signal(signal.SIGTERM)
+            _, log = daemon.communicate(timeout=15)
+            assert daemon.returncode == 0
+    assert (
+        "the broker sends no more than 20 messages ahead of their acknowledgement, and max_inflight is 500"
+        in log
+    )
+
+
+@pytest.mark.parametrize(("told", "code"), [(20, 0), (100, 1)])
+def test_check_measures_how_many_messages_the_broker_sends_ahead(
+    tmp_path: Path, told: int, code: int
+) -> None:
+    with broker(tmp_path) as mosquitto:
+        path = config(tmp_path, mosquitto.port)
+        path.write_text(path.read_text().replace('type = "mqtt"', f'type = "mqtt"\nmax_inflight = {told}'))
+        checked = subprocess.run(
+            edge_node("check", "-c", path, "--test"), capture_output=True, text=True, timeout=60
+        )
+    assert checked.returncode == code, checked.stdout
+    if code:
+        assert (
+            "the broker sends only 20 messages ahead of their acknowledgement, and max_inflight is 100: set "
+            "max_inflight_messages to 100 or more there" in checked.stdout
+        )
+    else:
+        assert "it sends 20 messages ahead of their acknowledgement" in checked.stdout
