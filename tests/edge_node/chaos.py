@@ -4,7 +4,8 @@ Four devices send the same kind of signal, with faults in it: two through a brok
 line (a pty). Meanwhile, at moments that a printed seed decides, the gateway is killed, either broker is killed or frozen, the
 file system that holds the gateway's state is filled, and connections are cut in the middle of a packet. The run fails unless
 
-- every alert that the same signal brings in an undisturbed run has arrived, with its id, for the devices at QoS 1, and no other;
+- every alert that the same signal brings in an undisturbed run has arrived, with its id, for the devices at QoS 1, and no other,
+  and just as many of their windows were scored;
 - for the other two, every alert whose windows lie outside of the gaps;
 - the three equations of conservation held whenever somebody looked.
 """
@@ -89,8 +90,8 @@ def signal_of(device: int, n: int, seed: int) -> np.ndarray[Any, np.dtype[np.flo
     return np.asarray(rows, np.float64)
 
 
-def undisturbed(config: Path, rows: dict[str, Any], start_ns: int) -> list[Alert]:
-    """The alerts of all devices when nothing is in the way."""
+def undisturbed(config: Path, rows: dict[str, Any], start_ns: int) -> tuple[list[Alert], dict[str, int]]:
+    """When nothing is in the way: the alerts of all devices, and how many windows of each are scored."""
     core = assemble(load_config(config), on_notice=lambda _: None)
     for device_id, values in rows.items():
         times = start_ns + np.arange(len(values)) * NS
@@ -102,7 +103,8 @@ def undisturbed(config: Path, rows: dict[str, Any], start_ns: int) -> list[Alert
                     device_id, names, values[i : i + 1], time_ns=times[i : i + 1], arrival_ns=int(times[i])
                 )
             )
-    return [e.event for e in core.pipeline.events() if isinstance(e.event, Alert)]
+    alerts = [e.event for e in core.pipeline.events() if isinstance(e.event, Alert)]
+    return alerts, {name: c.n_windows_scored for name, c in core.pipeline.counters_by_device().items()}
 
 
 def write_config(folder: Path, plant: int, cloud: int, tty: str, port: int, state: Path) -> Path:
@@ -192,6 +194,21 @@ class Gateway:
         self._process.send_signal(signal.SIGTERM)
         if self._process.wait(30) != 0:
             raise Lost(f"the gateway ended badly: {self._log.read_text()[-2000:]}")
+
+    def wait_for_windows(self, expected: dict[str, int], timeout_s: float) -> None:
+        """Until so many windows of each device were scored, each once, over all restarts."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            values = metrics(self._port)
+            found = {
+                name: values.get(f'linewatch_device_windows_scored_total{{device="{name}"}}', 0)
+                for name in expected
+            }
+            if found == expected:
+                return
+            if time.monotonic() > deadline:
+                raise Lost(f"windows scored: {found}, not {expected}; {self.dropped}")
+            time.sleep(0.2)
 
     def look(self) -> None:
         """The equations, as they stand now."""
@@ -311,7 +328,7 @@ def run(seed: int, seconds: float, folder: Path, *, quiet: bool = False) -> Repo
         port = free_port()
         state = (disk or folder) / "state"
         config = write_config(folder, proxies[0].port, proxies[1].port, line.path, port, state)
-        expected = undisturbed(config, rows, start_ns)
+        expected, windows = undisturbed(config, rows, start_ns)
         sink = stack.enter_context(Sink(cloud.port))
         feeder = stack.enter_context(Feeder(plant.port, line, rows, start_ns, KEPT, ROWS_PER_S))
         gateway = Gateway(config, port, folder / "gateway.log")
@@ -336,6 +353,7 @@ def run(seed: int, seconds: float, folder: Path, *, quiet: bool = False) -> Repo
         feeder.finish(60.0)
         of_kept = {a.message_id for a in expected if a.device in KEPT}
         sink.wait_for(of_kept, 60.0)
+        gateway.wait_for_windows({name: windows[name] for name in KEPT}, 30.0)
         gateway.look()
         gateway.stop()
         report.n_rows, report.n_faults, report.n_looks = n * len(rows), dict(counts), gateway.n_looks
