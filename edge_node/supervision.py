@@ -116,7 +116,8 @@ def _status(core: Core, reach: Mapping[str, Reach], uplink: Uplink | None) -> st
         why = "" if uplink.connected or uplink.last_error is None else f" ({uplink.last_error})"
         parts.append(f"uplink {'connected' if uplink.connected else 'down'}{why}")
         if uplink.n_queued:
-            parts.append(f"{uplink.n_queued} messages wait")
+            n = uplink.n_queued
+            parts.append("1 message waits" if n == 1 else f"{n} messages wait")
     return " ".join("; ".join(parts).split())
 
 
