@@ -1,4 +1,4 @@
-"""``edge-node``: run, check, record, replay.
+"""``edge-node``: run, check, record, replay, plan, doctor.
 
 Exit codes: 0 done, 1 refused or failed (one line says why), 2 wrong usage.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 from tabulate import tabulate
 
-from edge_node import cli_replay, probing
+from edge_node import cli_plan, cli_replay, probing
 from edge_node.assembly import assemble
 from edge_node.config import ConfigError, load_config
 from edge_node.config_schema import Gateway
@@ -75,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     record.set_defaults(act=_record)
 
     cli_replay.add(commands)
+    cli_plan.add(commands)
     return top
 
 
