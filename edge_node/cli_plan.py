@@ -36,6 +36,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     n: int  # while the broker is away
     mean_bytes: float  # of one, as it is sent
+    largest_bytes: int
     n_bytes: int  # of all that wait, as the broker will be sent them
     disk_bytes: int  # of them in the outbox
     day_bytes: int  # written to disk in a day
@@ -236,6 +237,7 @@ def _line(kind: str, found: Sequence[Said], offline_s: float) -> Line:
         kind=kind,
         n=n,
         mean_bytes=n_bytes / n,
+        largest_bytes=max(s.message.n_bytes for s in found),
         n_bytes=n_bytes,
         disk_bytes=round(each * n),
         day_bytes=round(each * _WRITTEN_TWICE * sum(s.n(DAY_S) for s in found)),
