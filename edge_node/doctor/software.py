@@ -75,7 +75,10 @@ def assembled(config: Config, *, gateway_runs: bool = False) -> tuple[Core | Non
 def _told(
     level: Callable[[str, str, str], Finding], said: str, config: Config, gateway_runs: bool
 ) -> Finding:
-    text, _, remedy = said.partition(". To fix it: ")
+    text, _, rest = said.partition(". To fix it: ")
+    remedy, _, instead = rest.partition(". Scoring on ")
+    if instead:
+        text += f"; scoring on {instead}"
     if gateway_runs and "Edge TPU" in said:
         remedy = "a gateway runs here, and an Edge TPU serves one process: stop it, then look again"
     return level("models", text, remedy or f"edge-node check -c {config.path}")

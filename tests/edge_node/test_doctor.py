@@ -393,7 +393,8 @@ def test_models_that_load_and_one_that_does_not(tmp_path: Path) -> None:
     core, (found, *_) = software.assembled(wants(tmp_path, "auto"))
     assert core is not None
     assert (found.level, "Edge TPU" in found.text) == ("warn", True)
-    assert "train a model with --edgetpu" in found.remedy
+    assert found.remedy.startswith("install the Edge TPU runtime")
+    assert "; scoring on cpu-float32" in found.text
     _, (found, *_) = software.assembled(wants(tmp_path, "auto"), gateway_runs=True)
     assert "a gateway runs here" in found.remedy
 
