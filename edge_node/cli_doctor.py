@@ -22,12 +22,12 @@ from typing import Any
 
 import msgspec
 
-from edge_node.cli_plan import Plan, plan_of
 from edge_node.config import Config, ConfigError, load_config
 from edge_node.config_schema import MqttSource
 from edge_node.doctor import brokers, clock, disk, edgetpu, files, heat, ports, software
 from edge_node.doctor.findings import Finding, fail, ok, shown, total
 from edge_node.doctor.host import Host
+from edge_node.planning import Plan, plan_of
 
 FAILED = 1
 OFFLINE_S = 6 * 3600.0  # that the disk should hold
@@ -158,7 +158,7 @@ def _models(config: Config, host: Host, case: _Case) -> Iterator[Finding]:
     yield from found
     if core is not None:
         case.plan = plan_of(config, core, OFFLINE_S)
-        case.largest_bytes = max((line.largest_bytes for line in case.plan.outbox), default=_UNKNOWN_BYTES)
+        case.largest_bytes = max((line.largest_bytes for line in case.plan.messages), default=_UNKNOWN_BYTES)
 
 
 def _doctor(given: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from edge_node.summary import Summariser
 from models import alerting
 from models.episodes import Transition, default_update_s
 from models.messages import Delivery, Event, rfc3339
-from models.signal import NS_PER_S, Clock, Mode
+from models.signal import NS_PER_S, Clock, Mode, SampleBlock, samples_to_ns
 from models.topics import GatewayTopics
 
 Kind = Literal["summary", "alert"]
@@ -67,6 +67,26 @@ def signal_bytes_per_s(plan: DevicePlan, interval_s: float | None) -> float:
     if window.mode is Mode.BURST and interval_s is not None:
         return row * window.n / interval_s
     return row * float(window.rate_hz)
+
+
+def signal(plan: DevicePlan, for_s: float, max_values: int) -> SampleBlock:
+    """What ``plan``'s device measures in ``for_s`` while all is well (of one with a model, the window that it was checked with,
+    again and again), and at most ``max_values`` of it; at least two windows."""
+    n_channels, window = len(plan.device.channels), plan.window
+    n = max(2 * window.n, min(round(for_s * float(window.rate_hz)), max_values // n_channels))
+    if plan.model is not None and (golden := plan.model.manifest.artifacts[0].golden):
+        values = golden[0].arrays(window.n, n_channels)[0]
+    else:
+        values = np.random.default_rng(0).normal(size=(window.n, n_channels)).astype(np.float32)
+    rows = np.tile(values, (-(-n // window.n), 1))[:n]
+    return SampleBlock.uniform(
+        plan.device.device_id,
+        plan.device.channel_names,
+        rows,
+        start_ns=_AT_NS,
+        rate_hz=window.rate_hz,
+        arrival_ns=_AT_NS + samples_to_ns(n, window.rate_hz),
+    )
 
 
 def _summary(plan: DevicePlan, topics: GatewayTopics, step_s: float) -> Outgoing:

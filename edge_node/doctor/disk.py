@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_node.cli_plan import Plan, size, span
+from edge_node.cli_plan import size, span
 from edge_node.config import Config
 from edge_node.doctor.findings import Finding, fail, ok, warn
 from edge_node.doctor.host import Host
+from edge_node.planning import Plan
 from edge_node.state_dir import state_dir_of
 
 _VOLATILE = ("tmpfs", "ramfs")
@@ -94,7 +95,7 @@ def _room(host: Host, place: Path, plan: Plan | None) -> Iterator[Finding]:
 
 def _durable(host: Host, mount: Mount, what: str, plan: Plan | None) -> Iterator[Finding]:
     card = _card(host, mount.source)
-    day = 0 if plan is None else plan.outbox_day_bytes
+    day = 0 if plan is None else plan.day_bytes
     on = "" if card is None else f", the SD card {card}"
     if mount.options.isdisjoint(("noatime", "relatime")):
         yield warn(
@@ -106,7 +107,7 @@ def _durable(host: Host, mount: Mount, what: str, plan: Plan | None) -> Iterator
         yield warn(
             "disk",
             f"{what}{on}: up to {size(day)} a day are written, which wears a card out",
-            "use an SSD, an eMMC, or a card of the endurance kind; or write less: summary_s",
+            "use an SSD, an eMMC, or a card of the endurance kind; or write less: [gateway] checkpoint_s",
         )
     else:
         atime = "noatime" if "noatime" in mount.options else "relatime"

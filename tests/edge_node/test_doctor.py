@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from edge_node import cli_doctor
-from edge_node.cli_plan import Plan, plan_of
 from edge_node.config import Config, load_config
 from edge_node.doctor import clock, disk, edgetpu, files, heat, ports, software
 from edge_node.doctor.findings import Finding, fail, ok, shown, total, warn
 from edge_node.doctor.host import Discipline, Host, kernel_discipline
+from edge_node.planning import Plan, plan_of
 from edge_node.state_dir import StateDir
 from tests.edge_node.computers import NOW_S, Computer, configured, levels
 from tests.edge_node.daemons import config as config_with_model
@@ -254,7 +254,7 @@ def test_file_systems(
     loaded = configured(tmp_path, gateway='state_dir = "/var/lib/linewatch"')
     room, found = disk.disk(computer.host, loaded, plan)
     assert room.level == "ok"
-    assert "6 h without the broker take 378 KB" in room.text
+    assert "6 h without the broker take 17 MB" in room.text
     assert (found.level, words in found.text) == (level, True), found
 
 
@@ -268,7 +268,7 @@ def test_a_disk_that_is_too_small_and_a_card_that_is_worn_out(
     struct = type(plan)
     huge = struct(
         **{f: getattr(plan, f) for f in struct.__struct_fields__}
-        | {"outbox_bytes": 10**18, "outbox_day_bytes": 10**10}
+        | {"state_bytes": 10**18, "state_day_bytes": 10**10}
     )
     room, wear = disk.disk(computer.host, loaded, huge)
     assert (room.level, wear.level) == ("fail", "warn")

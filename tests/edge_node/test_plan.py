@@ -10,15 +10,17 @@ import pytest
 
 from edge_node.assembly import assemble
 from edge_node.cli import main
-from edge_node.cli_plan import plan_of, size, span, stored_bytes
+from edge_node.cli_plan import size, span
 from edge_node.config import load_config
 from edge_node.egress import outgoing
 from edge_node.outbox import FILE_NAME, Cut, Outbox
+from edge_node.planning import checkpoint_bytes, plan_of, stored_bytes
 from edge_node.sizing import said, signal_bytes_per_s
 from models.cli_values import time_span
 from models.signal import Mode
 from models.topics import GatewayTopics
-from tests.edge_node.daemons import config
+from tests.brokers import Subscriber, broker, free_port, wait_for
+from tests.edge_node.daemons import config, connected, metrics, rows, running
 from tests.edge_node.plant import Plant, block, device, healthy, plan, window
 
 TOPICS = GatewayTopics("linewatch", "site", "gw")
@@ -79,13 +81,41 @@ def test_a_plan_adds_up(tmp_path: Path) -> None:
     core = assemble(loaded, on_notice=print)
     found = plan_of(loaded, core, 6 * 3600.0)
     twice = plan_of(loaded, core, 12 * 3600.0)
-    assert [line.n for line in found.outbox] == [72, 38]
-    assert found.outbox_bytes == sum(line.disk_bytes for line in found.outbox)
-    assert all(line.disk_bytes >= line.n_bytes for line in found.outbox)
-    assert twice.outbox_bytes == pytest.approx(2 * found.outbox_bytes, rel=0.05)
+    assert [line.n for line in found.messages] == [72, 38]
+    assert found.disk_bytes == (
+        sum(line.disk_bytes for line in found.messages) + found.state_bytes + found.journal_bytes
+    )
+    assert all(line.disk_bytes >= line.n_bytes for line in found.messages)
+    assert [t.disk_bytes / f.disk_bytes for t, f in zip(twice.messages, found.messages, strict=True)] == [
+        pytest.approx(2, rel=0.06)
+    ] * 2
+    assert found.state_day_bytes == pytest.approx(found.state_bytes * 86_400 / loaded.gateway.checkpoint_s)
     assert twice.signal_bytes == 2 * found.signal_bytes
     assert found.memory_most_bytes - found.memory_bytes == 4 * loaded.gateway.queue_samples
     assert found.model_bytes > 1000
+
+
+def test_a_checkpoint_is_as_large_as_the_real_ones(tmp_path: Path) -> None:
+    """Of a pipeline that has run for a while, written to an outbox again and again."""
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        port = free_port()
+        path = config(tmp_path, mosquitto.port, port, gateway="checkpoint_s = 0.1")
+        expected = checkpoint_bytes(assemble(load_config(path), on_notice=print))
+        with running(path) as daemon:
+            wait_for(lambda: connected(port), "the source's connection")
+            journal = tmp_path / "gateway-state" / f"{FILE_NAME}-wal"
+            grown = []
+            for message in rows()[:600]:
+                seen.publish("plant/pump-1", message)
+            for message in rows()[600:612]:
+                n = metrics(port)["linewatch_checkpoints_total"]
+                before = journal.stat().st_size
+                seen.publish("plant/pump-1", message)
+                wait_for(lambda n=n: metrics(port)["linewatch_checkpoints_total"] > n, "a checkpoint")  # type: ignore[misc]
+                n = metrics(port)["linewatch_checkpoints_total"] - n
+                grown.append((journal.stat().st_size - before) / n)
+            daemon.kill()
+    assert sorted(grown)[len(grown) // 2] == pytest.approx(expected, rel=0.5)
 
 
 @pytest.mark.parametrize(
