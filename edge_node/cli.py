@@ -22,6 +22,7 @@ from edge_node import cli_doctor, cli_plan, cli_replay, probing
 from edge_node.assembly import assemble
 from edge_node.config import ConfigError, load_config
 from edge_node.config_schema import Gateway
+from edge_node.journal import is_journal, with_priority
 from models.cli_values import Parser, positive
 from models.logs import LogError
 from models.runtime import RuntimeUnavailable
@@ -180,6 +181,8 @@ def set_up_logging(gateway: Gateway, least: int = logging.DEBUG) -> None:
         if human
         else structlog.processors.JSONRenderer()
     )
+    if is_journal(2):
+        render = with_priority(render)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from edge_node.assembly import assemble
 from edge_node.config import load_config
 from edge_node.supervision import Supervision
 from tests.brokers import Subscriber, broker, free_port, wait_for
-from tests.edge_node.daemons import config, connected, feed, metrics, rows, status, summed
+from tests.edge_node.daemons import config, connected, edge_node, feed, metrics, rows, status, summed
 from tests.edge_node.notify_socket import WATCHDOG_S, supervised
 
 pytestmark = pytest.mark.tflite_runtime
@@ -141,3 +143,30 @@ def test_what_is_not_taken_is_counted_and_ready_is_said_again(tmp_path: Path) ->
         supervision.turned(core, 0, {}, None)
         assert listening.recv(4096).startswith(b"READY=1\nSTATUS=1 device; ")
     assert supervision.n_unsent == 1
+
+
+@pytest.mark.parametrize("is_journal", [True, False])
+def test_the_journal_is_told_how_loud_a_line_is(tmp_path: Path, is_journal: bool) -> None:
+    with broker(tmp_path) as mosquitto:
+        path = config(tmp_path, mosquitto.port)
+        place = tmp_path / "journal"
+        with place.open("w") as stream:
+            found = os.fstat(stream.fileno())
+            name = f"{found.st_dev}:{found.st_ino + (not is_journal)}"
+            daemon = subprocess.Popen(
+                edge_node("run", "-c", path), env={**os.environ, "JOURNAL_STREAM": name}, stderr=stream
+            )
+            try:
+                wait_for(lambda: place.read_text().count("connected to") == 2, "the connections")
+                mosquitto.stop()
+                wait_for(lambda: "trying again" in place.read_text(), "a warning")
+            finally:
+                daemon.kill()
+                daemon.wait(10)
+    heads = {"info": "<6>", "warning": "<4>", "error": "<3>"}
+    said = set()
+    for line in place.read_text().splitlines():
+        head, _, rest = line.partition("{")
+        said.add(json.loads("{" + rest)["level"])
+        assert head == (heads[json.loads("{" + rest)["level"]] if is_journal else "")
+    assert said >= {"info", "warning"}
