@@ -110,6 +110,7 @@ def _checks(path: Path, host: Host, case: _Case) -> Iterator[tuple[str, float, C
     if config is not None:
         yield "state", QUICK_S, lambda: files.state(host, config)
         yield "keys", QUICK_S, lambda: files.secrets(host, config)
+        yield "certificates", QUICK_S, lambda: files.certificates(host, config)
     yield "serial", QUICK_S, lambda: ports.serial(host, config)
     if config is not None:
         yield "disk", QUICK_S, lambda: disk.disk(host, config, case.plan)

@@ -119,8 +119,9 @@ def commands() -> list[str]:
     lines += [text for text in re.findall(r"`([^`\n]+)`", PAGE) if text.startswith("edge-node ")]
     found = []
     for line in lines:
-        text = line.split("#")[0].strip()
-        words = shlex.split(text)
+        if "edge-node " not in line:
+            continue
+        words = shlex.split(line.split("#")[0])
         at = [i for i, word in enumerate(words) if Path(word).name == "edge-node"]
         if at and len(words) > at[0] + 1:
             found.append(shlex.join(words[at[0] + 1 :]))

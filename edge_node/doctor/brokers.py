@@ -1,8 +1,8 @@
 """Brokers: do they let us in, what do they take, and what may we publish and hear there?
 
 Strategy: a visit under a client id of its own, so that a running gateway is not thrown off; a message that is not retained, on a
-topic that nobody reads (``…/doctor``); and subscriptions that end with the visit. With MQTT 5 the broker's reason codes say
-what is forbidden. With 3.1.1 it acknowledges what it throws away: there only a message that comes back is proof.
+topic that nobody waits for (``…/response/doctor``); and subscriptions that end with the visit. With MQTT 5 the broker's reason
+codes say what is forbidden. With 3.1.1 it acknowledges what it throws away: there only a message that comes back is proof.
 """
 
 from __future__ import annotations
@@ -38,6 +38,13 @@ _REMEDIES = (
         'add tls = {} (or with ca_file), or correct port; an old broker may need version = "3.1.1"',
     ),
     ("username and password", "correct username and password_file; or the broker lets this client id not in"),
+    ("a client certificate", "set tls.cert_file and tls.key_file"),
+    (
+        "does not trust who signed",
+        "give the broker the authority that signed it (mosquitto: cafile), or this gateway another",
+    ),
+    ("has expired", "renew it: docs/operations.md, Keys; is the clock right?"),
+    ("has been revoked", "make another: docs/operations.md, Keys"),
     ("cannot be read", "see keys"),
     ("does not speak MQTT", 'correct port, or set version = "3.1.1"'),
 )
@@ -119,9 +126,9 @@ def uplink(config: Config, largest_bytes: int) -> Iterator[Finding]:
     topics = GatewayTopics(config.uplink.prefix, config.gateway.site, config.gateway.name)
     hears = {
         topics.status: "another computer of this name is not noticed",
-        f"{topics.root}/request/#": "what operators ask of it is not heard",
+        topics.requests: "what operators ask of it is not heard",
     }
-    publish_to = f"{topics.root}/doctor"
+    publish_to = topics.response("doctor")  # where a gateway may publish that is let do no more than it must
     visit = _Visit(config.uplink, [(f, 1) for f in hears], publish_to)
     visit.start()
     visit.wait()
@@ -132,7 +139,7 @@ def uplink(config: Config, largest_bytes: int) -> Iterator[Finding]:
     if not visit.answered and visit.acked is False:
         yield fail("access", "the broker took the connection and then did not answer", "see the broker's log")
         return
-    grant = f"let this client write {topics.root}/# and read {topics.root}/request/# and {topics.status} (the broker's ACL)"
+    grant = f"let it write below {topics.root} and read {topics.status} and {topics.requests}: examples/mosquitto/acl"
     denied = [f for f in hears if f in visit.link.refused]
     for wanted in denied:
         yield warn("access", f"may not subscribe to {wanted}: {hears[wanted]}", grant)

@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+from cryptography import x509
 
 from edge_node.config import Config
 from edge_node.doctor.findings import Finding, fail, ok, warn
 from edge_node.doctor.host import Host
 from edge_node.state_dir import LOCK_NAME, state_dir_of
 
+_CERTIFICATES = ("cert_file", "ca_file")
+_SOON_DAYS = 30
+_RENEW = "renew it: docs/operations.md, Keys; it is read at the next connection, without a restart"
 _SECRETS = ("password_file", "key_file", "token_file", "secret_file")
 
 
@@ -72,7 +76,7 @@ def gateway_runs(host: Host, config: Config) -> bool:
 
 def secrets(host: Host, config: Config) -> Iterator[Finding]:
     """Whether keys and passwords can be read by this user, and by no other."""
-    files = dict(secret_files(config))
+    files = dict(files_of(config, _SECRETS))
     fine = 0
     for file, option in files.items():
         found = host.stat(file)
@@ -95,24 +99,43 @@ def secrets(host: Host, config: Config) -> Iterator[Finding]:
         yield ok("keys", f"{fine} file{'s' * (fine != 1)}, each its owner's alone")
 
 
-def secret_files(config: Config) -> Iterator[tuple[Path, str]]:
-    """(file, option) of every one that the configuration names."""
+def certificates(host: Host, config: Config) -> Iterator[Finding]:
+    """How long those are good that the configuration names."""
+    days = []
+    for file, option in files_of(config, _CERTIFICATES):
+        try:
+            found = x509.load_pem_x509_certificates(host.path(file).read_bytes())
+        except (OSError, ValueError):
+            continue  # a configuration whose files cannot be read does not load
+        left = min(c.not_valid_after_utc.timestamp() for c in found) - host.now_s()
+        days.append(left / 86_400)
+        text = f"{option}: {file} is good for {days[-1]:.0f} days"
+        if left < 0:
+            yield fail("certificates", f"{option}: {file} has expired", _RENEW)
+        elif days[-1] < _SOON_DAYS:
+            yield warn("certificates", text, _RENEW)
+    if days and min(days) >= _SOON_DAYS:
+        yield ok("certificates", f"{len(days)}, good for {min(days):.0f} days at least")
+
+
+def files_of(config: Config, endings: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
+    """(file, option) of every one that the configuration names by an option of such an ending."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         for table in value if isinstance(value, tuple) else (value,):
             name = f"source {table.name}" if field.name == "sources" else field.name
-            yield from _named(table, name)
+            yield from _named(table, name, endings)
 
 
-def _named(table: object, name: str) -> Iterator[tuple[Path, str]]:
+def _named(table: object, name: str, endings: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
     if not isinstance(table, msgspec.Struct):
         return
     for key in table.__struct_fields__:
         value = getattr(table, key)
-        if isinstance(value, Path) and key.endswith(_SECRETS):
+        if isinstance(value, Path) and key.endswith(endings):
             yield value, f"[{name}] {key}"
         else:
-            yield from _named(value, f"{name}.{key}")
+            yield from _named(value, f"{name}.{key}", endings)
 
 
 def _nearest(host: Host, place: Path) -> Path:

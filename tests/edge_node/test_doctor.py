@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from edge_node.doctor.findings import Finding, fail, ok, shown, total, warn
 from edge_node.doctor.host import Discipline, Host, kernel_discipline
 from edge_node.planning import Plan, plan_of
 from edge_node.state_dir import StateDir
+from tests.brokers import certificates
 from tests.edge_node.computers import NOW_S, Computer, configured, levels
 from tests.edge_node.daemons import config as config_with_model
 from tests.edge_node.daemons import edge_node
@@ -217,6 +219,18 @@ def test_keys_and_passwords(tmp_path: Path, mode: int, expected: list[str]) -> N
     (tmp_path / "key").unlink()
     (gone,) = [f for f in files.secrets(Host(), loaded) if "key_file" in f.text]
     assert (gone.level, "is not there" in gone.text) == ("fail", True)
+
+
+def test_certificates(tmp_path: Path) -> None:
+    made = certificates(tmp_path)
+    pair = f'cert_file = "{made.server}", key_file = "{made.server_key}"'
+    table = f'[uplink]\nhost = "h"\ntls = {{ ca_file = "{made.ca}", {pair} }}'
+    loaded = configured(tmp_path, table)
+    now_s = time.time()
+    assert levels(files.certificates(Host(), configured(tmp_path))) == []
+    for ago_s, expected in ((60 * 86_400, ["ok"]), (0, ["warn", "warn"]), (-2 * 86_400, ["fail", "fail"])):
+        at = replace(Host(), now_s=lambda ago_s=ago_s: now_s - ago_s)
+        assert levels(files.certificates(at, loaded)) == expected
 
 
 # The disk

@@ -38,7 +38,7 @@ def test_a_broker_that_lets_us_in(tmp_path: Path, version: str) -> None:
         assert ("20 messages at a time" in found[1].text) is (version == "5")
         assert found[-1].text == f"may publish and subscribe below {ROOT}"
         wait_for(lambda: seen.messages, "the message")
-        assert [(m.topic, m.retained) for m in seen.messages] == [(f"{ROOT}/doctor", False)]
+        assert [(m.topic, m.retained) for m in seen.messages] == [(f"{ROOT}/response/doctor", False)]
         assert retained(mosquitto.port, "linewatch") == {}
 
 
@@ -47,7 +47,20 @@ def test_what_may_not_be_published_is_said_with_mqtt_5(tmp_path: Path) -> None:
         found = visited(config(tmp_path, mosquitto.port))
     assert levels(found)[-1] == "fail"
     assert found[-1].text == f"may not publish below {ROOT}: Not authorized"
-    assert f"write {ROOT}/#" in found[-1].remedy
+    assert f"write below {ROOT}" in found[-1].remedy
+
+
+def test_the_rules_that_we_give_are_enough(tmp_path: Path) -> None:
+    """With them a gateway's user is its site and name."""
+    acl = Path(__file__).parents[2] / "examples" / "mosquitto" / "acl"
+    (tmp_path / "password").write_text("right")
+    uplink = 'username = "{}"\npassword_file = "password"'
+    with broker(tmp_path, f"acl_file {acl}", password=("s1/g1", "right")) as mosquitto:
+        found = visited(config(tmp_path, mosquitto.port, uplink=uplink.format("s1/g1")))
+    assert set(levels(found)) == {"ok"}
+    with broker(tmp_path, f"acl_file {acl}", password=("s1/g2", "right")) as mosquitto:
+        found = visited(config(tmp_path, mosquitto.port, uplink=uplink.format("s1/g2")))
+    assert levels(found)[-1] == "fail"
 
 
 def test_and_with_311_that_nobody_can_tell(tmp_path: Path) -> None:
@@ -83,11 +96,11 @@ def subscriptions(folder: Path, *allowed: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
 def test_what_may_not_be_heard_is_named(tmp_path: Path, version: str) -> None:
-    allowed = subscriptions(tmp_path, f"{ROOT}/doctor", f"{ROOT}/status")
+    allowed = subscriptions(tmp_path, f"{ROOT}/response/doctor", f"{ROOT}/status")
     with broker(tmp_path, *allowed) as mosquitto:
         found = visited(config(tmp_path, mosquitto.port, version=version))
     assert [f.level for f in found if "may not subscribe" in f.text] == ["warn"]
-    assert f"may not subscribe to {ROOT}/request/#: what operators ask" in found[-1].text
+    assert f"may not subscribe to {ROOT}/request/+: what operators ask" in found[-1].text
     assert "fail" not in levels(found)
 
 
