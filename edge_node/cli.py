@@ -1,4 +1,4 @@
-"""``edge-node``: run, check, record, replay.
+"""``edge-node``: run, check, record, replay, plan, doctor.
 
 Exit codes: 0 done, 1 refused or failed (one line says why), 2 wrong usage.
 """
@@ -18,10 +18,11 @@ from pathlib import Path
 import structlog
 from tabulate import tabulate
 
-from edge_node import cli_replay, probing
+from edge_node import cli_doctor, cli_plan, cli_replay, probing
 from edge_node.assembly import assemble
 from edge_node.config import ConfigError, load_config
 from edge_node.config_schema import Gateway
+from edge_node.journal import is_journal, with_priority
 from models.cli_values import Parser, positive
 from models.logs import LogError
 from models.runtime import RuntimeUnavailable
@@ -75,6 +76,8 @@ def parser() -> argparse.ArgumentParser:
     record.set_defaults(act=_record)
 
     cli_replay.add(commands)
+    cli_plan.add(commands)
+    cli_doctor.add(commands)
     return top
 
 
@@ -178,6 +181,8 @@ def set_up_logging(gateway: Gateway, least: int = logging.DEBUG) -> None:
         if human
         else structlog.processors.JSONRenderer()
     )
+    if is_journal(2):
+        render = with_priority(render)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

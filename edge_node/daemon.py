@@ -37,6 +37,7 @@ from edge_node.request_desk import Effects, RequestDesk
 from edge_node.running_sources import RunningSources, raise_failure
 from edge_node.settling import PipelineEvent
 from edge_node.state_dir import StateDir, StateInUse, state_dir_of
+from edge_node.supervision import Supervision
 from edge_node.terminal import hung_up
 from edge_node.ticks import Ticks
 from edge_node.troubles import UNHEARD, troubles
@@ -118,6 +119,7 @@ class Daemon:
             self._accept, self._reload_soon, lambda: self._status("online"), self._say, self._say_state
         )
         self._desk = RequestDesk(self._config.gateway, effects, self._wake)
+        self._supervision = Supervision()
 
     @property
     def config(self) -> Config:
@@ -216,6 +218,7 @@ class Daemon:
                 next_status_ns = now_ns + self._status_ns
                 self._publish_status("online")
             self._check_parts()
+            self._supervision.turned(self._core, self._queue.n_samples, self._sources.reach(), self._uplink)
 
     def _turn(self) -> None:
         """Blocks that wait, then the clock if it is time, then what follows from both."""
@@ -311,6 +314,7 @@ class Daemon:
 
     async def _reconfigure(self) -> None:
         """Take up the configuration anew, keeping what both have; a bad one changes nothing."""
+        self._supervision.reloading()
         try:
             config = load_config(self._path)
             if not config.sources:
@@ -398,6 +402,7 @@ class Daemon:
     async def _stop(self, final: GatewayState, *, for_good: bool) -> None:
         """Stop the sources, settle what they delivered, publish it, say ``final``. Where it will go on (unless ``for_good``),
         what is in progress is kept for then; else it is brought to its end."""
+        self._supervision.stopping()
         await self._sources.stop()
         while self._queue.n_samples:
             self._turn()
@@ -457,7 +462,7 @@ class Daemon:
         return asyncio.run_coroutine_threadsafe(gather(), self._loop).result(timeout=5.0)
 
     def _families(self) -> list[Family]:
-        return figures.families(
+        found = figures.families(
             self._core,
             self._sources.counters(),
             self._sources.reach(),
@@ -468,6 +473,7 @@ class Daemon:
             self._recording,
             self._desk.counters(),
         )
+        return found + self._supervision.families()
 
     @property
     def _status_ns(self) -> int:

@@ -99,6 +99,12 @@ class Lane:
     def has_ready(self) -> bool:
         return bool(self._ready)
 
+    @property
+    def n_unscored(self) -> int:
+        """Windows that wait to be collected or scored."""
+        due = (c.n for c in self._order if isinstance(c, Chunk) and c.stage in ("ready", "out"))
+        return self._n_untaken + sum(due)
+
     def counters(self) -> Counters:
         """What went through."""
         windower = self.windower

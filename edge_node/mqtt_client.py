@@ -116,6 +116,16 @@ class Link:
         self.max_packet_bytes = max_packet_bytes  # the broker's limit, where it told one (MQTT 5)
         self.receive_maximum = receive_maximum  # unacknowledged publications that the broker takes
         self.filters: dict[int, list[str]] = {}
+        self.refused: dict[str, str] = {}  # filters that the broker would not subscribe us to, and why
+
+    @property
+    def tls(self) -> tuple[str, float | None] | None:
+        """The version of TLS, and until when (Unix time) the broker's certificate is good; None without TLS."""
+        sock = self._client.socket()
+        if not isinstance(sock, ssl.SSLSocket):
+            return None
+        until = (sock.getpeercert() or {}).get("notAfter")
+        return sock.version() or "TLS", ssl.cert_time_to_seconds(until) if isinstance(until, str) else None
 
     @property
     def answered(self) -> bool:
@@ -417,6 +427,8 @@ class Connection:
                 why = f"the broker refused the subscription to {wanted!r}: {reason.getName()}"
                 self.last_error = why
                 self._log.error(f"{self.where}: {why}")
+                if self._link is not None:
+                    self._link.refused[wanted] = reason.getName()
 
 
 class _SessionFailed(Exception):

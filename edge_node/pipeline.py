@@ -324,6 +324,11 @@ class Pipeline:
         """Whether :meth:`take_batches` may have something to hand out."""
         return bool(self._dirty or self._ready)
 
+    @property
+    def n_unscored(self) -> int:
+        """Windows that nothing keeps from being scored, and that are not yet; not those that wait for their gate."""
+        return sum(lane.n_unscored for lane in self._lanes.values())
+
     def conditions(self) -> dict[str, str]:
         """Each device's state, as last published."""
         return {device_id: lane.condition.value for device_id, lane in self._lanes.items()}

@@ -1,0 +1,139 @@
+"""``edge-node plan``: how much disk and memory a configuration takes, for people and for programs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tabulate import tabulate
+
+from edge_node.assembly import assemble
+from edge_node.config import Config, load_config
+from edge_node.planning import DAY_S, Line, Plan, free_bytes, plan_of
+from edge_node.state_dir import state_dir_of
+from models.cli_values import time_span
+
+
+def add(commands: Any) -> None:
+    """Adds ``plan`` to the subparsers ``commands``."""
+    plan = commands.add_parser(
+        "plan",
+        help="say how much disk and memory a configuration takes",
+        description="Says how much disk and memory a configuration takes, and for how long it can do without its broker.",
+    )
+    plan.add_argument(
+        "-c", "--config", type=Path, required=True, metavar="FILE", help="gateway.toml, with its models"
+    )
+    plan.add_argument(
+        "--offline",
+        type=time_span,
+        default=6 * 3600.0,
+        metavar="TIME",
+        help="so long the broker may be away: 90m, 6h, 2d; default: 6h",
+    )
+    plan.add_argument("--json", action="store_true", help="one JSON object, in bytes and seconds")
+    plan.set_defaults(act=_plan)
+
+
+def _plan(given: argparse.Namespace) -> int:
+    config = load_config(given.config)
+    notices: list[str] = []
+    plan = plan_of(config, assemble(config, on_notice=notices.append), given.offline)
+    if given.json:
+        print(msgspec.json.encode(plan).decode())
+        return 0
+    for line in lines(config, plan):
+        print(line)
+    return 0
+
+
+def lines(config: Config, plan: Plan) -> Iterable[str]:
+    """The plan for people."""
+    off = span(plan.offline_s)
+    models = f"{plan.n_models} model{'s' * (plan.n_models != 1)}"
+    devices = f"{plan.n_devices} device{'s' * (plan.n_devices != 1)}"
+    yield f"{config.path}: {devices}, {models}; {off} without the broker"
+    yield ""
+    rows = [
+        (
+            {"summary": "summaries", "alert": "alerts"}[line.kind],
+            f"{line.n:,}",
+            size(line.mean_bytes),
+            size(line.disk_bytes),
+            size(line.day_bytes),
+            _how(line),
+        )
+        for line in plan.messages
+    ]
+    state = size(plan.state_bytes)
+    rows.append(
+        (
+            "state",
+            "",
+            state,
+            state,
+            size(plan.state_day_bytes),
+            f"every {span(plan.state_every_s)}, all devices",
+        )
+    )
+    rows.append(("journal", "", "", size(plan.journal_bytes), "", "at most"))
+    n = sum(line.n for line in plan.messages)
+    rows.append(("in all", f"{n:,}", "", size(plan.disk_bytes), size(plan.day_bytes), ""))
+    raw = (size(plan.signal_bytes), size(plan.signal_day_bytes))
+    rows.append(("raw signal", "", "", *raw, "were all of it kept, as float32"))
+    headers = ("", "messages", "each", f"in {off}", "written a day", "")
+    yield from tabulate(
+        rows, headers, tablefmt="plain", colalign=("left", *["right"] * 4, "left"), disable_numparse=True
+    ).split("\n")
+    yield ""
+    yield f"models  {size(plan.model_bytes)} on disk"
+    loaded, full = size(plan.memory_bytes), size(plan.memory_most_bytes)
+    yield f"memory  {loaded} with these models loaded, {full} when the queue of samples is full"
+    yield f"budget  {plan.alerts_per_week:g} false alarms a week, all devices together"
+    place = state_dir_of(config)
+    yield f"disk    {size(free_bytes(place))} free where the outbox is, {place}"
+    if plan.held_s is None:
+        yield "queue   none without an [uplink]"
+    elif plan.held_s >= plan.offline_s:
+        yield f"queue   enough for {span(plan.held_s)}; what is older then goes, by {plan.held_by}"
+    else:
+        yield f"queue   too small: after {span(plan.held_s)} the oldest goes, by {plan.held_by}"
+        yield f"        for {off} set in [uplink] {', '.join(_remedies(config, plan))}"
+
+
+def size(n_bytes: float) -> str:
+    """``n_bytes`` for people: "3.1 KB", "12 MB"."""
+    unit = "B"
+    for larger in ("KB", "MB", "GB", "TB"):
+        if n_bytes < 999.5:
+            break
+        n_bytes, unit = n_bytes / 1000, larger
+    return f"{n_bytes:.0f} {unit}" if n_bytes >= 9.95 or unit == "B" else f"{n_bytes:.1f} {unit}"
+
+
+def span(seconds: float) -> str:
+    """``seconds`` for people: "90 s", "6 h", "2.5 d"."""
+    for unit, length in (("d", DAY_S), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length or (seconds >= length and seconds % length == 0):
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _remedies(config: Config, plan: Plan) -> Iterable[str]:
+    assert config.uplink is not None
+    n, n_bytes = (sum(line.n for line in plan.messages), sum(line.n_bytes for line in plan.messages))
+    if n > config.uplink.queue_messages:
+        yield f"queue_messages = {n:_}"
+    if n_bytes > config.uplink.queue_bytes:
+        yield f"queue_bytes = {n_bytes:_}"
+    if plan.offline_s > config.uplink.queue_max_age_s:
+        yield f"queue_max_age_s = {plan.offline_s:_.0f}"
+
+
+def _how(line: Line) -> str:
+    least, most = line.every_s
+    every = f"every {span(least)}" + (f" to {span(most)}" if most != least else "")
+    return every if line.kind == "summary" else f"{every}, were every device in alarm all the time"
