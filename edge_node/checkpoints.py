@@ -128,6 +128,11 @@ class Checkpoints:
         self._begun_s = now_s
         self._writing = asyncio.create_task(self._write(cut, held, ticket), name="checkpoint")
 
+    def failure(self) -> BaseException | None:
+        """What ended a write that nobody foresaw: nothing would be committed any more."""
+        writing = self._writing
+        return writing.exception() if writing is not None and writing.done() else None
+
     async def finish(self) -> None:
         """Waits for the cut that is being written."""
         if self._writing is not None:

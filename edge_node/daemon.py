@@ -371,6 +371,7 @@ class Daemon:
     def _check_parts(self) -> None:
         """A part that failed ends the daemon."""
         self._sources.check()
+        raise_failure("the outbox", self._continuity.checkpoints.failure())
         if self._uplink is not None and self._uplink.finished.done():
             raise_failure("the uplink", self._uplink.finished.exception())
 
@@ -393,6 +394,8 @@ class Daemon:
             for state in self._parts.states.values():
                 self._uplink.publish(state)
         self._uplink.start()
+        watched = self._devices()
+        self._forget([device_id for device_id in self._parts.states if device_id not in watched])
 
     async def _stop_uplink(self, final: GatewayState = "stopped") -> None:
         if self._uplink is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.brokers import Subscriber, broker, free_port, wait_for
+from tests.brokers import Subscriber, broker, free_port, retained, wait_for
 from tests.edge_node.daemons import (
     N_ROWS,
     NS,
@@ -274,3 +274,25 @@ def test_check_measures_how_many_messages_the_broker_sends_ahead(
         )
     else:
         assert "it sends 20 messages ahead of their acknowledgement" in checked.stdout
+
+
+def test_of_a_device_that_is_no_more_after_a_restart_nothing_is_left(tmp_path: Path) -> None:
+    port = free_port()
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        path = config(tmp_path, mosquitto.port, port)
+        path.write_text(path.read_text().replace("alerts_per_week = 100", "alerts_per_week = 1"))
+        topic = "linewatch/s1/g1/device/pump-1/state"
+        with running(path) as daemon:
+            wait_for(lambda: connected(port), "the source's connection")
+            feed(seen, rows())
+            wait_for(lambda: machine(seen), "the alert")
+            wait_for(lambda: [m for m in seen.messages if m.topic == topic], "the device's state")
+            daemon.kill()
+        path.write_text(path.read_text().replace('id = "pump-1"', 'id = "pump-2"'))
+        with running(path) as daemon:
+            wait_for(lambda: machine(seen)[-1]["state"] == "cleared", "the end of its alert")
+            assert "no longer watched as it was" in machine(seen)[-1]["message"]
+            wait_for(lambda: seen.on(topic)[-1] == b"", "the end of its state")
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(15) == 0
+        assert topic not in retained(mosquitto.port, "linewatch")
