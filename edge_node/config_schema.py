@@ -58,7 +58,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     http_token_env: Name | None = None
     status_s: Positive = 30.0
     state_dir: Path | None = None  # see edge_node.state_dir
-    checkpoint_s: Annotated[float, msgspec.Meta(ge=0.1)] = 30.0
+    checkpoint_s: Annotated[float, msgspec.Meta(ge=0.1)] = 60.0
     max_alerts_per_week: Positive | None = None
     queue_samples: Annotated[int, msgspec.Meta(ge=BLOCK_SAMPLES)] = 4_000_000
     max_waiting: Count = MAX_WAITING

@@ -141,12 +141,24 @@ class Summariser:
         return None if self._tally is None else self._close(self._tally.last_ns)
 
     def state(self) -> Tally | None:
+        """What :meth:`restore` goes on from. Of the co-moment only the upper triangle: it is most of what a device remembers,
+        and is written to disk again and again."""
         self._count()
-        return self._tally
+        if self._tally is None:
+            return None
+        moments = self._tally.moments
+        half = Moments(n=moments.n, mean=moments.mean, comoment=moments.comoment[np.triu_indices(self._k)])
+        return msgspec.structs.replace(self._tally, moments=half)
 
     def restore(self, tally: Tally | None) -> None:
         """Go on from ``tally``."""
-        self._tally = tally
+        self._tally = None
+        if tally is not None:
+            half, whole, upper = tally.moments, np.zeros((self._k, self._k)), np.triu_indices(self._k)
+            whole[upper] = half.comoment
+            whole.T[upper] = half.comoment
+            moments = Moments(n=half.n, mean=half.mean, comoment=whole)
+            self._tally = msgspec.structs.replace(tally, moments=moments)
         self._waiting, self._n_waiting = [], 0
 
     def _close(self, end_ns: int) -> Totals:
