@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 class Restarts:
-    """Waits for nothing at the first failure (or ``first_s``), then doubles up to ``most_s``; one that had worked for
-    ``steady_s`` is forgiven what was before."""
+    """``first_s`` after the first failure, ``second_s`` after the second, then twice as long each time up to ``most_s``; one
+    that had worked for ``steady_s`` is forgiven what was before."""
 
-    def __init__(self, first_s: float, step_s: float, most_s: float, steady_s: float = 60.0) -> None:
+    def __init__(self, first_s: float, second_s: float, most_s: float, steady_s: float = 60.0) -> None:
         self._first_s = first_s
-        self._step_s = step_s
+        self._second_s = second_s
         self._most_s = most_s
         self._steady_s = steady_s
         self._n = 0
@@ -21,4 +21,4 @@ class Restarts:
         self._n += 1
         if self._n == 1:
             return self._first_s
-        return min(self._step_s * 2.0 ** min(self._n - 2, 30), self._most_s)
+        return min(self._second_s * 2.0 ** min(self._n - 2, 30), self._most_s)

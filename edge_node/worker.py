@@ -15,6 +15,7 @@ Imports numpy and the runtime alone, to start in a tenth of a second.
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import os
 import resource
@@ -149,10 +150,8 @@ def main(arguments: Sequence[str]) -> int:
     with socket.socket(fileno=control) as connection:
         mapped = Area(area)
         os.close(area)
-        try:
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # the gateway is gone
             Worker(connection, mapped, arguments[3] if len(arguments) > 3 else None).serve()
-        except (ConnectionResetError, BrokenPipeError):
-            pass  # the gateway is gone
     return 0
 
 

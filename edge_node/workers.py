@@ -40,6 +40,8 @@ from models.signal import ArtifactTarget
 AUTO_WAIT_S = 5.0  # for a TPU to be ready, at first
 CPU_PATIENCE = Patience(start_s=10.0, stall_s=0.8)
 TPU_PATIENCE = Patience(start_s=30.0, stall_s=0.4)
+CPU_RESTARTS_S = (0.0, 0.25, 10.0)  # after the first failure, the second, and at most
+TPU_RESTARTS_S = (1.0, 1.0, 60.0)
 _END_S = 2.0
 CPU, EDGE_TPU = "cpu", "edgetpu"  # the workers' names
 
@@ -165,10 +167,10 @@ class Workers:
         """``model`` in the seat for ``library``, loaded if that can be had within ``wait_s``."""
         seat = self._seats.get(library)
         if seat is None:
-            patience, restarts = CPU_PATIENCE, Restarts(0.0, 0.25, 10.0)
-            if library is not None:
-                patience, restarts = TPU_PATIENCE, Restarts(1.0, 1.0, 60.0)
-            seat = self._seats[library] = Seat(self._spawner, library, patience, restarts)
+            patience, waits_s = (
+                (CPU_PATIENCE, CPU_RESTARTS_S) if library is None else (TPU_PATIENCE, TPU_RESTARTS_S)
+            )
+            seat = self._seats[library] = Seat(self._spawner, library, patience, Restarts(*waits_s))
         artifact = manifest.artifact(target)
         assert artifact is not None
         verify = partial(check_trial, manifest, artifact)
