@@ -3,7 +3,8 @@
  *   fail = create | create-silently | prepare | invoke | abort | hang
  *   invokes = N   then the device is gone: every later invoke fails
  * Where the environment names a file (FAKE_EDGETPU), what stands in it now is the way it fails, at every step anew: so a
- * device can die while it runs, also with "abort" or "hang" in the middle of an invoke, and come back.
+ * device can die while it runs, also with "abort" or "hang" in the middle of an invoke, and come back. "invokeN" there: the
+ * process's invokes after the first N fail.
  * The structures repeat the C ABI of tensorflow/lite/core/c/common.h as far as they are used here; the last two words of
  * registration leave room for fields that newer runtimes have appended.
  */
@@ -99,13 +100,15 @@ static Status kernel_prepare(Context *context, Node *node) {
 
 static Status kernel_invoke(Context *context, Node *node) {
   Fake *fake = node->user_data;
+  static long done;
   const char *how = failing(fake);
   fail_hard(how);
-  if (!strcmp(how, "invoke") || fake->invokes == 0) {
+  if ((!strncmp(how, "invoke", 6) && done >= atol(how + 6)) || fake->invokes == 0) {
     context->report_error(context, "USB transfer error 2 [LibUsbDataOutCallback]");
     return ERROR;
   }
   if (fake->invokes > 0) fake->invokes--;
+  done++;
   const Tensor *in = &context->tensors[node->inputs->data[0]];
   const Tensor *out = &context->tensors[node->outputs->data[0]];
   if (in->bytes != out->bytes) return ERROR;
