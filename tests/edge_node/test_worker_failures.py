@@ -252,7 +252,7 @@ def test_a_model_that_ends_its_worker_is_refused_and_the_others_are_served(
     monkeypatch.setenv("LD_PRELOAD", poison)
     monkeypatch.setenv("POISON_BYTES", str(len(ARTIFACTS["cpu-int8"])))
     engine = workers.engine(manifest(), ARTIFACTS)
-    with pytest.raises(GraphUnusable, match="cannot be loaded.*SIGABRT"):
+    with pytest.raises(GraphUnusable, match=r"cannot be loaded.*SIGABRT"):
         workers.engine(manifest(), ARTIFACTS, precision="int8")
     assert workers.figures().ends == {("cpu", "crashed"): 2}
     settle(workers, up={"cpu"})
