@@ -191,7 +191,7 @@ def _failover(r: Record) -> list[Row]:
     ours, healthy = r["to_cpu_ms"], r["healthy_cpu_ms"]
     return [
         Row(
-            f"an Edge TPU that hangs / aborts / fails / is killed: its batch scored on the CPU, worst of {ours['hang']['n']} each",
+            f"a TPU hangs / aborts / fails / is killed: its batch scored on the CPU, worst of {ours['hang']['n']} each",
             f"{' / '.join(_figure(ours[how]['max']) for how in ('hang', 'abort', 'invoke', 'kill'))} ms",
             f"{_figure(healthy['p50'])} ms: a batch on a CPU with nothing to take over",
             f"{r['windows_scored']} of {r['windows_owed']} windows scored",
