@@ -39,10 +39,10 @@ from models.signal import ArtifactTarget
 
 AUTO_WAIT_S = 5.0  # for a TPU to be ready, at first
 CPU_PATIENCE = Patience(start_s=10.0, stall_s=0.8)
-TPU_PATIENCE = Patience(start_s=30.0, stall_s=0.4)
+TPU_PATIENCE = Patience(start_s=10.0, stall_s=0.4)
 CPU_RESTARTS_S = (0.0, 0.25, 10.0)  # after the first failure, the second, and at most
 TPU_RESTARTS_S = (1.0, 1.0, 60.0)
-_END_S = 2.0
+_END_S = 1.0
 CPU, EDGE_TPU = "cpu", "edgetpu"  # the workers' names
 
 

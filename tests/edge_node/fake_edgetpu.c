@@ -4,7 +4,7 @@
  *   invokes = N   then the device is gone: every later invoke fails
  * Where the environment names a file (FAKE_EDGETPU), what stands in it now is the way it fails, at every step anew: so a
  * device can die while it runs, also with "abort" or "hang" in the middle of an invoke, and come back. "invokeN" there: the
- * process's invokes after the first N fail.
+ * process's invokes after the first N fail; "slow": each takes 3 ms.
  * The structures repeat the C ABI of tensorflow/lite/core/c/common.h as far as they are used here; the last two words of
  * registration leave room for fields that newer runtimes have appended.
  */
@@ -84,6 +84,7 @@ static const char *failing(Fake *fake) {
 static void fail_hard(const char *how) {
   if (!strcmp(how, "abort")) abort();
   if (!strcmp(how, "hang")) sleep(600);
+  if (!strcmp(how, "slow")) usleep(3000);
 }
 
 static void *kernel_init(Context *context, const char *buffer, size_t length) {

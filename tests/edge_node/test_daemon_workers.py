@@ -95,7 +95,7 @@ def test_a_stick_that_is_lost_costs_no_window_and_is_said_until_it_is_back(
             assert values[f'linewatch_inference_seconds_sum{{target="{target}"}}'] > 0
         searches = wait_for(lambda: workers(daemon).get("edgetpu"), "a search")
         stick.now("works")
-        os.kill(searches, signal.SIGKILL)  # it hangs, and would be given up in half a minute
+        os.kill(searches, signal.SIGKILL)  # it hangs, and would be given up in a while
         over = wait_for(lambda: system(seen, "Edge TPU", "cleared"), "the end of the alert")[0]
         assert over["alert_id"] == raised["alert_id"]
         wait_for(lambda: backend(seen).startswith("edgetpu-int8"), "the Edge TPU in the status again")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 
 import edge_node.workers
@@ -114,6 +115,26 @@ def test_a_stick_that_dies_within_a_batch_leaves_no_row_of_its_own(workers: Work
     assert workers.figures().ends == {("edgetpu", "invoke_failed"): 1}
 
 
+def test_a_stick_that_is_slow_does_not_hang(workers: Workers, stick: Stick) -> None:
+    """A batch may take longer than the watchdog's patience, as long as there is progress."""
+    engine = on(workers, stick, "auto")
+    stick.now("slow")
+    scored = engine.run(rows(200))
+    assert scored.latency_ns > 1e9 * edge_node.workers.TPU_PATIENCE.stall_s
+    assert scored.target == "edgetpu-int8"
+    assert workers.figures().ends == {}
+
+
+def test_a_batch_that_takes_for_ever_is_given_up(
+    workers: Workers, stick: Stick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_node.workers, "TPU_PATIENCE", Patience(start_s=10.0, stall_s=0.4, batch_s=0.5))
+    engine = on(workers, stick, "auto")
+    stick.now("slow")
+    assert engine.run(rows(1000)).target == "cpu-float32"
+    assert workers.figures().ends == {("edgetpu", "hung"): 1}
+
+
 def test_a_stick_that_is_lost_while_nothing_is_scored_is_told(
     workers: Workers, stick: Stick, told: list[str]
 ) -> None:
@@ -132,7 +153,7 @@ def test_a_search_that_hangs_does_not_hold_up_scoring(workers: Workers, stick: S
     stick.now("hang")
     assert engine.run(rows(2)).target == "cpu-float32"
     wait_for(lambda: workers.step() or "edgetpu" in workers.pids(), "a search")
-    for _ in range(200):  # a search that was waited for would take its 30 s every time
+    for _ in range(200):  # a search that was waited for would take seconds every time
         assert engine.run(rows(2)).target == "cpu-float32"
 
 
@@ -226,6 +247,20 @@ def test_a_worker_that_hangs_is_replaced_and_the_batch_scored(workers: Workers) 
     assert workers.figures().ends == {("cpu", "hung"): 1}
     assert workers.pids()["cpu"] != hangs
     assert gone([hangs])
+
+
+def test_restarts_leave_nothing_behind(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge_node.workers, "CPU_RESTARTS_S", (0.0, 0.05, 0.1))
+    engine, us = workers.engine(manifest(), ARTIFACTS), psutil.Process()
+    before, pids = us.num_fds(), set()
+    for _ in range(4):
+        pids.add(workers.pids()["cpu"])
+        os.kill(workers.pids()["cpu"], signal.SIGKILL)
+        assert engine.run(rows(2)).output.shape == (2, 10)
+    workers.step()
+    assert us.num_fds() == before
+    assert len(pids) == 4
+    assert gone(pids)  # buried, too
 
 
 @pytest.mark.parametrize(("how", "kind"), [("abort", "crashed"), ("hang", "hung")])
