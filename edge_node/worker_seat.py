@@ -253,7 +253,9 @@ class Seat:
     def _lose(self, error: WorkerFailed) -> None:
         """The process is given up, for ``error``; the next one begins at once or later."""
         now_s = time.monotonic()
-        error = WorkerFailed(error.kind, error.text)  # without the frames that hold the process and its memory
+        error = WorkerFailed(
+            error.kind, error.text
+        )  # without the frames that hold the process and its memory
         if self._loading is not None and self.library is None and self._loading.kills():
             self._loading.refusal = error
         if self._process is not None:
