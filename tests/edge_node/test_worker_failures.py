@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -252,6 +253,7 @@ def test_a_worker_that_hangs_is_replaced_and_the_batch_scored(workers: Workers) 
 def test_restarts_leave_nothing_behind(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge_node.workers, "CPU_RESTARTS_S", (0.0, 0.05, 0.1))
     engine, us = workers.engine(manifest(), ARTIFACTS), psutil.Process()
+    gc.collect()
     before, pids = us.num_fds(), set()
     for _ in range(4):
         pids.add(workers.pids()["cpu"])

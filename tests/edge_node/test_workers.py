@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -136,6 +137,7 @@ def test_many_models_come_and_go_and_nothing_piles_up(workers: Workers) -> None:
             new.close()
 
     swap(50)
+    gc.collect()
     before = worker.num_fds(), us.num_fds(), worker.memory_info().rss
     swap(200)
     assert (worker.num_fds(), us.num_fds()) == before[:2]
