@@ -1,4 +1,4 @@
-"""Memory and CPU of the gateway's process with 20 boards, idle and under load, beside a bare process on the same broker.
+"""Memory and CPU of the gateway's processes with 20 boards, idle and under load, beside a bare process on the same broker.
 
 Idle: configured, connected, and nothing arrives. Under load: each board publishes 3 axes x 1 kHz, and the bare process
 (``benchmarks/bare.py``) receives the same messages and forgets them.
@@ -102,11 +102,17 @@ def _observed(
 
 
 def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+    """Of it and of the processes that it has started and that run."""
+    times = [each.cpu_times() for each in _family(process)]
+    return float(sum(t.user + t.system for t in times))
 
 
 def _memory(process: psutil.Process) -> dict[str, float]:
-    """Proportional and unique memory where the system tells them."""
-    found = process.memory_full_info()
-    return {f"{kind}_mb": getattr(found, kind) / MB for kind in ("rss", "pss", "uss") if hasattr(found, kind)}
+    """Summed alike; proportional and unique memory where the system tells them."""
+    found = [each.memory_full_info() for each in _family(process)]
+    kinds = [kind for kind in ("rss", "pss", "uss") if hasattr(found[0], kind)]
+    return {f"{kind}_mb": sum(getattr(each, kind) for each in found) / MB for kind in kinds}
+
+
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import disk, ingest, latency, resources, serial_line, table, throughput
+from benchmarks import disk, failover, inference, ingest, latency, resources, serial_line, table, throughput
 from benchmarks.timing import environment
 from examples.demo.processes import NO_MOSQUITTO, DemoError, mosquitto_path
 
@@ -20,6 +20,8 @@ BENCHMARKS = {
     "throughput": throughput.measure,
     "ingest": ingest.measure,
     "serial": serial_line.measure,
+    "inference": inference.measure,
+    "failover": failover.measure,
     "latency": latency.measure,
     "resources": resources.measure,
     "disk": disk.measure,

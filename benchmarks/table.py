@@ -17,6 +17,7 @@ README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- `make bench` writes from here -->", "<!-- to here -->"
 FLOOR_SHARE, GROWTH = 0.6, 1.3  # the targets
 DECODING_SHARE, LINE_SHARE = 0.5, 0.1
+FAILOVER_MS = 1000.0
 MILLION = 1e6
 
 Record = Mapping[str, Any]
@@ -49,6 +50,8 @@ def rows(results: Mapping[str, Record]) -> list[Row]:
         "throughput": _throughput,
         "ingest": _ingest,
         "serial": _serial,
+        "inference": _inference,
+        "failover": _failover,
         "latency": _latency,
         "resources": _resources,
         "disk": _disk,
@@ -147,6 +150,53 @@ def _serial(r: Record) -> list[Row]:
             f"{_figure(line['cpu_share'] / line['bare_cpu_share'])} times",
             _target(f"below {100 * LINE_SHARE:.0f} %", line["cpu_share"] < LINE_SHARE),
         ),
+    ]
+
+
+def _inference(r: Record) -> list[Row]:
+    sizes, over = r["by_rows"], r["worker"]["rss_mb"] / r["bare"]["rss_mb"]
+
+    def times(name: str) -> str:
+        return _list(
+            " / ".join(_figure(s[name][share]) for share in ("p50_us", "p99_us")) for s in sizes.values()
+        )
+
+    def rates(name: str) -> str:
+        return _list(_figure(s[name]["windows_per_s"] / 1e3) for s in sizes.values())
+
+    ratios = [s["process_over_in_process"]["windows_per_s"] for s in sizes.values()]
+    return [
+        Row(
+            f"scoring a batch of {_list(sizes)} windows, p50 / p99",
+            f"{times('process')} µs, in a process of its own",
+            f"{times('in_process')} µs: in the gateway's",
+            f"{_list(_figure(s['process_over_in_process']['p50_us']) for s in sizes.values())} times",
+        ),
+        Row(
+            "the same, one batch after the other",
+            f"{rates('process')} thousand windows/s",
+            f"{rates('in_process')} thousand",
+            f"{_list(map(_figure, ratios))} of its speed",
+        ),
+        Row(
+            "memory of that process",
+            f"{_figure(r['worker']['rss_mb'])} MB, ready {_figure(r['start_ms']['p50'])} ms after its start",
+            f"{_figure(r['bare']['rss_mb'])} MB: bare Python with the TFLite runtime and numpy",
+            f"{_figure(over)} times",
+        ),
+    ]
+
+
+def _failover(r: Record) -> list[Row]:
+    ours, healthy = r["to_cpu_ms"], r["healthy_cpu_ms"]
+    return [
+        Row(
+            f"a TPU hangs / aborts / fails / is killed: its batch scored on the CPU, worst of {ours['hang']['n']} each",
+            f"{' / '.join(_figure(ours[how]['max']) for how in ('hang', 'abort', 'invoke', 'kill'))} ms",
+            f"{_figure(healthy['p50'])} ms: a batch on a CPU with nothing to take over",
+            f"{r['windows_scored']} of {r['windows_owed']} windows scored",
+            _target(f"below {FAILOVER_MS / 1e3:g} s", ours["all"]["max"] < FAILOVER_MS),
+        )
     ]
 
 

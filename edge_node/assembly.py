@@ -13,18 +13,27 @@ from pathlib import Path
 from edge_node.config import Config, ConfigError
 from edge_node.config_devices import DeviceConfig
 from edge_node.config_schema import Backend, Gateway, Precision
-from edge_node.inference import ArtifactMissing, EdgeTpuUnavailable, Engine
+from edge_node.inference import (
+    ArtifactMissing,
+    EdgeTpuUnavailable,
+    Engine,
+    NotReady,
+    ScoringEngine,
+    WorkerLost,
+)
 from edge_node.model_store import Bundle, BundleRefused, check_device, check_golden, load_bundle
 from edge_node.pipeline import Pipeline
 from edge_node.plans import DevicePlan, ServedModel
 from edge_node.portions import Portion
+from edge_node.scorer import Scorer
+from edge_node.workers import Workers
 from models import codec
 from models.alerting import AlertPolicy
 from models.calibration import AlertLevel, level_for_budget, level_for_p
 from models.manifest import ModelManifest
 from models.messages import ModelStatus
 from models.runtime import GraphUnusable
-from models.signal import ArtifactTarget, Clock, Device, DropReason, SampleBlock
+from models.signal import ArtifactTarget, Clock, Device, SampleBlock
 
 # Blocks of a device that complete more windows than this are scored in pieces: bounds memory, changes nothing else.
 MAX_WINDOWS_AT_ONCE = 1024
@@ -36,18 +45,19 @@ _BLOCKS_OF_A_DEVICE = 8
 
 @dataclass(slots=True)
 class Core:
-    """A pipeline and the engines that score for it."""
+    """A pipeline and the engines that score for it; ``workers``: where they do, None: in this process."""
 
     pipeline: Pipeline
-    engines: dict[str, Engine]
+    engines: dict[str, ScoringEngine]
     plans: tuple[DevicePlan, ...]
-    n_inference_failures: int = 0
-    last_failure: str | None = None
+    workers: Workers | None = None
+    scorer: Scorer = field(init=False)
     _portions: dict[str, Portion] = field(init=False)
     _linked: frozenset[str] = field(init=False)
     _clocks: dict[str, Clock] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.scorer = Scorer(self.pipeline, self.engines)
         self._linked = self.pipeline.linked
         self._portions = {p.device.device_id: Portion.of(p, MAX_WINDOWS_AT_ONCE) for p in self.plans}
 
@@ -99,27 +109,23 @@ class Core:
         return groups.values()
 
     def score(self) -> int:
-        """Score all that is ready; returns the number of windows. A batch whose invoke fails is dropped and counted."""
-        n = 0
-        while batches := self.pipeline.take_batches():
-            for batch in batches:
-                try:
-                    result = self.engines[batch.engine].run(batch.inputs)
-                except (GraphUnusable, EdgeTpuUnavailable) as error:
-                    self.n_inference_failures += 1
-                    self.last_failure = str(error)
-                    self.pipeline.failed(batch.batch_id, DropReason.INFERENCE_FAILED)
-                    continue
-                n += batch.n
-                self.pipeline.scored(
-                    batch.batch_id,
-                    result.output,
-                    result.target,
-                    result.latency_ns,
-                    result.n_saturated,
-                    result.saturated,
-                )
-        return n
+        """Score all that is ready, as :class:`Scorer` does; returns the number of windows."""
+        return self.scorer.score()
+
+    def close(self) -> None:
+        """Gives back what the engines hold: nothing is scored any more."""
+        for engine in self.engines.values():
+            engine.close()
+
+    @property
+    def n_inference_failures(self) -> int:
+        """Batches that were dropped because they could not be scored."""
+        return self.scorer.failures.total()
+
+    @property
+    def last_failure(self) -> str | None:
+        """Why the last of them was."""
+        return self.scorer.last_failure
 
     @property
     def models(self) -> tuple[ModelStatus, ...]:
@@ -134,19 +140,24 @@ class Core:
         return tuple(found.values())
 
 
-def assemble(config: Config, *, on_notice: Callable[[str], None]) -> Core:
+def assemble(config: Config, *, on_notice: Callable[[str], None], workers: Workers | None = None) -> Core:
     """The core for ``config``. ConfigError names the line of every device whose model cannot serve it; ``on_notice`` is
-    told of every fallback."""
+    told of every fallback. It scores in ``workers`` if there are any and the configuration wants that, else in this process.
+    """
+    if config.gateway.inference == "in_process":
+        workers = None
     bundles: dict[Path, Bundle] = {}
-    engines: dict[str, Engine] = {}
+    engines: dict[str, ScoringEngine] = {}
     plans: list[DevicePlan] = []
     refusals: dict[str, None] = {}
     for device in config.devices:
         try:
-            plans.append(_plan(config, device, bundles, engines, on_notice))
+            plans.append(_plan(config, device, bundles, engines, on_notice, workers))
         except ConfigError as error:
             refusals[str(error)] = None
     if refusals:
+        for engine in engines.values():
+            engine.close()
         raise ConfigError("\n".join(refusals), partial=True)
     gateway = config.gateway
     pipeline = Pipeline(
@@ -156,15 +167,16 @@ def assemble(config: Config, *, on_notice: Callable[[str], None]) -> Core:
         max_batches_out=gateway.max_batches_out,
         max_waiting=gateway.max_waiting,
     )
-    return Core(pipeline, engines, tuple(plans))
+    return Core(pipeline, engines, tuple(plans), workers)
 
 
 def _plan(
     config: Config,
     device: DeviceConfig,
     bundles: dict[Path, Bundle],
-    engines: dict[str, Engine],
+    engines: dict[str, ScoringEngine],
     on_notice: Callable[[str], None],
+    workers: Workers | None,
 ) -> DevicePlan:
     """The plan of ``device``; what it needs is added to ``bundles`` and ``engines``."""
     bundle = _bundle(config, device, bundles)
@@ -179,7 +191,12 @@ def _plan(
             engine = f"{_identity(bundle.manifest)}@{device.backend}/{device.precision}"
             if engine not in engines:
                 engines[engine] = build_engine(
-                    config.gateway, bundle, device.backend, device.precision, on_notice=on_notice
+                    config.gateway,
+                    bundle,
+                    device.backend,
+                    device.precision,
+                    on_notice=on_notice,
+                    workers=workers,
                 )
         except (BundleRefused, ArtifactMissing, EdgeTpuUnavailable, GraphUnusable) as error:
             raise config.error(device_id, "model", device.model, str(error)) from error
@@ -211,19 +228,38 @@ def build_engine(
     precision: Precision,
     *,
     on_notice: Callable[[str], None],
-) -> Engine:
-    """What scores with ``bundle`` as ``gateway`` is configured, its golden vectors checked on the backend that it got.
+    workers: Workers | None = None,
+) -> ScoringEngine:
+    """What scores with ``bundle`` as ``gateway`` is configured, in ``workers`` (which tell of fallbacks themselves) or in
+    this process (None), its golden vectors checked on the backend that it got. Close it when it is not needed any more.
 
     Raises what :class:`Engine` raises, and BundleRefused."""
-    engine = Engine(
-        bundle.manifest,
-        bundle.artifacts,
-        device=backend,
-        precision=precision,
-        delegate_library=gateway.edgetpu_library,
-        on_notice=on_notice,
-    )
-    check_golden(bundle, engine)
+    engine: ScoringEngine
+    if workers is not None:
+        engine = workers.engine(
+            bundle.manifest,
+            bundle.artifacts,
+            device=backend,
+            precision=precision,
+            delegate_library=gateway.edgetpu_library,
+        )
+    else:
+        engine = Engine(
+            bundle.manifest,
+            bundle.artifacts,
+            device=backend,
+            precision=precision,
+            delegate_library=gateway.edgetpu_library,
+            on_notice=on_notice,
+        )
+    try:
+        check_golden(bundle, engine)
+    except (BundleRefused, EdgeTpuUnavailable, GraphUnusable):
+        engine.close()
+        raise
+    except (NotReady, WorkerLost) as error:
+        engine.close()
+        raise GraphUnusable(f"model {bundle.manifest.model_id} cannot be tried: {error}") from error
     return engine
 
 

@@ -14,6 +14,7 @@ from edge_node.assembly import assemble
 from edge_node.config import Config, load_config
 from edge_node.planning import DAY_S, Line, Plan, free_bytes, plan_of
 from edge_node.state_dir import state_dir_of
+from edge_node.workers import Workers
 from models.cli_values import time_span
 
 
@@ -41,7 +42,11 @@ def add(commands: Any) -> None:
 def _plan(given: argparse.Namespace) -> int:
     config = load_config(given.config)
     notices: list[str] = []
-    plan = plan_of(config, assemble(config, on_notice=notices.append), given.offline)
+    workers = Workers()
+    try:
+        plan = plan_of(config, assemble(config, on_notice=notices.append, workers=workers), given.offline)
+    finally:
+        workers.close()
     if given.json:
         print(msgspec.json.encode(plan).decode())
         return 0

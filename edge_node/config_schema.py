@@ -65,6 +65,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_batches_out: Count = MAX_BATCHES_OUT
     max_requests_per_minute: Positive = 60.0
     max_requests_burst: Count = 20
+    inference: Literal["process", "in_process"] = "process"
     edgetpu_library: Name = "libedgetpu.so.1"
 
 

@@ -118,7 +118,7 @@ class Continuity:
         devices = {k.removeprefix(DEVICE): v for k, v in kept.items() if k.startswith(DEVICE)}
         parts.core.pipeline.restore_parts(devices, kept[PIPELINE])
         parts.core.pipeline.resume(now_ns)
-        parts.core.n_inference_failures = state.n_inference_failures
+        parts.core.scorer.failures.update(state.inference_failures)
         parts.sources.resume(
             {name: counts.counters() for name, counts in state.sources.items()}, state.sessions
         )
@@ -201,7 +201,7 @@ class Continuity:
             downtime=self.downtime,
             sources=source_counts(parts.sources.counters()),
             sessions=parts.sources.sessions(ticket),
-            n_inference_failures=parts.core.n_inference_failures,
+            inference_failures=dict(parts.core.scorer.failures),
             latencies=parts.latencies.totals(),
             site=gateway.site,
             gateway=gateway.name,

@@ -42,6 +42,7 @@ from edge_node.terminal import hung_up
 from edge_node.ticks import Ticks
 from edge_node.troubles import UNHEARD, troubles
 from edge_node.uplink import Uplink
+from edge_node.workers import Workers
 from models.acceptance import Acceptance
 from models.logs import LogItem, Tick
 from models.messages import (
@@ -105,7 +106,8 @@ class Daemon:
         self._config = load_config(config_path)
         if not self._config.sources:
             raise StartError(f"{config_path}: no [[source]]: a gateway that runs needs one to read from")
-        self._core = assemble(self._config, on_notice=self._notice)
+        self._workers = Workers(self._notice)
+        self._core = assemble(self._config, on_notice=self._notice, workers=self._workers)
         self._blindness = Blindness(self._core.plans)
         self._alerts = GatewayAlerts(self._config.gateway.site, self._config.gateway.name)
         self._recording = None if record is None else Recording(record, _recorded(self._config))
@@ -149,6 +151,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
         final: GatewayState = "offline"
         with contextlib.ExitStack() as to_close:  # also after a start that failed
+            to_close.callback(self._workers.close)
             if self._recording is not None:
                 to_close.callback(self._recording.close)
             self._claim_state(to_close)
@@ -236,6 +239,7 @@ class Daemon:
         self._deliver_all()
 
     def _watch_ourselves(self, now_ns: int) -> None:
+        self._workers.step()
         now_s, sources = time.monotonic(), self._sources.counters().values()
         outages = self._outages.step(self._sources.reach(), now_s)
         if self._blindness.due(now_s):
@@ -319,7 +323,7 @@ class Daemon:
             config = load_config(self._path)
             if not config.sources:
                 raise ConfigError(f"{self._path}: no [[source]]")
-            core = assemble(config, on_notice=self._notice)
+            core = assemble(config, on_notice=self._notice, workers=self._workers)
         except ConfigError as error:
             log.error("the configuration was not taken up; the old one goes on", error=str(error))
             self._desk.reloaded(str(error), self._now_ns())
@@ -331,6 +335,7 @@ class Daemon:
         )
         n_kept = carry_over(self._core, core, same_gateway=same_gateway)
         no_more = gone(self._core, core, same_gateway=same_gateway)
+        self._core.close()
         self._core = core
         self._blindness = Blindness(core.plans)
         if self._recording is not None:

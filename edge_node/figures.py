@@ -54,7 +54,7 @@ def families(
         _gauge("windows_pending", "Windows that wait for a score.", counters.n_windows_pending),
         _by_reason("windows_dropped", "Windows that were not scored.", counters.window_drops),
         _counter("saturated_outputs", "Values at an end of an int8 range.", counters.n_saturated),
-        _counter("inference_failures", "Batches whose invoke failed.", core.n_inference_failures),
+        *_inference(core),
         Family(
             "source_messages",
             "Messages that a source received.",
@@ -201,7 +201,7 @@ def connections(reach: Mapping[str, Reach]) -> dict[str, ConnectionStatus]:
 
 def flat(metrics: Iterable[Family]) -> dict[str, int]:
     """Counters and gauges for the status message: ``name`` or ``name.label.label`` -> whole number."""
-    skipped = ("alert_latency_seconds", "connected")
+    skipped = ("alert_latency_seconds", "inference_seconds", "model_backend", "connected")
     return {
         ".".join((family.name, *labels)): int(value)
         for family in metrics
@@ -209,6 +209,52 @@ def flat(metrics: Iterable[Family]) -> dict[str, int]:
         and "device" not in family.labels  # a status does not grow with the devices
         for labels, value in sorted(family.values.items())
     }
+
+
+def _inference(core: Core) -> list[Family]:
+    scorer = core.scorer
+    backends: dict[tuple[str, ...], float] = {(m.model_id, m.backend): 1.0 for m in core.models}
+    found = [
+        Family(
+            "inference_failures",
+            "Batches that were dropped because they could not be scored.",
+            "counter",
+            ("kind",),
+            {(kind,): n for kind, n in scorer.failures.items()},
+        ),
+        Family(
+            "inference_seconds",
+            "Time that the batches took which were scored, by what scored them.",
+            "summary",
+            ("target",),
+            {(target,): ns / 1e9 for target, ns in scorer.invoked_ns.items()},
+            {(target,): n for target, n in scorer.n_invoked.items()},
+        ),
+        Family(
+            "model_backend", "1 for what scores for a model now.", "gauge", ("model", "backend"), backends
+        ),
+    ]
+    if core.workers is None:
+        return found
+    workers = core.workers.figures()
+    return [
+        *found,
+        Family(
+            "worker_restarts",
+            "Processes that score which were given up or ended, by reason; another is started each time.",
+            "counter",
+            ("worker", "reason"),
+            {(worker, str(reason)): n for (worker, reason), n in workers.ends.items()},
+        ),
+        Family(
+            "worker_up",
+            "Whether the process that scores has its models and takes batches.",
+            "gauge",
+            ("worker",),
+            {(worker,): float(up) for worker, up in workers.up.items()},
+        ),
+        _counter("backend_fallbacks", "Times that scoring fell back to the CPU.", workers.n_fallbacks),
+    ]
 
 
 def _recorded(recording: Recording | None) -> list[Family]:

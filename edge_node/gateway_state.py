@@ -83,7 +83,7 @@ class GatewayState(msgspec.Struct, kw_only=True):
     downtime: Downtime
     sources: dict[str, SourceCounts]
     sessions: dict[str, SessionState]
-    n_inference_failures: int
+    inference_failures: dict[str, int]  # by kind
     latencies: dict[str, tuple[int, float]]
     site: str
     gateway: str

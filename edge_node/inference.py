@@ -11,23 +11,16 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_node.invoke import evaluate
 from models.manifest import Artifact, ModelManifest
-from models.runtime import (
-    Delegate,
-    DelegateFailed,
-    Graph,
-    dequantise,
-    probe_delegate,
-    quantise,
-    runtime_name,
-)
+from models.runtime import Delegate, DelegateFailed, Graph, probe_delegate, runtime_name
 from models.signal import ArtifactTarget
 from models.tflite_check import check
 from models.tflite_schema import EDGE_TPU_OPERATOR
@@ -35,7 +28,6 @@ from models.tflite_schema import EDGE_TPU_OPERATOR
 ComputeDevice = Literal["cpu", "edgetpu", "auto"]
 Precision = Literal["float32", "int8"]
 
-MAX_ROWS = 4096  # rows of one invoke of a dynamic graph: bounds the interpreter's memory
 DEFAULT_LIBRARY = "libedgetpu.so.1"
 
 
@@ -51,6 +43,7 @@ class EdgeTpuFailure(enum.StrEnum):
     INVOKE_FAILED = "invoke_failed"
     CRASHED = "crashed"
     HUNG = "hung"
+    MISCALCULATES = "miscalculates"
 
 
 _REMEDIES = {
@@ -70,11 +63,14 @@ _REMEDIES = {
     EdgeTpuFailure.PREPARE_FAILED: (
         "compile the model again for the installed Edge TPU runtime, or update that runtime: they do not fit"
     ),
-    EdgeTpuFailure.INVOKE_FAILED: "check cable, power and heat of the device, then restart to use it again",
+    EdgeTpuFailure.INVOKE_FAILED: (
+        'check cable, power and heat of the device; with inference = "in_process" restart to use it again'
+    ),
     EdgeTpuFailure.CRASHED: (
         "install a libedgetpu built for this TFLite runtime: the stock one crashes with TFLite 2.12 and later"
     ),
     EdgeTpuFailure.HUNG: "unplug the device, plug it in again, and look for its errors in dmesg",
+    EdgeTpuFailure.MISCALCULATES: "train and compile the model again, or try another device: its examples come out wrong",
 }
 
 
@@ -94,6 +90,23 @@ class ArtifactMissing(LookupError):
     """
 
 
+class WorkerLost(RuntimeError):
+    """A batch ended the process that scored it, again and again; ``kind`` says how."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class NotReady(RuntimeError):
+    """The process that scores is being started again: the batch may be given once more, later."""
+
+
+def failure_kind(error: Exception) -> str:
+    """Under what a batch that failed with ``error`` is counted."""
+    return str(error.kind) if isinstance(error, EdgeTpuUnavailable | WorkerLost) else "graph_unusable"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
     """What came out of the graph for w windows.
@@ -111,8 +124,50 @@ class Scored:
     latency_ns: int
 
 
+class ScoringEngine(Protocol):
+    """What scores for one model, wherever that happens: here (:class:`Engine`), or in a process of its own
+    (``worker_engine``)."""
+
+    @property
+    def target(self) -> ArtifactTarget:
+        """The artifact that scores now. It can change with every :meth:`run`: a result names its own."""
+        ...
+
+    @property
+    def backend(self) -> str:
+        """On what it scores now, for people."""
+        ...
+
+    @property
+    def artifact(self) -> Artifact:
+        """The manifest's entry of ``target``: residual scale, calibration, golden vectors."""
+        ...
+
+    @property
+    def step(self) -> float:
+        """One quantisation step of the output in real values; 0 for a float graph."""
+        ...
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """Why it does not score on what was asked for, the present reason last; empty when it does."""
+        ...
+
+    def run(self, inputs: NDArray[np.float32]) -> Scored:
+        """The graph's output for normalised features float32[w, k], in bounded time.
+
+        Raises ValueError for another shape; GraphUnusable, EdgeTpuUnavailable or WorkerLost for a batch that fails;
+        NotReady where it may be scored later.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives back what it holds; it is not run again."""
+        ...
+
+
 class Engine:
-    """Runs one model. Not thread-safe: one per thread."""
+    """Runs one model in this process. Not thread-safe: one per thread."""
 
     def __init__(
         self,
@@ -140,9 +195,8 @@ class Engine:
         self._clock = clock
         self._on_notice = on_notice
         self.notices: list[str] = []
-        self._cpu_target: ArtifactTarget = "cpu-int8" if precision == "int8" else "cpu-float32"
         if device != "edgetpu":
-            self._require(self._cpu_target)
+            self._cpu = cpu_artifact(manifest, artifacts, precision)
         if device == "cpu":
             self._use_cpu()
             return
@@ -172,54 +226,29 @@ class Engine:
         """
         begin = self._clock()
         try:
-            output, saturated, n_saturated = self._run(inputs)
+            done = evaluate(self._graph, inputs)
         except DelegateFailed as error:
-            self._fall_back(_unavailable(error))
-            output, saturated, n_saturated = self._run(inputs)
+            self._fall_back(unavailable(error.kind, error.detail))
+            done = evaluate(self._graph, inputs)
         latency_ns = self._clock() - begin
-        return Scored(output, self.target, self.backend, saturated, n_saturated, latency_ns)
+        return Scored(done.output, self.target, self.backend, done.saturated, done.n_saturated, latency_ns)
 
-    def _run(self, inputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, int]:
-        graph = self._graph
-        width = graph.input.shape[1]
-        if inputs.ndim != 2 or inputs.shape[1] != width:
-            raise ValueError(f"inputs have shape {inputs.shape}, the model takes (w, {width})")
-        finite = np.isfinite(inputs)
-        broken = None if finite.all() else ~finite.all(axis=1)
-        given = inputs if broken is None else np.where(finite, inputs, np.float32(0))
-        saturated, n_saturated = None, 0
-        if graph.input.dtype == np.int8:
-            raw, clipped = quantise(given, graph.input)
-            result = _invoke(graph, raw)
-            at_end = (result == -128) | (result == 127)
-            output = dequantise(result, graph.output)
-            n_saturated = int(np.count_nonzero(clipped)) + int(np.count_nonzero(at_end))
-            if n_saturated:
-                saturated = clipped.any(axis=1) | at_end.any(axis=1)
-        else:
-            output = _invoke(graph, np.ascontiguousarray(given, dtype=np.float32))
-        if broken is not None:
-            output[broken] = np.nan
-        return output, saturated, n_saturated
+    def close(self) -> None:
+        """Nothing: what is in this process goes with the engine."""
 
     def _use_cpu(self) -> None:
-        self.target: ArtifactTarget = self._cpu_target
-        self._graph = Graph(self._require(self.target))
+        self.target: ArtifactTarget
+        self.target, model = self._cpu
+        self._graph = Graph(model)
         self.backend = f"{self.target} ({runtime_name()})"
 
     def _use_edge_tpu(self, library: str, options: Mapping[str, str], timeout_s: float) -> None:
-        model = self._artifacts.get("edgetpu-int8")
-        name = self._manifest.model_id
-        if model is None or self._manifest.artifact("edgetpu-int8") is None:
-            text = f"model {name} has no artifact for it{self._notes()}"
-            raise EdgeTpuUnavailable(EdgeTpuFailure.NO_ARTIFACT, text)
-        if all(op.name != EDGE_TPU_OPERATOR for op in check(model, allow_edge_tpu=True).ops):
-            raise EdgeTpuUnavailable(EdgeTpuFailure.NOT_COMPILED, f"model {name} was published uncompiled")
+        model = edge_tpu_artifact(self._manifest, self._artifacts)
         try:
             probe_delegate(library, options, model, timeout_s=timeout_s)
             self._graph = Graph(model, delegate=Delegate(library, options))
         except DelegateFailed as error:
-            raise _unavailable(error) from error
+            raise unavailable(error.kind, error.detail) from error
         self.target = "edgetpu-int8"
         self.backend = f"edgetpu-int8 ({library}, {runtime_name()})"
 
@@ -232,34 +261,38 @@ class Engine:
         if self._on_notice is not None:
             self._on_notice(notice)
 
-    def _require(self, target: ArtifactTarget) -> bytes:
-        model = self._artifacts.get(target)
-        if model is None or self._manifest.artifact(target) is None:
-            have = ", ".join(sorted(self._artifacts)) or "none"
-            raise ArtifactMissing(
-                f"model {self._manifest.model_id} has no artifact {target}, only {have}{self._notes()}: "
-                "change precision or backend"
-            )
-        return model
 
-    def _notes(self) -> str:
-        """Why something was not published, where training said so."""
-        return "".join(f" ({note})" for note in self._manifest.training.notes)
+def unavailable(kind: str, detail: str) -> EdgeTpuUnavailable:
+    """The failure of a delegate as one of the Edge TPU."""
+    return EdgeTpuUnavailable(EdgeTpuFailure(kind), detail)
 
 
-def _invoke(graph: Graph, inputs: NDArray[Any]) -> NDArray[Any]:
-    n = inputs.shape[0]
-    rows = graph.batch or MAX_ROWS
-    if n == rows or (graph.batch is None and n <= rows):
-        return graph.run(inputs)
-    output = np.empty((n, graph.output.shape[1]), graph.output.dtype)
-    for start in range(0, n, rows):
-        part = inputs[start : start + rows]
-        short = rows - part.shape[0] if graph.batch is not None else 0
-        padded = np.pad(part, ((0, short), (0, 0))) if short else part
-        output[start : start + rows] = graph.run(padded)[: part.shape[0]]
-    return output
+def cpu_artifact(
+    manifest: ModelManifest, artifacts: Mapping[ArtifactTarget, bytes], precision: Precision
+) -> tuple[ArtifactTarget, bytes]:
+    """What of the model runs on a CPU in ``precision``. Raises ArtifactMissing."""
+    target: ArtifactTarget = "cpu-int8" if precision == "int8" else "cpu-float32"
+    model = artifacts.get(target)
+    if model is None or manifest.artifact(target) is None:
+        have = ", ".join(sorted(artifacts)) or "none"
+        raise ArtifactMissing(
+            f"model {manifest.model_id} has no artifact {target}, only {have}{_notes(manifest)}: "
+            "change precision or backend"
+        )
+    return target, model
 
 
-def _unavailable(error: DelegateFailed) -> EdgeTpuUnavailable:
-    return EdgeTpuUnavailable(EdgeTpuFailure(error.kind.value), error.detail)
+def edge_tpu_artifact(manifest: ModelManifest, artifacts: Mapping[ArtifactTarget, bytes]) -> bytes:
+    """What of the model runs on an Edge TPU. Raises EdgeTpuUnavailable (NO_ARTIFACT, NOT_COMPILED)."""
+    model, name = artifacts.get("edgetpu-int8"), manifest.model_id
+    if model is None or manifest.artifact("edgetpu-int8") is None:
+        text = f"model {name} has no artifact for it{_notes(manifest)}"
+        raise EdgeTpuUnavailable(EdgeTpuFailure.NO_ARTIFACT, text)
+    if all(op.name != EDGE_TPU_OPERATOR for op in check(model, allow_edge_tpu=True).ops):
+        raise EdgeTpuUnavailable(EdgeTpuFailure.NOT_COMPILED, f"model {name} was published uncompiled")
+    return model
+
+
+def _notes(manifest: ModelManifest) -> str:
+    """Why something was not published, where training said so."""
+    return "".join(f" ({note})" for note in manifest.training.notes)

@@ -22,7 +22,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge_node.golden_checks import Mismatch, check_calibration, check_numbers, check_start, check_vector
-from edge_node.inference import Engine
+from edge_node.inference import Engine, ScoringEngine
 from models import manifest as manifests
 from models.features import describe, schema_id
 from models.manifest import Artifact, ManifestError, ManifestIncomplete, ModelManifest
@@ -146,7 +146,7 @@ def check_device(bundle: Bundle, device: Device, window: WindowSpec) -> None:
             raise BundleRefused(RefusalReason.WRONG_SCHEMA, file, text)
 
 
-def check_golden(bundle: Bundle, engine: Engine) -> None:
+def check_golden(bundle: Bundle, engine: ScoringEngine) -> None:
     """Runs the golden vectors of the engine's artifact through features, graph and score; raises
     BundleRefused.
 

@@ -316,6 +316,11 @@ class Pipeline:
             self._register(lane)
 
     @property
+    def max_batches_out(self) -> int:
+        """How many batches may be out at once."""
+        return self._max_batches_out
+
+    @property
     def n_batches_out(self) -> int:
         return len(self._out)
 

@@ -61,7 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     signal_bytes: int  # of the raw signal in that time
     signal_day_bytes: int
     model_bytes: int
-    memory_bytes: int  # of a process with these models loaded
+    memory_bytes: int  # of a gateway with these models loaded, the processes that score included
     memory_most_bytes: int  # with its queue of samples full
     alerts_per_week: float  # false alarms that the budgets allow, all devices together
     held_s: float | None
@@ -93,7 +93,8 @@ def plan_of(config: Config, core: Core, offline_s: float) -> Plan:
         for kind in ("summary", "alert")
         if (found := [s for s in spoken if s.kind == kind])
     ]
-    memory = _resident_bytes()
+    processes = ["self", *map(str, core.workers.pids().values())] if core.workers is not None else ["self"]
+    memory = sum(map(_resident_bytes, processes))
     every_s, state = config.gateway.checkpoint_s, checkpoint_bytes(core)
     held_s, held_by = _held(config, spoken)
     folders = {device.model for device in config.devices if device.model is not None}
@@ -204,6 +205,6 @@ def _numbered(message: Outgoing, row: int) -> Outgoing:
     )
 
 
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def _resident_bytes(process: str) -> int:
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

@@ -10,6 +10,7 @@ from edge_node.gateway_alerts import Trouble
 from edge_node.requests import RequestCounters
 from edge_node.sources import SourceCounters
 from edge_node.uplink import Uplink
+from edge_node.workers import CPU
 from models.requests import Refusal
 from models.signal import DropReason
 
@@ -32,13 +33,7 @@ def troubles(
     devices of which nothing is seen, and why; ``status_s``: how often the gateway publishes its status;
     ``recording_error``: why the recording has ended; ``forgets``: why a restart would forget something, or has;
     ``requests``: what came of them."""
-    found = [
-        Trouble(f"backend/{name}", engine.notices[-1], len(engine.notices), math.inf)
-        for name, engine in core.engines.items()
-        if engine.notices
-    ]
-    failure = f"windows are not scored, inference fails: {core.last_failure}"
-    found.append(Trouble("inference", failure, core.n_inference_failures, HOLD_S, "critical"))
+    found = _of_scoring(core)
     n_full = sum(counters.sample_drops[DropReason.QUEUE_FULL] for counters in sources)
     full = "samples are dropped, the gateway cannot keep up with its sources"
     found.append(Trouble("queue_full", full, n_full, HOLD_S, "critical"))
@@ -62,4 +57,20 @@ def troubles(
         found.append(
             Trouble("clone", f"another computer {who}: was an SD card cloned?", uplink.n_foreign, hold_s)
         )
+    return found
+
+
+def _of_scoring(core: Core) -> list[Trouble]:
+    notices = dict.fromkeys(engine.notices[-1] for engine in core.engines.values() if engine.notices)
+    found = [Trouble(f"backend/{notice}", notice, 1, math.inf) for notice in notices]  # one for all models
+    if core.workers is not None:
+        workers = core.workers.figures()
+        n_ends = sum(n for (worker, _), n in workers.ends.items() if worker == CPU)
+        ended = f"the process that scores was started again: {workers.last}"
+        found.append(Trouble("worker", ended, n_ends, HOLD_S))
+    if core.scorer.waiting is not None:
+        waits = f"windows wait to be scored: {core.scorer.waiting}"
+        found.append(Trouble("waiting", waits, 1, math.inf, "critical"))
+    failure = f"windows are not scored, inference fails: {core.last_failure}"
+    found.append(Trouble("inference", failure, core.n_inference_failures, HOLD_S, "critical"))
     return found

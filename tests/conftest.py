@@ -23,11 +23,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.fixture(scope="session")
 def fake_edgetpu(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Path of the stand-in for libedgetpu.so.1, built from tests/edge_node/fake_edgetpu.c."""
+    return _built("fake_edgetpu.c", tmp_path_factory.mktemp("edgetpu"))
+
+
+@pytest.fixture(scope="session")
+def poison(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of what makes workers that it is preloaded into die: tests/edge_node/poison.c."""
+    return _built("poison.c", tmp_path_factory.mktemp("poison"))
+
+
+def _built(name: str, folder: Path) -> str:
     compiler = shutil.which("cc")
     if compiler is None:
-        pytest.skip("no C compiler (cc) to build the stand-in for libedgetpu")
-    source = Path(__file__).parent / "edge_node" / "fake_edgetpu.c"
-    library = tmp_path_factory.mktemp("edgetpu") / "libfake.so"
+        pytest.skip(f"no C compiler (cc) to build {name}")
+    source = Path(__file__).parent / "edge_node" / name
+    library = folder / f"lib{source.stem}.so"
     command = [compiler, "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", str(library), str(source)]
-    subprocess.run(command, check=True)
+    subprocess.run([*command, "-ldl"], check=True)
     return str(library)

@@ -68,6 +68,29 @@ def test_the_serial_protocol_and_its_floor(quick: Path) -> None:
 
 
 @pytest.mark.timeout(240)
+def test_inference_in_a_process_of_its_own_and_in_this_one(quick: Path) -> None:
+    r = result(quick, "inference")
+    assert list(r["by_rows"]) == ["1", "16", "1024"]
+    for size in r["by_rows"].values():
+        for name in ("process", "in_process"):
+            assert 0 < size[name]["p50_us"] <= size[name]["p99_us"]
+            assert size[name]["windows_per_s"] > 0
+    assert r["worker"]["rss_mb"] > 0 < r["bare"]["rss_mb"]
+    assert 0 < r["start_ms"]["p50"] <= r["start_ms"]["max"]
+
+
+@pytest.mark.timeout(240)
+def test_every_lost_edge_tpu_is_taken_over_for_and_comes_back(quick: Path) -> None:
+    r = result(quick, "failover")
+    kinds = {"hang", "abort", "invoke", "kill"}
+    assert set(r["to_cpu_ms"]) == {"all", *kinds}
+    assert r["to_cpu_ms"]["all"]["n"] == r["deaths"] == 4
+    assert r["to_cpu_ms"]["hang"]["max"] >= r["watchdog_ms"] > 0
+    assert {how: found["n"] for how, found in r["to_tpu_ms"].items()} == dict.fromkeys(kinds, 1)
+    assert r["windows_scored"] == r["windows_owed"] >= 32
+
+
+@pytest.mark.timeout(240)
 def test_every_fault_is_one_alert_and_its_latency_holds_what_the_gateway_took(quick: Path) -> None:
     mosquitto_path()
     r = result(quick, "latency")

@@ -2,10 +2,14 @@
  * its input to its output. Options make it fail the ways the real one does:
  *   fail = create | create-silently | prepare | invoke | abort | hang
  *   invokes = N   then the device is gone: every later invoke fails
+ * Where the environment names a file (FAKE_EDGETPU), what stands in it now is the way it fails, at every step anew: so a
+ * device can die while it runs, also with "abort" or "hang" in the middle of an invoke, and come back. "invokeN" there: the
+ * process's invokes after the first N fail; "slow": each takes 3 ms.
  * The structures repeat the C ABI of tensorflow/lite/core/c/common.h as far as they are used here; the last two words of
  * registration leave room for fields that newer runtimes have appended.
  */
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -66,6 +70,23 @@ struct Context {
 
 typedef struct { Delegate base; char fail[32]; long invokes; } Fake;
 
+/* How it fails now: by the file, else by the option. */
+static const char *failing(Fake *fake) {
+  static char word[32];
+  const char *path = getenv("FAKE_EDGETPU");
+  FILE *file = path ? fopen(path, "r") : NULL;
+  if (!file) return fake->fail;
+  if (fscanf(file, "%31s", word) != 1) word[0] = 0;
+  fclose(file);
+  return word;
+}
+
+static void fail_hard(const char *how) {
+  if (!strcmp(how, "abort")) abort();
+  if (!strcmp(how, "hang")) sleep(600);
+  if (!strcmp(how, "slow")) usleep(3000);
+}
+
 static void *kernel_init(Context *context, const char *buffer, size_t length) {
   (void)context, (void)length;
   return *(Delegate *const *)buffer; /* the first field of the delegate's parameters */
@@ -80,11 +101,15 @@ static Status kernel_prepare(Context *context, Node *node) {
 
 static Status kernel_invoke(Context *context, Node *node) {
   Fake *fake = node->user_data;
-  if (!strcmp(fake->fail, "invoke") || fake->invokes == 0) {
+  static long done;
+  const char *how = failing(fake);
+  fail_hard(how);
+  if ((!strncmp(how, "invoke", 6) && done >= atol(how + 6)) || fake->invokes == 0) {
     context->report_error(context, "USB transfer error 2 [LibUsbDataOutCallback]");
     return ERROR;
   }
   if (fake->invokes > 0) fake->invokes--;
+  done++;
   const Tensor *in = &context->tensors[node->inputs->data[0]];
   const Tensor *out = &context->tensors[node->outputs->data[0]];
   if (in->bytes != out->bytes) return ERROR;
@@ -93,7 +118,7 @@ static Status kernel_invoke(Context *context, Node *node) {
 }
 
 static Status prepare(Context *context, Delegate *delegate) {
-  if (!strcmp(((Fake *)delegate)->fail, "prepare")) {
+  if (!strcmp(failing((Fake *)delegate), "prepare")) {
     context->report_error(context, "Internal: Executable's runtime version does not match");
     return ERROR;
   }
@@ -127,10 +152,10 @@ Delegate *tflite_plugin_create_delegate(char **keys, char **values, size_t n, vo
     if (!strcmp(keys[i], "fail")) strncpy(fake->fail, values[i], sizeof fake->fail - 1);
     if (!strcmp(keys[i], "invokes")) fake->invokes = atol(values[i]);
   }
-  if (!strcmp(fake->fail, "abort")) abort();
-  if (!strcmp(fake->fail, "hang")) sleep(600);
-  if (!strncmp(fake->fail, "create", 6)) {
-    if (!strcmp(fake->fail, "create")) report("no Edge TPU device is attached");
+  const char *how = failing(fake);
+  fail_hard(how);
+  if (!strncmp(how, "create", 6)) {
+    if (!strcmp(how, "create")) report("no Edge TPU device is attached");
     free(fake);
     return NULL;
   }

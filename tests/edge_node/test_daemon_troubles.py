@@ -228,7 +228,7 @@ def test_a_source_that_is_out_of_reach_is_in_the_status_and_an_alert(tmp_path: P
 def test_inference_that_fails_is_an_alert_and_stops_nothing(tmp_path: Path) -> None:
     with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
         port = free_port()
-        path = config(tmp_path, mosquitto.port, port)
+        path = config(tmp_path, mosquitto.port, port, gateway='inference = "in_process"')
         command = [sys.executable, "-c", FAILING, "run", "-c", str(path)]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as daemon:
             wait_for(lambda: connected(port), "the source")

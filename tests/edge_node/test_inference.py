@@ -12,17 +12,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge_node.inference import (
-    MAX_ROWS,
     ArtifactMissing,
     EdgeTpuFailure,
     EdgeTpuUnavailable,
     Engine,
-    dequantise,
-    quantise,
 )
+from edge_node.invoke import MAX_ROWS
 from models import manifest as manifests
 from models.manifest import ModelManifest
-from models.runtime import TensorInfo, runtime_name
+from models.runtime import TensorInfo, dequantise, quantise, runtime_name
 from models.signal import ArtifactTarget
 from tests.fixtures.bundle_files import BUNDLE, artifact
 
