@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from edge_node.assembly import Core
 from edge_node.continuity import Continuity
+from edge_node.counters import Counters
 from edge_node.metrics import Family
 from edge_node.recording import Recording
 from edge_node.requests import RequestCounters
@@ -49,11 +50,7 @@ def families(
         ),
         *_recorded(recording),
         *([] if requests is None else _asked(requests)),
-        _counter("windows_closed", "Windows that came into being.", counters.n_windows_closed),
-        _counter("windows_scored", "Windows that were scored.", counters.n_windows_scored),
-        _gauge("windows_pending", "Windows that wait for a score.", counters.n_windows_pending),
-        _by_reason("windows_dropped", "Windows that were not scored.", counters.window_drops),
-        _counter("saturated_outputs", "Values at an end of an int8 range.", counters.n_saturated),
+        *windows(counters),
         *_inference(core),
         Family(
             "source_messages",
@@ -187,6 +184,17 @@ def families(
             {(kind,): total for kind, (_, total) in latency_s.items()},
             {(kind,): n for kind, (n, _) in latency_s.items()},
         ),
+    ]
+
+
+def windows(counters: Counters) -> list[Family]:
+    """What became of the windows."""
+    return [
+        _counter("windows_closed", "Windows that came into being.", counters.n_windows_closed),
+        _counter("windows_scored", "Windows that were scored.", counters.n_windows_scored),
+        _gauge("windows_pending", "Windows that wait for a score.", counters.n_windows_pending),
+        _by_reason("windows_dropped", "Windows that were not scored.", counters.window_drops),
+        _counter("saturated_outputs", "Values at an end of an int8 range.", counters.n_saturated),
     ]
 
 

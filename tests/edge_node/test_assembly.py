@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_node.assembly import MAX_WINDOWS_AT_ONCE, assemble
 from edge_node.config import ConfigError, load_config
-from edge_node.figures import families
+from edge_node.figures import windows
 from edge_node.inference import Engine, Scored
 from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING
 from models.messages import Alert
@@ -112,7 +112,7 @@ def test_what_saturates_shows_in_the_metric_and_in_the_alert(tmp_path: Path) -> 
     healthy, fault = (msgspec.structs.replace(_rows(300, i), values=values[i : i + 300]) for i in (0, 300))
 
     def saturated() -> float:
-        (family,) = [f for f in families(core, {}, {}, None, 0, {}) if f.name == "saturated_outputs"]
+        (family,) = [f for f in windows(core.pipeline.counters()) if f.name == "saturated_outputs"]
         return family.values[()]
 
     core.push(healthy)
