@@ -114,6 +114,7 @@ class Checkpoints:
         """Write ``state`` (all of it, where :attr:`wants_all`) and what is held; ``ticket``: of the last block that is in it,
         None where only what is held is committed."""
         held, self._held, self._soon_s = self._held, [], math.inf
+        hurried = self._urgent
         if ticket is not None:
             self._urgent, self._next_s = False, now_s + self.every_s
         before, parts = self._unwritten
@@ -124,6 +125,7 @@ class Checkpoints:
             gone=gone,
             state=whole,
             keep=whole.keys() if self._all and ticket is not None else None,
+            hurried=hurried,
         )
         self._begun_s = now_s
         self._writing = asyncio.create_task(self._write(cut, held, ticket), name="checkpoint")

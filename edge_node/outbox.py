@@ -52,12 +52,14 @@ class OutboxError(Exception):
 @dataclass(frozen=True, slots=True)
 class Cut:
     """What is written together. ``state`` replaces values by key; ``keep``: keys of which all others are forgotten (None:
-    none is). ``gone``: rows of messages that have left."""
+    none is). ``gone``: rows of messages that have left. ``hurried``: somebody waits, so nothing is compressed, which takes longer
+    than to write it."""
 
     messages: Sequence[Outgoing] = ()
     gone: Sequence[int] = ()
     state: Mapping[str, bytes] = field(default_factory=dict)
     keep: Collection[str] | None = None
+    hurried: bool = False
 
 
 class Outbox:
@@ -125,7 +127,7 @@ class Outbox:
 
     def write(self, cut: Cut) -> int:
         """Commits ``cut``, wholly or not at all: OutboxError. Returns how many bytes it came to; the file system writes more."""
-        state = [(key, zlib.compress(value, 1)) for key, value in cut.state.items()]
+        state = [(key, zlib.compress(value, 0 if cut.hurried else 1)) for key, value in cut.state.items()]
         rows = [_row(message) for message in cut.messages]
         with self._reading:  # sqlite3 serialises calls, but a transaction is several
             try:
