@@ -68,8 +68,8 @@ channels = [{ name = "bearing", unit = "°C", origin = 40 }, { name = "tip", uni
 
 
 def commands() -> dict[str, str]:
-    """What README's section "Use it" tells to run in a shell, by its first two words, in its order."""
-    section = README.read_text().split("## Use it")[1].split("\n## ")[0]
+    """What the steps of README's section "Use it" tell to run in a shell, by its first two words, in its order."""
+    section = README.read_text().split("## Use it")[1].split("\n##")[0]
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```", section, re.MULTILINE | re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
     named = {" ".join(line.split()[:2]): line for line in lines}

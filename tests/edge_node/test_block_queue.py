@@ -18,7 +18,7 @@ def block(n: int) -> SampleBlock:
 def test_small_blocks_count_as_what_they_take() -> None:
     async def fill() -> None:
         queue = BlockQueue(10 * BLOCK_SAMPLES, asyncio.get_running_loop())
-        assert [queue.put(block(i % 2)) for i in range(12)] == [True] * 10 + [False] * 2
+        assert [queue.put(block(i % 2)) for i in range(12)] == [*range(1, 11), 0, 0]
         assert queue.n_samples == 5
         assert len(queue.take(4)) == 4
         assert not queue.put(block(4 * BLOCK_SAMPLES + 1))

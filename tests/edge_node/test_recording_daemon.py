@@ -75,7 +75,7 @@ def test_what_came_until_the_end_is_written(tmp_path: Path, number: signal.Signa
 class LastGasp:
     """The configured source, which delivers a last block while it is being stopped."""
 
-    def __init__(self, config: MqttSource, devices: Mapping[str, Device]) -> None:
+    def __init__(self, config: MqttSource, devices: Mapping[str, Device], *_: object) -> None:
         self.name = config.name
         self.counters = SourceCounters()
         self.reach = Reach(True, 1, None)
