@@ -1,4 +1,4 @@
-# The vocabulary: demo, test, check, bench, fuzz, chaos, tflite-runtime-test, clean. Each sets up .venv by itself when it is missing.
+# The vocabulary: demo, test, check, bench, fuzz, chaos, reliability, tflite-runtime-test, clean. Each sets up .venv by itself when it is missing.
 SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -7,7 +7,7 @@ TFLITE_VENV := .venv-tflite-runtime
 PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell $(p) -c 'import sys, venv, ensurepip; print("$(p)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench fuzz chaos tflite-runtime-test clean
+.PHONY: help demo test check format bench fuzz chaos reliability tflite-runtime-test clean
 
 help:
 	@echo "make demo    a simulated plant with faults, a trained model, the real gateway, alerts as they come (under 2 minutes)"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench   benchmarks, each against a floor in the same run; JSON under benchmarks/results/, the gist in the README"
 	@echo "make fuzz    10 million random and mutated bytes through the decoders of the serial protocol, in Python and in C"
 	@echo "make chaos   the gateway between real brokers, killed, frozen, cut off and out of disk at random moments; nothing may be lost"
+	@echo "make reliability   what of that is in the README, measured again"
 	@echo "make tflite-runtime-test   the inference, golden-vector and daemon tests on tflite-runtime with numpy 1"
 
 demo: $(VENV)/.installed
@@ -41,7 +42,10 @@ fuzz: $(VENV)/.installed
 	@$(PY) -m tests.firmware_bridge.fuzz --bytes 10000000
 
 chaos: $(VENV)/.installed
-	@$(PY) -m tests.edge_node.chaos --seconds 180 --json benchmarks/results/chaos.json
+	@$(PY) -m tests.edge_node.chaos --seconds 180
+
+reliability: $(VENV)/.installed
+	@$(PY) -m benchmarks.run chaos failover
 
 # tflite-runtime has wheels for CPython up to 3.11 only and needs numpy 1.
 tflite-runtime-test: $(TFLITE_VENV)/.installed

@@ -12,7 +12,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import disk, failover, inference, ingest, latency, resources, serial_line, table, throughput
+from benchmarks import (
+    chaos,
+    disk,
+    failover,
+    inference,
+    ingest,
+    latency,
+    resources,
+    serial_line,
+    table,
+    throughput,
+)
 from benchmarks.timing import environment
 from examples.demo.processes import NO_MOSQUITTO, DemoError, mosquitto_path
 
@@ -26,14 +37,14 @@ BENCHMARKS = {
     "resources": resources.measure,
     "disk": disk.measure,
 }
-NEED_MOSQUITTO = ("latency", "resources", "disk")
+RELIABILITY = {"chaos": chaos.measure}  # `make reliability`
+NEED_MOSQUITTO = ("latency", "resources", "disk", "chaos")
+ALL = {**BENCHMARKS, **RELIABILITY}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", choices=[[], *BENCHMARKS], metavar="NAME", help=", ".join(BENCHMARKS)
-    )
+    parser.add_argument("names", nargs="*", choices=[[], *ALL], metavar="NAME", help=", ".join(ALL))
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -49,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{name}: skipped, {NO_MOSQUITTO}")
             continue
         try:
-            measured = BENCHMARKS[name](quick=given.quick)
+            measured = ALL[name](quick=given.quick)
         except DemoError as error:
             raise SystemExit(f"{name}: {error}") from error
         at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -57,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(name)
         for row in table.rows({name: record}):
             print(f"  {row.what}: {'; '.join(filter(None, (row.ours, row.beside, row.ratio)))}")
+        for what, came in table.reliability({name: record}):
+            print(f"  {what}: {came}")
         if results is not None:
             results.mkdir(parents=True, exist_ok=True)
             path = results / f"{name}.json"

@@ -15,6 +15,7 @@ from tabulate import tabulate
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- `make bench` writes from here -->", "<!-- to here -->"
+RELIABILITY = ("<!-- `make reliability` writes from here -->", "<!-- reliability: to here -->")
 FLOOR_SHARE, GROWTH = 0.6, 1.3  # the targets
 DECODING_SHARE, LINE_SHARE = 0.5, 0.1
 FAILOVER_MS = 1000.0
@@ -68,18 +69,38 @@ def section(results: Mapping[str, Record]) -> str:
     return f"{lines}\n\n{_measured_on(results)}\n"
 
 
-def rewritten(readme: str, text: str) -> str:
+def reliability(results: Mapping[str, Record]) -> list[tuple[str, str]]:
+    """What was done to the gateway, and what came of it."""
+    told = {"chaos": _chaos, "failover": _failed_over}
+    return [row for name, tell in told.items() if name in results for row in tell(results[name])]
+
+
+def reliability_section(results: Mapping[str, Record]) -> str:
+    """Markdown: the table of what broke and what was lost."""
+    found = reliability(results)
+    if not found:
+        return "Nothing has been broken yet: `make reliability`.\n"
+    lines = tabulate(
+        found, headers=("what was done", "what came of it"), tablefmt="github", disable_numparse=True
+    )
+    used = {name: results[name] for name in ("chaos", "failover") if name in results}
+    return f"{lines}\n\n{_measured_on(used)}\n"
+
+
+def rewritten(readme: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """``readme`` with ``text`` between the markers. ValueError where they are not."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the README has no place for the table: {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n\n{text}\n{END}{after}"
+    before, found_begin, rest = readme.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"the README has no place for the table: {begin} ... {end}")
+    return f"{before}{begin}\n\n{text}\n{end}{after}"
 
 
 def write(readme: Path, results: Path) -> None:
-    """Puts the table of ``results`` into ``readme``. ValueError as :func:`load` and :func:`rewritten`."""
-    readme.write_text(rewritten(readme.read_text(), section(load(results))))
+    """Puts the tables of ``results`` into ``readme``. ValueError as :func:`load` and :func:`rewritten`."""
+    found = load(results)
+    text = rewritten(readme.read_text(), section(found))
+    readme.write_text(rewritten(text, reliability_section(found), *RELIABILITY))
 
 
 def _throughput(r: Record) -> list[Row]:
@@ -235,6 +256,36 @@ def _resources(r: Record) -> list[Row]:
             f"{_figure(over['load_cpu'])} times",
         ),
         Row("CPU while nothing arrives", f"{cpu['gateway'][1]} of a core", f"{cpu['bare'][1]}: the same", ""),
+    ]
+
+
+def _chaos(r: Record) -> list[tuple[str, str]]:
+    faults = ", ".join(f"{what} {n}" for what, n in sorted(r["n_faults"].items()))
+    return [
+        (
+            f"{sum(r['n_faults'].values())} faults in {_figure(r['seconds'] / 60)} minutes ({faults}), {r['n_rows']:,} rows",
+            f"conservation held in all {r['n_looks']} looks",
+        ),
+        (
+            "alerts of the devices at QoS 1",
+            f"expected {r['n_expected']}, delivered {r['n_delivered']} ({r['n_delayed']} of them delayed), lost {r['n_lost']}; "
+            f"{r['n_duplicated']} came more than once, with their id",
+        ),
+        (
+            "alerts of the devices at QoS 0 and on a serial line, outside of every gap",
+            f"expected {r['n_expected_lossy']}, lost {r['n_lost_lossy']}",
+        ),
+    ]
+
+
+def _failed_over(r: Record) -> list[tuple[str, str]]:
+    ours = r["to_cpu_ms"]
+    return [
+        (
+            f"{ours['all']['n']} deaths of an Edge TPU (a stand-in): hangs, aborts, fails at invoke, is killed",
+            f"its batch scored on the CPU after {_figure(ours['all']['max'])} ms at worst; {r['windows_scored']} of "
+            f"{r['windows_owed']} windows scored",
+        )
     ]
 
 

@@ -130,7 +130,10 @@ def test_without_mosquitto_a_benchmark_says_how_to_get_it(
 
 def test_the_readme_says_what_was_measured() -> None:
     readme = table.README.read_text()
-    assert table.rewritten(readme, table.section(table.load())) == readme, "python -m benchmarks.table"
+    found = table.load()
+    assert table.rewritten(readme, table.section(found)) == readme, "python -m benchmarks.table"
+    told = table.reliability_section(found)
+    assert table.rewritten(readme, told, *table.RELIABILITY) == readme, "python -m benchmarks.table"
 
 
 def test_what_is_not_measured_is_no_row(tmp_path: Path) -> None:
@@ -147,11 +150,11 @@ def test_the_readme_follows_what_was_measured_before_another_benchmark_failed(
 
     sizes = {"10": {"samples_per_s": 2e6, "bare_over_ours": 0.25}}
     readme = tmp_path / "README.md"
-    readme.write_text(f"{table.BEGIN}{table.END}")
+    readme.write_text("".join((table.BEGIN, table.END, *table.RELIABILITY)))
     monkeypatch.setattr(table, "README", readme)
     monkeypatch.setattr(table, "RESULTS", tmp_path / "results")
-    monkeypatch.setitem(run.BENCHMARKS, "ingest", lambda *, quick: {"by_rows_per_message": sizes})
-    monkeypatch.setitem(run.BENCHMARKS, "throughput", fails)
+    monkeypatch.setitem(run.ALL, "ingest", lambda *, quick: {"by_rows_per_message": sizes})
+    monkeypatch.setitem(run.ALL, "throughput", fails)
     with pytest.raises(SystemExit, match="throughput: no broker"):
         run.main(["ingest", "throughput"])
     assert "2.0 M samples/s" in readme.read_text()
