@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import ast
 import inspect
+import io
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,8 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import edge_node
 from edge_node import egress, uplink
+from edge_node.checkpoints import Checkpoints
+from edge_node.config_schema import Uplink as UplinkConfig
+from edge_node.continuity import Continuity
+from edge_node.departures import Departures
+from edge_node.dry_run import DryRun
 from edge_node.egress import EgressQueue, Outgoing, outgoing
+from edge_node.outbox import Outbox
 from models import messages
 from models.messages import Alert, Delivery, Event, Status, rfc3339
 from models.signal import DeviceCondition, SampleBlock, WindowBatch
@@ -297,3 +307,55 @@ def test_an_alert_says_that_it_is_delayed_and_nothing_else_of_it_changes() -> No
     assert late.delivery.delayed
     assert msgspec.structs.replace(late, delivery=said.delivery) == said
     assert egress.marked_delayed("summary", b"{}") == b"{}"
+
+
+def calls(name: str) -> dict[str, list[str]]:
+    """Functions of the gateway that call something of this name, by module."""
+    found: dict[str, list[str]] = {}
+    package = Path(edge_node.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                for node in ast.walk(function):
+                    if isinstance(node, ast.Call):
+                        called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+                        called = node.func.id if isinstance(node.func, ast.Name) else called
+                        if called == name:
+                            found.setdefault(path.relative_to(package).as_posix(), []).append(function.name)
+    return found
+
+
+def test_what_is_sent_was_made_by_the_allow_list() -> None:
+    """Only two places make what can be sent: the allow-list, and the outbox from what that had made; only one hands it to a
+    broker, and whoever tries a broker out sends what it makes up itself."""
+    assert calls("Outgoing") == {"egress.py": ["_item"], "outbox.py": ["messages"]}
+    assert calls("_item") == {"egress.py": ["outgoing", "clearing"]}
+    senders = {path: names for path, names in calls("publish").items() if "link" in _sources(path)}
+    assert senders["uplink.py"] == ["on_turn"]
+    assert set(senders) <= {"uplink.py", "probing.py", "doctor/broker.py"}
+
+
+def _sources(path: str) -> str:
+    return (Path(edge_node.__file__).parent / path).read_text()
+
+
+@pytest.mark.parametrize("raw", [BLOCK, BLOCK.values, WINDOWS, WINDOWS.values.tobytes()])
+def test_raw_signal_is_refused_on_every_path(raw: Any, tmp_path: Path) -> None:
+    waiting = Departures(10, 10**6)
+    up = uplink.Uplink(config(), TOPICS, status("offline"), departures=waiting)
+    rehearsed = DryRun(config(), TOPICS, status("offline"), departures=waiting, out=io.StringIO())
+    box = Outbox(tmp_path)
+    box.load()
+    checkpoints = Checkpoints(
+        box, waiting, every_s=1.0, released=lambda: None, committed=lambda _ticket: None
+    )
+    kept = Continuity.__new__(Continuity)
+    kept.checkpoints = checkpoints
+    for way in (up.publish, rehearsed.publish, lambda item: kept.hold(item, TOPICS)):
+        with pytest.raises(TypeError, match="may not leave the gateway"):
+            way(raw)
+    assert waiting.n_queued == 0
+
+
+def config() -> UplinkConfig:
+    return UplinkConfig(host="127.0.0.1", port=1)
