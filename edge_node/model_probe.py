@@ -141,7 +141,8 @@ def _main() -> int:
     bundle = Bundle(
         manifest, task.artifacts, {}, Path(f"{manifest.model_id} version {manifest.version}"), True
     )
-    os.nice(10)  # machines are being watched meanwhile
+    with suppress(OSError):  # a sandbox may forbid it
+        os.nice(10)  # machines are being watched meanwhile
     try:
         runtime_name()
         _limit(task.memory_mb << 20, task.timeout_s)
