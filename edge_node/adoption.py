@@ -120,7 +120,7 @@ class Adoption:
         """What the pipeline in service has just been given, and has scored."""
         if not self._stop.is_set():
             for track in self._tracks.values():
-                track.push(blocks)
+                track.attempt.push(blocks)
 
     def advance(self, now_ns: int) -> None:
         """What it was told of the time."""
@@ -131,7 +131,7 @@ class Adoption:
     def accept(self, acceptance: Acceptance) -> None:
         """What an operator told it."""
         for track in self._tracks.values():
-            track.accept(acceptance)
+            track.attempt.accept(acceptance)
 
     def check(self) -> None:
         """DaemonFailed when a task failed: by a defect."""
@@ -167,7 +167,7 @@ class Adoption:
     def families(self) -> list[Family]:
         """What is counted."""
         serving = {model_id: track.serving for model_id, track in self._tracks.items()}
-        trials = {model_id: track.n_on_trial for model_id, track in self._tracks.items()}
+        trials = {model_id: track.attempt.n_windows for model_id, track in self._tracks.items()}
         return families(self.adoptions, self.refusals, self.rollbacks, serving, trials)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

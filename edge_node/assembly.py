@@ -139,8 +139,8 @@ class Core:
         self, plans: Collection[DevicePlan], engines: Mapping[str, ScoringEngine]
     ) -> list[ScoringEngine]:
         """Serve the devices of ``plans`` as these say from their next window on, with ``engines`` beside those that are
-        here; returns the engines that nobody uses any more, for the caller to close. ValueError as
-        :meth:`Pipeline.adopt` raises it."""
+        here; returns the engines that nobody uses any more, for the caller to close. NotDrained and ValueError as
+        :meth:`Pipeline.adopt` raises them."""
         self.score()
         self.pipeline.adopt(plans)
         changed = {plan.device.device_id: plan for plan in plans}

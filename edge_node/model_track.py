@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 import structlog
@@ -20,6 +20,7 @@ from edge_node import model_admission as admission
 from edge_node import model_record as records
 from edge_node.config_devices import DEFAULT_ALERTS_PER_WEEK
 from edge_node.model_admission import Prepared
+from edge_node.model_attempt import Attempt, between_windows
 from edge_node.model_home import ModelHome
 from edge_node.model_inbox import Heard
 from edge_node.model_offers import Offer, Offers
@@ -28,16 +29,13 @@ from edge_node.model_record import Kept, NotAdmitted, Record
 from edge_node.model_restoring import Restored, kept_bundle
 from edge_node.model_shelf import Shelf
 from edge_node.model_store import Bundle
-from edge_node.model_trial import Trial
 from edge_node.model_watch import Watch
 from edge_node.plans import DevicePlan
-from edge_node.shadow import Shadow
 from models import manifest as manifests
-from models.acceptance import Acceptance
 from models.manifest import ModelManifest
 from models.messages import Alert, ModelStage, ModelState
 from models.refusals import RefusalReason
-from models.signal import NS_PER_S, SampleBlock
+from models.signal import NS_PER_S
 
 BLOB_PATIENCE_S = 60.0
 CANARY_PATIENCE_S = 10.0  # between what is retained of one model
@@ -74,14 +72,13 @@ class Track:
         self.unkept: str | None = None  # why a restart forgets what serves
         self._bundles: dict[str, Bundle] = {}  # those of the record that are in memory, by digest
         self._remember(restored.bundle)
+        self.attempt = Attempt(home)
         self._offers = Offers()
         self._stands_in_for: ModelManifest | None = self._before_canary()
         self._considered: Offer | None = None
         self._task: asyncio.Task[None] | None = None
         self._back: asyncio.Task[None] | None = None
         self._back_again_s = 0.0
-        self._shadow: Shadow | None = None
-        self._over: asyncio.Future[None] | None = None
         self._watch = self._new_watch(None)
         self._since_s = time.monotonic()
         self._retained_s: dict[bool, float] = {}  # canary or not -> when it was heard that it is there
@@ -97,11 +94,6 @@ class Track:
     def serving(self) -> int:
         """The version that scores now."""
         return max((p.model.version for p in self.plans if p.model is not None), default=0)
-
-    @property
-    def n_on_trial(self) -> int:
-        """Windows of the trial in progress."""
-        return 0 if self._shadow is None else self._shadow.trial.n
 
     @property
     def on_canary(self) -> bool:
@@ -178,33 +170,9 @@ class Track:
         if task is not None:
             task.cancel()
 
-    def push(self, blocks: Sequence[SampleBlock]) -> None:
-        """What the pipeline in service was given."""
-        if self._shadow is None or self._over is None or self._over.done():
-            return
-        try:
-            if self._home.crowded():
-                text = "samples pile up: there is no time for a trial"
-                raise NotAdmitted(RefusalReason.OVERLOADED, text)
-            self._shadow.push(blocks)
-        except NotAdmitted as refused:
-            self._over.set_exception(refused)
-        else:
-            if self._shadow.trial.complete:
-                self._over.set_result(None)
-
-    def accept(self, acceptance: Acceptance) -> None:
-        """What an operator told it."""
-        if self._shadow is not None:
-            self._shadow.accept(acceptance)
-
     def advance(self, now_ns: int) -> None:
         """What the pipeline in service was told of the time."""
-        if self._shadow is not None and self._over is not None and not self._over.done():
-            try:
-                self._shadow.advance(now_ns)
-            except NotAdmitted as refused:
-                self._over.set_exception(refused)
+        self.attempt.advance(now_ns)
         now_s = time.monotonic()
         self._miss_canary(now_s)
         if self.record.n_starts and now_s - self._since_s >= PROVED_S:
@@ -281,7 +249,7 @@ class Track:
             prepared = await self._prepare(offer)
             try:
                 text = await self._try_out(offer, prepared)
-                replaced = self._swap(prepared)
+                replaced = await between_windows(lambda: self._swap(prepared))
             except BaseException:
                 self._home.retire(prepared.engines.values())
                 raise
@@ -328,31 +296,19 @@ class Track:
         return await self._home.prepare(self.plans, lambda _: bundle)
 
     async def _try_out(self, offer: Offer, prepared: Prepared) -> str:
-        home, limits, gateway = self._home, self._home.config.models, self._home.config.gateway
-        trial = Trial(
-            {plan.device.device_id: self._budget(plan) for plan in prepared.plans}, limits.shadow_windows
-        )
-        shadow = Shadow(gateway.site, gateway.name, home.core, prepared, trial, limits.max_latency_ms)
-        self._shadow, self._over = shadow, asyncio.get_running_loop().create_future()
-        version = offer.manifest.version
-        text = f"version {version} is on trial for {limits.shadow_windows} windows of every device"
-        self._say("shadow", version, text, canary=offer.canary)
-        try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over, limits.shadow_max_s)
-            return shadow.judge(home.labelled_false())
-        finally:
-            shadow.close()
-            if self._shadow is shadow:
-                self._shadow = self._over = None
+        version, n = offer.manifest.version, self._home.config.models.shadow_windows
+        budgets = {plan.device.device_id: self._budget(plan) for plan in prepared.plans}
+
+        def begun() -> None:
+            text = f"version {version} is on trial for {n} windows of every device"
+            self._say("shadow", version, text, canary=offer.canary)
+
+        return await self.attempt.run(prepared, budgets, begun)
 
     def _swap(self, prepared: Prepared) -> ModelManifest | None:
         """The one place where what is in service changes; returns what was."""
         running = self.plans[0].model
-        try:
-            retired = self._home.core.adopt(prepared.plans, prepared.engines)
-        except ValueError as error:
-            raise NotAdmitted(RefusalReason.WRONG_SCHEMA, str(error)) from error
+        retired = self._home.core.adopt(prepared.plans, prepared.engines)
         self._home.retire(retired)
         return None if running is None else running.manifest
 
@@ -397,7 +353,7 @@ class Track:
                 self.plans, lambda device: configured[device] if bundle is None else bundle, probed=True
             )
             try:
-                self._swap(prepared)
+                await between_windows(lambda: self._swap(prepared))
             except NotAdmitted:
                 self._home.retire(prepared.engines.values())
                 raise

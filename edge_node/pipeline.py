@@ -26,7 +26,7 @@ from edge_node.announcing import PipelineEvent, SavedEvent, farewells, load_even
 from edge_node.chunk import Chunk
 from edge_node.counters import Counters
 from edge_node.lane import Lane, LaneState
-from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING, DevicePlan, ServedModel
+from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING, DevicePlan, NotDrained, ServedModel
 from edge_node.settling import Trace
 from models import codec, scoring
 from models.acceptance import Acceptance
@@ -316,11 +316,11 @@ class Pipeline:
 
     def adopt(self, plans: Collection[DevicePlan]) -> None:
         """Serve each device of ``plans`` by the model that its plan has now, from its next window on: see
-        :meth:`Lane.adopt`. What a batch was made for settles it, so none may be out, and no window ready: ValueError, as
-        for a plan that differs by more than that (:meth:`DevicePlan.fits`); then nothing has changed."""
+        :meth:`Lane.adopt`. What a batch was made for settles it, so none may be out, and no window ready: NotDrained.
+        ValueError for a plan that differs by more than that (:meth:`DevicePlan.fits`). Then nothing has changed."""
         lanes = {plan.device.device_id: self._lanes[plan.device.device_id] for plan in plans}
         if self._out or not all(lane.is_drained for lane in lanes.values()):
-            raise ValueError("windows are out for scoring: a model is changed between two windows")
+            raise NotDrained
         for plan in plans:
             if not lanes[plan.device.device_id].plan.fits(plan):
                 raise ValueError(f"{plan.device.device_id} cannot go on under that plan")

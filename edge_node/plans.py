@@ -23,6 +23,10 @@ MAX_WAITING = 8192  # windows of one device
 MAX_BATCHES_OUT = 16
 
 
+class NotDrained(Exception):
+    """Windows are out for scoring, or ready for it: a model is changed between two windows."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedModel:
     """A manifest's numbers as arrays: what is needed to turn features into inputs and outputs into p-values."""

@@ -26,12 +26,13 @@ _FEW = 32  # invocations from which a typical one is known
 
 
 class Shadow:
-    """The trial of ``candidate`` beside ``live``, from now on. ``live`` has nothing out for scoring."""
+    """The trial of ``candidate`` beside ``live``, from now on."""
 
     def __init__(
         self, site: str, gateway: str, live: Core, candidate: Prepared, trial: Trial, max_latency_ms: float
     ) -> None:
-        """ValueError where the devices cannot go on under the candidate's plans."""
+        """NotDrained where ``live`` cannot score what it has just now; ValueError where its devices cannot go on under the
+        candidate's plans."""
         self.trial = trial
         self._live = live
         self._max_latency_ms = max_latency_ms

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_node.plans import DevicePlan, ServedModel
+from edge_node.plans import DevicePlan, NotDrained, ServedModel
 from models import messages
 from models.acceptance import Acceptance
 from models.gating import GateSpec
@@ -104,7 +104,7 @@ def test_windows_that_are_out_are_settled_by_the_model_that_they_were_made_for()
     plant = Plant(first)
     plant.pipeline.push(signal(300))
     plant.hold()
-    with pytest.raises(ValueError, match="out for scoring"):
+    with pytest.raises(NotDrained):
         plant.pipeline.adopt([other(first)])
     for batch in plant.held:
         plant.give(batch)
@@ -116,7 +116,7 @@ def test_windows_that_are_ready_are_not_left_to_another_model() -> None:
     plant = Plant(first, max_batches_out=1)
     plant.pipeline.push(signal(300))
     plant.pipeline.gather()
-    with pytest.raises(ValueError, match="out for scoring"):
+    with pytest.raises(NotDrained):
         plant.pipeline.adopt([other(first)])
     plant.score()
     plant.pipeline.adopt([other(first)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from edge_node import model_track
 from edge_node.inference import Scored
+from edge_node.plans import NotDrained
 from models.publication import withdrawal
 from models.runtime import GraphUnusable
 from tests.edge_node.adopting import FEW, Gateway, Site, healthy, run
@@ -252,6 +254,29 @@ def test_what_misbehaves_is_rolled_back_and_never_served_again(tmp_path: Path) -
         await again.adopt(signed(good(4)))
         assert not again.models.troubles()
         await again.stop()
+
+    run(story)
+
+
+def test_a_swap_waits_until_no_window_is_out(tmp_path: Path) -> None:
+    """As while a process that scores is being started again."""
+    site = Site(tmp_path, good(1))
+
+    async def story() -> None:
+        gateway = Gateway(site)
+        real, n = gateway.core.pipeline.adopt, 0
+
+        def adopt(plans: Any) -> None:
+            nonlocal n
+            n += 1
+            if n < 4:
+                raise NotDrained
+            real(plans)
+
+        gateway.core.pipeline.adopt = adopt  # type: ignore[method-assign]
+        await gateway.adopt(signed(good(2)))
+        assert (n, gateway.version) == (4, 2)
+        await gateway.stop()
 
     run(story)
 
