@@ -212,6 +212,7 @@ class Adoption:
                     self.config,
                     plans,
                     bundles,
+                    workers=self.core.workers,
                     stop=self._stop,
                     on_notice=log.warning,
                     probed=probed,

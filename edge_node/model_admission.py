@@ -17,12 +17,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from edge_node import model_store
 from edge_node.assembly import build_engine, plan_for
 from edge_node.config import Config, ConfigError
-from edge_node.config_schema import Backend, Precision
+from edge_node.config_devices import DeviceConfig
 from edge_node.inference import ArtifactMissing, EdgeTpuUnavailable, ScoringEngine
 from edge_node.model_probe import ProbeFailed, probe
 from edge_node.model_record import NotAdmitted
 from edge_node.model_store import Bundle, BundleRefused
 from edge_node.plans import DevicePlan
+from edge_node.workers import Workers
 from models import manifest as manifests
 from models.manifest import ManifestError, ModelManifest
 from models.refusals import RefusalReason
@@ -90,12 +91,13 @@ def prepare(
     running: Sequence[DevicePlan],
     bundles: Callable[[str], Bundle],
     *,
+    workers: Workers | None,
     stop: threading.Event,
     on_notice: Notice,
     probed: bool = False,
 ) -> Prepared:
-    """What would serve the devices of ``running`` with ``bundles`` (by device) in place of what does. ``probed``: these
-    graphs have passed the probe here before. ProbeStopped when ``stop`` is set."""
+    """What would serve the devices of ``running`` with ``bundles`` (by device) in place of what does, in ``workers`` as that
+    does. ``probed``: these graphs have passed the probe here before. ProbeStopped when ``stop`` is set."""
     chosen = {plan.device.device_id: bundles(plan.device.device_id) for plan in running}
     plans = tuple(_fitting(config, plan, chosen[plan.device.device_id]) for plan in running)
     limits = config.models
@@ -110,9 +112,8 @@ def prepare(
         for plan in plans:
             if plan.engine not in engines:
                 device = config.device(plan.device.device_id)
-                engines[plan.engine] = _engine(
-                    config, chosen[plan.device.device_id], device.backend, device.precision, on_notice
-                )
+                bundle = chosen[plan.device.device_id]
+                engines[plan.engine] = _engine(config, bundle, device, workers, on_notice)
     except NotAdmitted:
         for engine in engines.values():
             engine.close()
@@ -136,10 +137,12 @@ def _fitting(config: Config, running: DevicePlan, bundle: Bundle) -> DevicePlan:
 
 
 def _engine(
-    config: Config, bundle: Bundle, backend: Backend, precision: Precision, on_notice: Notice
+    config: Config, bundle: Bundle, device: DeviceConfig, workers: Workers | None, on_notice: Notice
 ) -> ScoringEngine:
     try:
-        return build_engine(config.gateway, bundle, backend, precision, on_notice=on_notice)
+        return build_engine(
+            config.gateway, bundle, device.backend, device.precision, on_notice=on_notice, workers=workers
+        )
     except BundleRefused as error:
         raise NotAdmitted(error.reason, str(error)) from error
     except GraphUnusable as error:

@@ -85,7 +85,7 @@ class Attempt:
         except NotAdmitted as refused:
             over.set_exception(refused)
         else:
-            if shadow.trial.complete:
+            if shadow.complete:
                 over.set_result(None)
 
 

@@ -125,7 +125,13 @@ def _serve(
 ) -> None:
     try:
         prepared = admission.prepare(
-            config, plans, lambda _: bundle, stop=stop, on_notice=log.warning, probed=probed
+            config,
+            plans,
+            lambda _: bundle,
+            workers=core.workers,
+            stop=stop,
+            on_notice=log.warning,
+            probed=probed,
         )
     except ProbeStopped:
         raise NotAdmitted(RefusalReason.PROBE_HUNG, "the gateway is stopping") from None

@@ -51,6 +51,11 @@ class Shadow:
         self._heard_live = live.pipeline.tap(self._device_ids)
         self._compare()
 
+    @property
+    def complete(self) -> bool:
+        """Whether there is enough to judge by, and no window is out for scoring."""
+        return self.trial.complete and not self._core.pipeline.n_batches_out
+
     def push(self, blocks: Iterable[SampleBlock]) -> None:
         """The pipeline in service has just taken and scored ``blocks``. Raises NotAdmitted when the trial is over early."""
         mine = [block for block in blocks if block.device_id in self._needed]

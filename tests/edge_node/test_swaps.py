@@ -101,5 +101,11 @@ def next_version(config, plans, kind: Version, version: int) -> Prepared:  # typ
     manifest = signed(kind, version=version)[0]
     bundle = examine(manifest, blobs(kind))
     return prepare(
-        config, plans, lambda _: bundle, stop=threading.Event(), on_notice=pytest.fail, probed=True
+        config,
+        plans,
+        lambda _: bundle,
+        workers=None,
+        stop=threading.Event(),
+        on_notice=pytest.fail,
+        probed=True,
     )
