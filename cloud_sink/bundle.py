@@ -78,6 +78,15 @@ def write_bundle(path: Path, manifest: ModelManifest, artifacts: Mapping[Artifac
         raise _failed(path, error) from error
 
 
+def replace_manifest(path: Path, manifest: ModelManifest) -> None:
+    """``manifest`` in place of the one of the bundle ``path``, whose files it names. Raises BundleError."""
+    try:
+        _write(path / MANIFEST_NAME, manifests.encode(manifest))
+        _sync(path)
+    except OSError as error:
+        raise BundleError(f"{path / MANIFEST_NAME} cannot be written ({error.strerror or error})") from error
+
+
 def _create(path: Path, manifest: ModelManifest, files: Mapping[str, bytes]) -> None:
     parent = path.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The command line of the sink: ``cloud-sink train`` makes a model from a recording.
+"""The command line of the sink: ``train`` makes a model from a recording, ``keygen`` and ``sign`` vouch for it.
 
 Exit codes: 0 done, 1 refused (the recording, the target), 2 called wrongly. An error is one line: what,
 where, what to do.
@@ -13,8 +13,11 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from cloud_sink import train_options
+from cloud_sink import signing, train_options
+from cloud_sink.bundle import BundleError
+from cloud_sink.signing import NotSigned
 from models.cli_values import USAGE, Parser, UsageError, labels_of, log_options_of, time_ns
+from models.keys import KeyUnusable, read_private_key
 from models.labels import read_labels
 from models.logs import LogError
 from models.recording import log_files
@@ -29,17 +32,18 @@ def parser() -> argparse.ArgumentParser:
     """The parser of ``cloud-sink``."""
     top = Parser(
         prog="cloud-sink",
-        description="Trains, and later gathers and publishes, the models that gateways run.",
+        description="Trains and signs, and later gathers and publishes, the models that gateways run.",
     )
     top.add_argument("--version", action="version", version=f"cloud-sink {version('linewatch')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    train_options.add(
-        commands.add_parser(
-            "train",
-            help="make a model from a recording of healthy running",
-            description=train_options.DESCRIPTION,
-        )
+    train = commands.add_parser(
+        "train",
+        help="make a model from a recording of healthy running",
+        description=train_options.DESCRIPTION,
     )
+    train_options.add(train)
+    train.set_defaults(act=_train)
+    signing.add(commands)
     return top
 
 
@@ -47,11 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs ``cloud-sink``; returns the exit code."""
     given = parser().parse_args(arguments)
     try:
-        return _train(given)
+        code: int = given.act(given)
+        return code
     except UsageError as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return USAGE
-    except LogError as error:
+    except (BundleError, KeyUnusable, LogError, NotSigned) as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
@@ -62,7 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(given: argparse.Namespace) -> int:
     # scikit-learn takes a second to import: --help and usage errors need not wait for it.
     from cloud_sink import training
-    from cloud_sink.bundle import BundleError
     from cloud_sink.cutting import DatasetError, Request
     from cloud_sink.train import FitError
 
@@ -71,6 +75,7 @@ def _train(given: argparse.Namespace) -> int:
         raise UsageError(
             f"{model_id!r} cannot be a model's name: use letters, digits, '.', '_', '-', or give --model-id"
         )
+    key = None if given.key is None else read_private_key(given.key)  # before the work, not after it
     options = log_options_of(given, given.origin)
     logs = tuple(log_files(given.logs))
     request = Request(
@@ -104,8 +109,9 @@ def _train(given: argparse.Namespace) -> int:
             recentring=given.recentring,
             edge_tpu=given.edgetpu,
             alerts_per_week=given.alerts_per_week,
+            key=key,
         )
-    except (BundleError, DatasetError, FitError) as error:
+    except (DatasetError, FitError) as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cloud_sink import signing
 from models.cli_values import channel_value, count, not_negative, positive
 from models.signal import Mode
 
@@ -84,6 +85,7 @@ def add(train: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="class of machines it is for; default: as recorded",
     )
+    signing.add_key(what, required=False)
     part = train.add_argument_group("the healthy part")
     part.add_argument("--rows", type=count(1), metavar="N", help="only the first N rows")
     part.add_argument("--from", dest="from_", metavar="TIME", help="RFC 3339, or in --timezone; inclusive")

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from tabulate import tabulate
 from tqdm import tqdm
@@ -20,6 +21,7 @@ from cloud_sink.cutting import Progress, Request
 from cloud_sink.dataset import Dataset, read_dataset
 from cloud_sink.fit import FitOptions, Trained, fit_dataset, n_steps
 from cloud_sink.sample_size import duration
+from models import manifest as manifests
 from models.calibration import AlertLevel, level_for_budget
 from models.episodes import AlertPolicy
 from models.gating import GateSpec
@@ -44,8 +46,9 @@ def run(
     recentring: bool,
     edge_tpu: bool,
     alerts_per_week: float,
+    key: Ed25519PrivateKey | None = None,
 ) -> Trained:
-    """Trains on ``request``, writes the bundle ``out`` and prints what came of it.
+    """Trains on ``request``, writes the bundle ``out``, signed with ``key``, and prints what came of it.
 
     Raises LogError, DatasetError, FitError and BundleError; then nothing was written.
     """
@@ -66,13 +69,15 @@ def run(
         options = dataclasses.replace(options, class_=dataset.device.class_)
     with tqdm(total=n_steps(dataset), unit="step", disable=None, leave=False) as bar:
         trained = fit_dataset(dataset, options, tick=lambda step: _advance(bar, step))
-    write_bundle(out, trained.manifest, trained.artifacts)
+    manifest = trained.manifest if key is None else manifests.sign(trained.manifest, key)
+    write_bundle(out, manifest, trained.artifacts)
     print(report(dataset, trained, alerts_per_week))
     for warning in trained.warnings:
         _warn(warning)
     for note in trained.manifest.training.notes:
         _warn(note)
-    print(f"wrote {out} ({model_id} version {version}: {', '.join(trained.artifacts)})")
+    signed = "" if manifest.key_id is None else f"; signed with key {manifest.key_id}"
+    print(f"wrote {out} ({model_id} version {version}: {', '.join(trained.artifacts)}{signed})")
     return trained
 
 

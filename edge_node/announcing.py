@@ -65,8 +65,8 @@ class Announcer:
     """The voice of one device."""
 
     def __init__(self, site: str, gateway: str, plan: DevicePlan) -> None:
-        self._site = site
-        self._gateway = gateway
+        self.site = site
+        self.gateway = gateway
         self._plan = plan
         self._open: dict[str, Alert] = {}  # the last of each open episode, by its key
         self._since_ns = 0
@@ -74,6 +74,11 @@ class Announcer:
         self._n_states = 0  # published: tells apart equal states at one instant, where a clock went back
         self.condition = DeviceCondition.LEARNING
         self.outbox: list[PipelineEvent] = []
+
+    @property
+    def open_alerts(self) -> list[Alert]:
+        """The last message of every episode that is open."""
+        return list(self._open.values())
 
     @property
     def spoke(self) -> bool:
@@ -97,13 +102,13 @@ class Announcer:
         """The message of ``change`` in the episode ``key`` = kind or kind:subject."""
         device, model = self._plan.device, self._plan.model
         subject = key.partition(":")[2]
-        alert_id = episode_id(self._gateway, device.device_id, kind, change.start_ns, subject)
+        alert_id = episode_id(self.gateway, device.device_id, kind, change.start_ns, subject)
         return Alert(
             alert_id=alert_id,
             seq=change.seq,
             message_id=f"{alert_id}-{change.seq}",
-            site=self._site,
-            gateway=self._gateway,
+            site=self.site,
+            gateway=self.gateway,
             machine=device.machine,
             class_=device.class_,
             device=device.device_id,
@@ -174,9 +179,9 @@ class Announcer:
         self._n_states += 1
         subject = "/".join((str(self._n_states), condition, *now[1]))
         message = DeviceStateMessage(
-            message_id=episode_id(self._gateway, device.device_id, "state", at_ns, subject),
-            site=self._site,
-            gateway=self._gateway,
+            message_id=episode_id(self.gateway, device.device_id, "state", at_ns, subject),
+            site=self.site,
+            gateway=self.gateway,
             machine=device.machine,
             class_=device.class_,
             device=device.device_id,
@@ -194,9 +199,9 @@ class Announcer:
         # A span may be summarised in parts (around a silence, a restart): its first window tells them apart.
         subject = f"{model.manifest.schema_id}/{totals.first_ns}"
         summary = Summary(
-            message_id=episode_id(self._gateway, device.device_id, "summary", totals.start_ns, subject),
-            site=self._site,
-            gateway=self._gateway,
+            message_id=episode_id(self.gateway, device.device_id, "summary", totals.start_ns, subject),
+            site=self.site,
+            gateway=self.gateway,
             machine=device.machine,
             class_=device.class_,
             device=device.device_id,

@@ -6,11 +6,11 @@ The daemon and replay build their core here and nowhere else, so both run the sa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge_node.config import Config, ConfigError
+from edge_node.config import Config, ConfigError, Settled
 from edge_node.config_devices import DeviceConfig
 from edge_node.config_schema import Backend, Gateway, Precision
 from edge_node.inference import (
@@ -25,6 +25,7 @@ from edge_node.model_store import Bundle, BundleRefused, check_device, check_gol
 from edge_node.pipeline import Pipeline
 from edge_node.plans import DevicePlan, ServedModel
 from edge_node.portions import Portion
+from edge_node.runs import Runs
 from edge_node.scorer import Scorer
 from edge_node.workers import Workers
 from models import codec
@@ -45,12 +46,14 @@ _BLOCKS_OF_A_DEVICE = 8
 
 @dataclass(slots=True)
 class Core:
-    """A pipeline and the engines that score for it; ``workers``: where they do, None: in this process."""
+    """A pipeline and the engines that score for it; ``workers``: where they do, None: in this process. ``bundles``: what
+    each device was configured with."""
 
     pipeline: Pipeline
     engines: dict[str, ScoringEngine]
     plans: tuple[DevicePlan, ...]
     workers: Workers | None = None
+    bundles: Mapping[str, Bundle] = field(default_factory=dict)
     scorer: Scorer = field(init=False)
     _portions: dict[str, Portion] = field(init=False)
     _linked: frozenset[str] = field(init=False)
@@ -128,6 +131,26 @@ class Core:
         return self.scorer.last_failure
 
     @property
+    def runs(self) -> Mapping[str, Runs]:
+        """How each engine has scored."""
+        return self.scorer.runs
+
+    def adopt(
+        self, plans: Collection[DevicePlan], engines: Mapping[str, ScoringEngine]
+    ) -> list[ScoringEngine]:
+        """Serve the devices of ``plans`` as these say from their next window on, with ``engines`` beside those that are
+        here; returns the engines that nobody uses any more, for the caller to close. NotDrained and ValueError as
+        :meth:`Pipeline.adopt` raises them."""
+        self.score()
+        self.pipeline.adopt(plans)
+        changed = {plan.device.device_id: plan for plan in plans}
+        self.plans = tuple(changed.get(plan.device.device_id, plan) for plan in self.plans)
+        self.engines.update(engines)
+        used = {plan.engine for plan in self.plans}
+        self.scorer.forget(used)
+        return [self.engines.pop(engine) for engine in list(self.engines) if engine not in used]
+
+    @property
     def models(self) -> tuple[ModelStatus, ...]:
         """The models that are loaded, and on what each runs now."""
         found: dict[str, ModelStatus] = {}
@@ -167,7 +190,8 @@ def assemble(config: Config, *, on_notice: Callable[[str], None], workers: Worke
         max_batches_out=gateway.max_batches_out,
         max_waiting=gateway.max_waiting,
     )
-    return Core(pipeline, engines, tuple(plans), workers)
+    configured = {d.device.device_id: bundles[d.model] for d in config.devices if d.model is not None}
+    return Core(pipeline, engines, tuple(plans), workers, configured)
 
 
 def _plan(
@@ -180,39 +204,52 @@ def _plan(
 ) -> DevicePlan:
     """The plan of ``device``; what it needs is added to ``bundles`` and ``engines``."""
     bundle = _bundle(config, device, bundles)
-    settled = config.settle(device, bundle.manifest if bundle is not None else None)
-    engine = ""
-    model: ServedModel | None = None
-    levels: dict[ArtifactTarget, AlertLevel] = {}
-    if bundle is not None:
-        device_id = device.device.device_id
-        try:
-            check_device(bundle, settled.device, settled.window)
-            engine = f"{_identity(bundle.manifest)}@{device.backend}/{device.precision}"
-            if engine not in engines:
-                engines[engine] = build_engine(
-                    config.gateway,
-                    bundle,
-                    device.backend,
-                    device.precision,
-                    on_notice=on_notice,
-                    workers=workers,
-                )
-        except (BundleRefused, ArtifactMissing, EdgeTpuUnavailable, GraphUnusable) as error:
-            raise config.error(device_id, "model", device.model, str(error)) from error
-        departure = config.departure(device, bundle.manifest)
-        if departure is not None:
-            on_notice(departure)
-        model = ServedModel.build(bundle.manifest, settled.device)
-        levels = alert_levels(bundle.manifest, device)
+    if bundle is None:
+        return _plan_of(device, config.settle(device, None), None, "")
+    try:
+        return served_plan(config, device, bundle, engines, on_notice, workers)
+    except (BundleRefused, ArtifactMissing, EdgeTpuUnavailable, GraphUnusable) as error:
+        raise config.error(device.device.device_id, "model", device.model, str(error)) from error
+
+
+def served_plan(
+    config: Config,
+    device: DeviceConfig,
+    bundle: Bundle,
+    engines: dict[str, ScoringEngine],
+    on_notice: Callable[[str], None],
+    workers: Workers | None,
+) -> DevicePlan:
+    """The plan of ``device`` as served by ``bundle``, whatever the configuration names; an engine that it needs is added to
+    ``engines``. Raises as :func:`plan_for` and :func:`build_engine` do."""
+    plan = plan_for(config, device, bundle)
+    if plan.engine not in engines:
+        engines[plan.engine] = build_engine(
+            config.gateway, bundle, device.backend, device.precision, on_notice=on_notice, workers=workers
+        )
+    departure = config.departure(device, bundle.manifest)
+    if departure is not None:
+        on_notice(departure)
+    return plan
+
+
+def plan_for(config: Config, device: DeviceConfig, bundle: Bundle) -> DevicePlan:
+    """The plan of ``device`` with ``bundle``. Raises ConfigError and BundleRefused where they do not fit."""
+    settled = config.settle(device, bundle.manifest)
+    check_device(bundle, settled.device, settled.window)
+    engine = f"{_identity(bundle.manifest)}@{device.backend}/{device.precision}"
+    return _plan_of(device, settled, bundle, engine)
+
+
+def _plan_of(device: DeviceConfig, settled: Settled, bundle: Bundle | None, engine: str) -> DevicePlan:
     return DevicePlan(
         device=settled.device,
         window=settled.window,
         time=settled.time,
         alert=device.alert,
-        model=model,
+        model=None if bundle is None else ServedModel.build(bundle.manifest, settled.device),
         engine=engine,
-        levels=levels,
+        levels={} if bundle is None else alert_levels(bundle.manifest, device),
         limits=device.limits,
         gate=device.gate,
         privacy=device.privacy,
@@ -294,7 +331,8 @@ def _bundle(config: Config, device: DeviceConfig, bundles: dict[Path, Bundle]) -
         return None
     if device.model not in bundles:
         try:
-            bundles[device.model] = load_bundle(device.model)
+            keys = config.trusted_keys
+            bundles[device.model] = load_bundle(device.model, keys, require_signature=bool(keys))
         except BundleRefused as error:
             raise config.error(device.device.device_id, "model", device.model, str(error)) from error
     return bundles[device.model]

@@ -15,20 +15,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge_node.config_device_checks import check_device
 from edge_node.config_devices import SPELLINGS, DeviceConfig, differences, resolve_device
 from edge_node.config_http import check_http
 from edge_node.config_models import check_models
 from edge_node.config_partial import UNKNOWN, Names, Salvage, as_far_as_known, sure
-from edge_node.config_schema import DeviceSection, Document, Gateway, Source, Uplink
+from edge_node.config_schema import DeviceSection, Document, Gateway, Models, Source, Uplink
 from edge_node.config_sources import check_sources, check_uplink
 from edge_node.config_text import ConfigError as ConfigError
 from edge_node.config_text import name_tables, parse, place, report
+from edge_node.config_trust import check_trust, trusted_key
 from edge_node.config_validation import Problem, find_problems, misspelt
 from edge_node.toml_positions import KeyPath, Positions
 from models.signal import Device, WindowSpec
-from models.topics import check_level
+from models.topics import MODELS_LEVEL, check_level
 from models.windowing import TimePolicy, default_policy
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ class Config:
     path: Path
     gateway: Gateway
     uplink: Uplink | None
+    models: Models
+    trusted_keys: tuple[Ed25519PublicKey, ...]
     sources: tuple[Source, ...]
     devices: tuple[DeviceConfig, ...]
     config_hash: str
@@ -145,6 +149,7 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
     known = _known_channels(raw)
     gateway = salvage.read(raw.get("gateway"), Gateway, ("gateway",), wrong)
     uplink = salvage.read(raw.get("uplink"), Uplink, ("uplink",), wrong)
+    models = salvage.read(raw.get("models", {}), Models, ("models",), wrong)
     sources: dict[int, Source] = _tables(raw.get("source"), Source, "source", salvage, wrong)
     sections: dict[int, DeviceSection] = {}
     if isinstance(raw.get("defaults", {}), dict):
@@ -159,6 +164,7 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
         )
     if uplink is not None:
         problems += check_uplink(uplink)
+    problems += as_far_as_known(check_trust(models, base))
     problems += check_sources(list(sources.items()), uplink, known)
     problems += _check_duplicates(raw, lines)
     if not raw.get("device") and "device" not in misspelt(raw, _keys(Document)):
@@ -176,9 +182,11 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
         path=path,
         gateway=gateway,
         uplink=uplink,
+        models=models,
+        trusted_keys=tuple(trusted_key(given, base) for given in models.trusted_keys),
         sources=tuple(sources.values()),
         devices=tuple(_share_budget(devices, gateway.max_alerts_per_week)),
-        config_hash=_hash(base, (gateway, uplink, list(sources.values()), list(sections.values()))),
+        config_hash=_hash(base, (gateway, uplink, models, list(sources.values()), list(sections.values()))),
         lines=lines,
     )
 
@@ -239,6 +247,10 @@ def _check_level(gateway: Gateway, key: str) -> Iterator[Problem]:
         check_level(value, key)
     except ValueError as error:
         yield Problem(("gateway", key), str(error), value, True)
+    if (key, value) == ("site", MODELS_LEVEL):
+        yield Problem(
+            ("gateway", key), "models are published there, beside the sites: choose another name", value, True
+        )
 
 
 def _check_duplicates(raw: Mapping[str, Any], lines: Positions) -> Iterator[Problem]:

@@ -21,6 +21,7 @@ from models.alerting import AlertPolicy
 from models.logs import LogOptions
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Mode
+from models.tflite_check import MAX_BYTES as MAX_MODEL_BYTES
 from models.time_policy import TimeOptions
 from models.topics import DEFAULT_PREFIX
 
@@ -107,6 +108,23 @@ class Uplink(Broker, frozen=True, kw_only=True, forbid_unknown_fields=True):
     queue_bytes: Count = 256 << 20
     queue_max_age_s: Positive = 7 * 86_400.0
     drain_per_s: Annotated[float, msgspec.Meta(ge=1)] = 200.0
+
+
+class Models(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[models]``: whose models this gateway trusts, and what one must show before it is served.
+
+    ``trusted_keys``: public keys, as base64 or as the files that hold it. With any, every model must be signed with one of
+    them, and newer ones are taken from the uplink's broker; without, only what ``model`` of a device names is used.
+    """
+
+    trusted_keys: tuple[Name, ...] = ()
+    max_bytes: Annotated[int, msgspec.Meta(ge=1024, le=MAX_MODEL_BYTES)] = 4 << 20
+    probe_memory_mb: Annotated[int, msgspec.Meta(ge=16, le=1 << 20)] = 256
+    probe_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 30.0
+    shadow_windows: Annotated[int, msgspec.Meta(ge=10, le=1_000_000)] = 120
+    shadow_max_s: Positive = 86_400.0
+    watch_s: NotNegative = 86_400.0
+    max_latency_ms: Positive = 100.0
 
 
 class MqttSubscription(PayloadSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -255,6 +273,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     gateway: Gateway
     uplink: Uplink | None = None
+    models: Models = Models()
     defaults: DeviceOptions = DeviceOptions()
     source: tuple[Source, ...] = ()
     device: tuple[DeviceSection, ...] = ()

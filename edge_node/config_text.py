@@ -91,7 +91,7 @@ def name_tables(raw: Mapping[str, Any]) -> dict[KeyPath, str]:
 
 def _label(path: KeyPath, names: Mapping[KeyPath, str]) -> tuple[str, str]:
     """The table that ``path`` is in, as written in the file, and the key in it."""
-    if len(path) < 2 and path[:1] not in (("gateway",), ("uplink",), ("defaults",)):
+    if len(path) < 2 and path[:1] not in (("gateway",), ("uplink",), ("models",), ("defaults",)):
         return "", "".join(str(part) for part in path)
     n = 2 if len(path) > 1 and isinstance(path[1], int) else 1
     name = names.get(path[:n])

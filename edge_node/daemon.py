@@ -21,6 +21,7 @@ from pathlib import Path
 import structlog
 
 from edge_node import figures, metrics
+from edge_node.adoption import Adoption
 from edge_node.assembly import assemble
 from edge_node.blindness import Blindness
 from edge_node.block_queue import BlockQueue
@@ -50,6 +51,7 @@ from models.messages import (
     DeviceStateMessage,
     Event,
     GatewayState,
+    ModelState,
     Response,
     Severity,
     Status,
@@ -168,6 +170,15 @@ class Daemon:
         except StateInUse as error:
             raise StartError(str(error)) from error
         to_close.callback(self._state_dir.close)
+        self._models = Adoption(
+            self._config,
+            self._core,
+            self._state_dir.path,
+            publish=self._publish_model,
+            crowded=lambda: self._queue.n_samples > self._config.gateway.queue_samples // 4,
+            labelled_false=lambda: self._desk.requests.labelled_false,
+            now_ns=self._now_ns,
+        )
         self._continuity = Continuity(self._config, self._state_dir, self._parts, released=self._released)
         self._continuity.resume(self._now_ns())
 
@@ -229,12 +240,14 @@ class Daemon:
         for block in blocks:
             self._record(block)
         self._core.push(*blocks)
+        self._models.push(blocks)
         now_ns = self._now_ns()
         self._desk.work(now_ns, time.monotonic())
         if self._ticks.due(now_ns):
             self._record(Tick(now_ns))
             self._core.pipeline.advance(now_ns)
             self._core.score()
+            self._models.advance(now_ns)
             self._watch_ourselves(now_ns)
         self._deliver_all()
 
@@ -255,6 +268,7 @@ class Daemon:
             self._continuity.problem,
             self._desk.counters(),
         )
+        found += self._models.troubles()
         for alert in self._alerts.step(found, now_ns, now_s):
             self._deliver(PipelineEvent(alert, now_ns, None))
 
@@ -297,6 +311,7 @@ class Daemon:
     def _accept(self, acceptance: Acceptance) -> None:
         self._record(acceptance)
         self._core.pipeline.accept(acceptance)
+        self._models.accept(acceptance)
         self._core.score()
 
     def _reload_soon(self) -> None:
@@ -333,6 +348,7 @@ class Daemon:
             config.gateway.site,
             config.gateway.name,
         )
+        self._models.take_over(config, core)
         n_kept = carry_over(self._core, core, same_gateway=same_gateway)
         no_more = gone(self._core, core, same_gateway=same_gateway)
         self._core.close()
@@ -349,7 +365,7 @@ class Daemon:
             self._alerts = GatewayAlerts(config.gateway.site, config.gateway.name)
         self._continuity.take_up(config, core, self._alerts)
         await self._continuity.commit(self._now_ns())
-        moves = config.uplink != before.uplink or not same_gateway
+        moves = config.uplink != before.uplink or config.models != before.models or not same_gateway
         if moves:
             if _place(config) != _place(before):
                 self._forget(list(self._parts.states), go_on_elsewhere=True)
@@ -377,6 +393,7 @@ class Daemon:
         """A part that failed ends the daemon."""
         self._sources.check()
         raise_failure("the outbox", self._continuity.checkpoints.failure())
+        self._models.check()
         if self._uplink is not None and self._uplink.finished.done():
             raise_failure("the uplink", self._uplink.finished.exception())
 
@@ -390,10 +407,15 @@ class Daemon:
         if self._dry_run:
             self._uplink = DryRun(self._config.uplink, topics, offline, departures=departures)
         else:
-            payload_of, inbound = self._continuity.outbox.payload, (self._desk.inbox(topics),)
+            payload_of, inbound = (
+                self._continuity.outbox.payload,
+                (self._desk.inbox(topics), self._models.inbox),
+            )
             self._uplink = Uplink(
                 self._config.uplink, topics, offline, inbound, departures=departures, payload_of=payload_of
             )
+        for said in self._models.states:
+            self._uplink.publish(said)
         if self._parts.states:  # said over the uplink before this one
             self._publish_status("online")
             for state in self._parts.states.values():
@@ -412,6 +434,7 @@ class Daemon:
         what is in progress is kept for then; else it is brought to its end."""
         self._supervision.stopping()
         await self._sources.stop()
+        await self._models.stop()
         while self._queue.n_samples:
             self._turn()
         if for_good or not self._continuity.outbox.durable:
@@ -424,6 +447,10 @@ class Daemon:
         await self._stop_uplink(final)
         await asyncio.to_thread(self._continuity.close)
         log.info(final)
+
+    def _publish_model(self, state: ModelState) -> None:
+        if self._uplink is not None:
+            self._uplink.publish(state)
 
     def _publish_status(self, state: GatewayState) -> None:
         if self._uplink is not None:
@@ -481,7 +508,7 @@ class Daemon:
             self._recording,
             self._desk.counters(),
         )
-        return found + self._supervision.families()
+        return found + self._supervision.families() + self._models.families()
 
     @property
     def _status_ns(self) -> int:

@@ -15,10 +15,19 @@ from dataclasses import dataclass
 
 import msgspec
 
-from models.messages import Alert, DeviceStateMessage, Event, Response, Status, Summary, encode
+from models.messages import (
+    Alert,
+    DeviceStateMessage,
+    Event,
+    ModelState,
+    Response,
+    Status,
+    Summary,
+    encode,
+)
 from models.topics import GatewayTopics
 
-SENDABLE = (Alert, Summary, DeviceStateMessage, Status, Response)
+SENDABLE = (Alert, Summary, DeviceStateMessage, Status, Response, ModelState)
 
 N_RANKS = 3  # what is given up first has the lowest rank
 SUMMARY_RANK = 0
@@ -54,7 +63,7 @@ class Outgoing:
         return f"{self.prefix}/{self.place}"
 
 
-def outgoing(event: Event | Status | Response, topics: GatewayTopics) -> Outgoing:
+def outgoing(event: Event | Status | Response | ModelState, topics: GatewayTopics) -> Outgoing:
     """``event`` ready to be sent. Raises TypeError for what may not leave the gateway, ValueError for
     another gateway's."""
     if type(event) not in SENDABLE:
@@ -71,6 +80,8 @@ def outgoing(event: Event | Status | Response, topics: GatewayTopics) -> Outgoin
         topic, rank, device = topics.response(event.request), 1, event.device or ""
     elif isinstance(event, DeviceStateMessage):
         topic, device = topics.device_state(event.device), event.device
+    elif isinstance(event, ModelState):
+        topic = topics.model(event.model_id)
     else:
         topic = topics.status
     return _item(event.type, topic, topics.prefix, encode(event), rank, device)

@@ -78,13 +78,8 @@ class Lane:
         self._stale = False
         self._finishing = False
         self.verdicts: list[Verdict] = []  # on acceptances, not yet taken
-        model = plan.model
         self._inspection = Inspection(plan)
-        self._recentring: Recentring | None = None
-        if model is not None and model.manifest.recentring is not None:
-            self._recentring = Recentring(
-                model.manifest.recentring, model.centre, model.scale, model.recentred, model.start_centre
-            )
+        self._recentring = _recentring(plan)
 
     @property
     def outbox(self) -> list[PipelineEvent]:
@@ -248,6 +243,29 @@ class Lane:
         the summary is closed once all are."""
         self._finishing = True
         self.collect()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether no window has features and yet to be settled: then nothing depends on the model but what is open."""
+        return all(isinstance(item, Silence) or item.stage not in ("ready", "out") for item in self._order)
+
+    def adopt(self, plan: DevicePlan) -> None:
+        """Score by the model of ``plan`` from the next window on; of a lane that is drained. It has the features of the
+        one before, and all else in ``plan`` is as it was: windows in progress, counts, alerts that are open, what operators
+        have accepted and where re-centring stands go on. The summary in progress ends here, for it is of one model."""
+        assert self.is_drained
+        inspection = Inspection(plan)
+        inspection.restore(self._inspection.state())
+        recentring, before = _recentring(plan), self._recentring
+        self.settler.finish(self.windower.last_arrival_ns)
+        self.settler = self.settler.adopt(plan)
+        if recentring is not None and before is not None:
+            if self.settler.accepted is None:
+                recentring.follow(before)
+            else:  # it is measured from where the operators put the centre, which stays where it was
+                recentring.restore(before.state())
+            self.settler.recentred(recentring.offset)
+        self.plan, self._inspection, self._recentring = plan, inspection, recentring
 
     def snapshot(self) -> LaneState:
         return LaneState(
@@ -449,3 +467,12 @@ class Lane:
                     self._offer(chunk)
         if self._finishing and not self._n_untaken:
             self.settler.finish(self.windower.last_arrival_ns)
+
+
+def _recentring(plan: DevicePlan) -> Recentring | None:
+    model = plan.model
+    if model is None or model.manifest.recentring is None:
+        return None
+    return Recentring(
+        model.manifest.recentring, model.centre, model.scale, model.recentred, model.start_centre
+    )

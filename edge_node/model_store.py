@@ -11,10 +11,9 @@ do.
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +21,11 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge_node.golden_checks import Mismatch, check_calibration, check_numbers, check_start, check_vector
-from edge_node.inference import Engine, ScoringEngine
+from edge_node.inference import Engine, Precision, ScoringEngine
 from models import manifest as manifests
 from models.features import describe, schema_id
 from models.manifest import Artifact, ManifestError, ManifestIncomplete, ModelManifest
+from models.refusals import RefusalReason as RefusalReason
 from models.runtime import GraphUnusable, RuntimeUnavailable
 from models.signal import ArtifactTarget, Device, WindowSpec
 from models.tflite_check import MAX_BYTES as MAX_MODEL_BYTES
@@ -34,19 +34,6 @@ from models.tflite_check import GraphFacts, ModelRejected, check
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}\.tflite")
-
-
-class RefusalReason(enum.StrEnum):
-    """Why a bundle was refused."""
-
-    UNREADABLE = "unreadable"
-    BAD_MANIFEST = "bad_manifest"
-    NOT_TRUSTED = "not_trusted"
-    CORRUPT = "corrupt"
-    BAD_GRAPH = "bad_graph"
-    WRONG_SCHEMA = "wrong_schema"
-    NO_RUNTIME = "no_runtime"
-    GOLDEN_MISMATCH = "golden_mismatch"
 
 
 class BundleRefused(ValueError):
@@ -80,6 +67,15 @@ def load_bundle(
     A signature that is there must be of a ``trusted`` key where any are given. The golden vectors of CPU
     artifacts are checked here, those of the Edge TPU by :func:`check_golden` once its engine is built.
     """
+    bundle = read_bundle(path, trusted, require_signature=require_signature)
+    check_on_cpu(bundle)
+    return bundle
+
+
+def read_bundle(
+    path: Path, trusted: tuple[Ed25519PublicKey, ...] = (), *, require_signature: bool = False
+) -> Bundle:
+    """As :func:`load_bundle`, but no runtime has seen a graph yet."""
     file = path / MANIFEST_NAME
     data = _read(file, MAX_MANIFEST_BYTES)
     if len(data) > MAX_MANIFEST_BYTES:
@@ -95,6 +91,21 @@ def load_bundle(
             RefusalReason.BAD_MANIFEST, file, f"{error}. Train the model again, or update this gateway"
         ) from error
     signed = _verify(manifest, trusted, require_signature, file)
+
+    def read(artifact: Artifact) -> bytes:
+        return _read(path / artifact.file, artifact.n_bytes)
+
+    return _examined(manifest, read, path, signed)
+
+
+def examine(manifest: ModelManifest, blobs: Mapping[str, bytes], name: str) -> Bundle:
+    """The bundle of ``manifest``, whose signature the caller has verified, and ``blobs`` by SHA-256, as :func:`read_bundle`
+    would find it in a directory called ``name``. KeyError where a blob is not there."""
+    return _examined(manifest, lambda artifact: blobs[artifact.sha256], Path(name), signed=True)
+
+
+def _examined(manifest: ModelManifest, read: Callable[[Artifact], bytes], path: Path, signed: bool) -> Bundle:
+    file = path / MANIFEST_NAME
     _check_schema(manifest, file)
     _check_numbers(manifest, file)
     artifacts: dict[ArtifactTarget, bytes] = {}
@@ -102,22 +113,25 @@ def load_bundle(
     for artifact in manifest.artifacts:
         if artifact.target in artifacts:
             raise BundleRefused(RefusalReason.BAD_MANIFEST, file, f"two artifacts for {artifact.target}")
-        model = _read_artifact(path, artifact, file)
+        model = _read_artifact(path, artifact, file, read)
         facts[artifact.target] = _check_graph(manifest, artifact, model, path / artifact.file)
         artifacts[artifact.target] = model
-    bundle = Bundle(manifest, artifacts, facts, path, signed)
-    for artifact in manifest.artifacts:
+    return Bundle(manifest, artifacts, facts, path, signed)
+
+
+def check_on_cpu(bundle: Bundle) -> None:
+    """Builds an engine for every CPU artifact and runs its golden vectors; raises BundleRefused."""
+    for artifact in bundle.manifest.artifacts:
         if artifact.target == "edgetpu-int8":
             continue
+        precision: Precision = "int8" if artifact.dtype == "int8" else "float32"
         try:
-            engine = Engine(manifest, artifacts, precision="int8" if artifact.dtype == "int8" else "float32")
-            check_golden(bundle, engine)
+            check_golden(bundle, Engine(bundle.manifest, bundle.artifacts, precision=precision))
         except RuntimeUnavailable as error:
-            raise BundleRefused(RefusalReason.NO_RUNTIME, path, str(error)) from error
+            raise BundleRefused(RefusalReason.NO_RUNTIME, bundle.path, str(error)) from error
         except GraphUnusable as error:
             text = f"the TFLite runtime here refuses it ({error}). Update the runtime, or train again"
-            raise BundleRefused(RefusalReason.BAD_GRAPH, path / artifact.file, text) from error
-    return bundle
+            raise BundleRefused(RefusalReason.BAD_GRAPH, bundle.path / artifact.file, text) from error
 
 
 def check_device(bundle: Bundle, device: Device, window: WindowSpec) -> None:
@@ -235,7 +249,9 @@ def _check_numbers(manifest: ModelManifest, file: Path) -> None:
         raise BundleRefused(RefusalReason.GOLDEN_MISMATCH, file, text) from error
 
 
-def _read_artifact(path: Path, artifact: Artifact, manifest_file: Path) -> bytes:
+def _read_artifact(
+    path: Path, artifact: Artifact, manifest_file: Path, read: Callable[[Artifact], bytes]
+) -> bytes:
     if not _PLAIN_NAME.fullmatch(artifact.file):
         text = f"artifact file {artifact.file!r} is not a plain name.tflite"
         raise BundleRefused(RefusalReason.BAD_MANIFEST, manifest_file, text)
@@ -243,7 +259,7 @@ def _read_artifact(path: Path, artifact: Artifact, manifest_file: Path) -> bytes
         text = f"artifact {artifact.file!r} has {artifact.n_bytes} bytes, not 1 to {MAX_MODEL_BYTES}"
         raise BundleRefused(RefusalReason.BAD_MANIFEST, manifest_file, text)
     file = path / artifact.file
-    model = _read(file, artifact.n_bytes)
+    model = read(artifact)
     what = ""
     if len(model) < artifact.n_bytes:
         what = f"{len(model)} bytes, not {artifact.n_bytes}"

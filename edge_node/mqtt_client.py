@@ -146,7 +146,7 @@ class Link:
         self._client.ack(mid, 1)
 
     def unsubscribe(self, filters: list[str]) -> None:
-        """Gives up filters that the broker's session has kept."""
+        """Gives up filters: of this connection, or that the broker's session has kept."""
         self._client.unsubscribe(filters)
 
     def subscribe(self, filters: list[tuple[str, int]]) -> None:

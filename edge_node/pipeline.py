@@ -26,13 +26,14 @@ from edge_node.announcing import PipelineEvent, SavedEvent, farewells, load_even
 from edge_node.chunk import Chunk
 from edge_node.counters import Counters
 from edge_node.lane import Lane, LaneState
-from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING, DevicePlan, ServedModel
+from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING, DevicePlan, NotDrained, ServedModel
 from edge_node.settling import Trace
 from models import codec, scoring
 from models.acceptance import Acceptance
 from models.calibration import p_values
 from models.features import extract_pieces
 from models.gating import Gate, GateState
+from models.messages import Alert
 from models.requests import Refusal
 from models.signal import ArtifactTarget, DropReason, SampleBlock, samples_to_ns
 
@@ -117,10 +118,8 @@ class Pipeline:
                 self._gates.setdefault(plan.gate.device_id, []).append((device_id, gate))
                 self._gate_of[device_id] = gate
             self._lanes[device_id] = Lane(site, gateway, plan, gate, max_waiting)
-            values = plan.window.n * max(1, len(plan.device.channels))
-            self._at_once[plan.engine] = max(1, VALUES_AT_ONCE // values)
-            self._fresh[plan.engine], self._n_fresh[plan.engine] = [], 0
-        self._outboxes = [(device_id, lane.outbox) for device_id, lane in self._lanes.items()]
+            self._expect(plan)
+        self._outboxes = self._lane_outboxes()
         self._out: dict[int, tuple[list[Chunk | Trial], NDArray[np.float32]]] = {}
         self._next_batch_id = 0
         self._max_batches_out = max_batches_out
@@ -315,6 +314,43 @@ class Pipeline:
             lane.finish()
             self._register(lane)
 
+    def adopt(self, plans: Collection[DevicePlan]) -> None:
+        """Serve each device of ``plans`` by the model that its plan has now, from its next window on: see
+        :meth:`Lane.adopt`. What a batch was made for settles it, so none may be out, and no window ready: NotDrained.
+        ValueError for a plan that differs by more than that (:meth:`DevicePlan.fits`). Then nothing has changed."""
+        lanes = {plan.device.device_id: self._lanes[plan.device.device_id] for plan in plans}
+        if self._out or not all(lane.is_drained for lane in lanes.values()):
+            raise NotDrained
+        for plan in plans:
+            if not lanes[plan.device.device_id].plan.fits(plan):
+                raise ValueError(f"{plan.device.device_id} cannot go on under that plan")
+        for plan in plans:
+            self._expect(plan)
+            lanes[plan.device.device_id].adopt(plan)
+            self._changed[plan.device.device_id] = None
+        self._ready = {}
+        used = {lane.plan.engine for lane in self._lanes.values()}
+        for engine in [e for e in self._fresh if e not in used]:
+            del self._fresh[engine], self._n_fresh[engine], self._at_once[engine]
+        self._outboxes = self._lane_outboxes()
+
+    def tap(self, device_ids: Collection[str]) -> list[Trace]:
+        """A list to which every window of these devices that is scored is added from now on, until :meth:`untap`;
+        whoever asked empties it."""
+        heard: list[Trace] = []
+        for device_id in device_ids:
+            self._lanes[device_id].settler.taps += (heard,)
+        return heard
+
+    def untap(self, heard: list[Trace]) -> None:
+        """The inverse of :meth:`tap`."""
+        for lane in self._lanes.values():
+            lane.settler.taps = tuple(tap for tap in lane.settler.taps if tap is not heard)
+
+    def open_alerts(self, device_id: str) -> list[Alert]:
+        """The last message of every alert of a device that is open."""
+        return self._lanes[device_id].settler.open_alerts
+
     @property
     def max_batches_out(self) -> int:
         """How many batches may be out at once."""
@@ -350,9 +386,10 @@ class Pipeline:
             total.add(lane.counters())
         return total
 
-    def snapshot(self) -> bytes:
-        """All state, batches that are out included: after :meth:`restore` they are handed out again."""
-        devices = {device_id: self._part(device_id) for device_id in self._lanes}
+    def snapshot(self, only: Collection[str] | None = None) -> bytes:
+        """All state (of the devices in ``only``; None: of all), batches that are out included: after :meth:`restore` they
+        are handed out again."""
+        devices = {d: self._part(d) for d in self._lanes if only is None or d in only}
         return codec.pack_state(PipelineState(devices=devices, rest=self._rest()))
 
     def restore(self, data: bytes, *, only: Collection[str] | None = None) -> None:
@@ -425,6 +462,16 @@ class Pipeline:
 
     def _refuse(self, acceptance: Acceptance, refusal: Refusal, text: str) -> None:
         self._verdicts.append(Verdict(acceptance=acceptance, refusal=refusal, text=text))
+
+    def _expect(self, plan: DevicePlan) -> None:
+        """Be ready for windows that ``plan`` scores."""
+        values = plan.window.n * max(1, len(plan.device.channels))
+        self._at_once[plan.engine] = max(1, VALUES_AT_ONCE // values)
+        self._fresh.setdefault(plan.engine, [])
+        self._n_fresh.setdefault(plan.engine, 0)
+
+    def _lane_outboxes(self) -> list[tuple[str, list[PipelineEvent]]]:
+        return [(device_id, lane.outbox) for device_id, lane in self._lanes.items()]
 
     def _collect(self, lane: Lane) -> None:
         lane.collect()

@@ -23,6 +23,10 @@ MAX_WAITING = 8192  # windows of one device
 MAX_BATCHES_OUT = 16
 
 
+class NotDrained(Exception):
+    """Windows are out for scoring, or ready for it: a model is changed between two windows."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedModel:
     """A manifest's numbers as arrays: what is needed to turn features into inputs and outputs into p-values."""
@@ -79,3 +83,25 @@ class DevicePlan:
     privacy: Literal["statistics", "features"] = "features"
     summary_s: float = 300.0
     n_reservoir: int = 16
+
+    def fits(self, other: DevicePlan) -> bool:
+        """Whether a device may go on under ``other`` between two windows: it differs by a model of the same features
+        alone, and by what follows from that."""
+        if self.model is None or other.model is None or other.model.model_id != self.model.model_id:
+            return False
+        return self.model.manifest.schema_id == other.model.manifest.schema_id and self._rest == other._rest
+
+    @property
+    def _rest(self) -> tuple[object, ...]:
+        """All but the model and what follows from it."""
+        return (
+            self.device,
+            self.window,
+            self.time,
+            self.alert,
+            self.limits,
+            self.gate,
+            self.privacy,
+            self.summary_s,
+            self.n_reservoir,
+        )

@@ -8,7 +8,7 @@ again at the next call; one that fails is dropped as ``inference_failed``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from edge_node.inference import (
     EdgeTpuUnavailable,
@@ -18,6 +18,7 @@ from edge_node.inference import (
     failure_kind,
 )
 from edge_node.pipeline import Pipeline, ScoreBatch
+from edge_node.runs import Runs
 from models.runtime import GraphUnusable
 from models.signal import ArtifactTarget, DropReason
 
@@ -37,6 +38,11 @@ class Scorer:
         self.waiting: str | None = None  # why batches are held, where some are
         self.n_invoked: Counter[ArtifactTarget] = Counter()  # batches that were scored,
         self.invoked_ns: Counter[ArtifactTarget] = Counter()  # and how long that took
+        self.runs: dict[str, Runs] = {}  # by engine
+
+    def forget(self, but: Collection[str]) -> None:
+        """Of engines other than these nothing is asked any more."""
+        self.runs = {name: runs for name, runs in self.runs.items() if name in but}
 
     def score(self) -> int:
         """Score all that is ready; returns the number of windows."""
@@ -60,6 +66,9 @@ class Scorer:
         except (GraphUnusable, EdgeTpuUnavailable, WorkerLost) as error:
             self._fail(batch, failure_kind(error), str(error))
             return 0
+        runs = self.runs.setdefault(batch.engine, Runs())
+        runs.n += 1
+        runs.ns_a_window.append(result.latency_ns // max(1, batch.n))
         self.n_invoked[result.target] += 1
         self.invoked_ns[result.target] += result.latency_ns
         self._pipeline.scored(
@@ -73,6 +82,9 @@ class Scorer:
         return batch.n
 
     def _fail(self, batch: ScoreBatch, kind: str, text: str) -> None:
+        if kind != _NOT_READY:  # no model's fault
+            runs = self.runs.setdefault(batch.engine, Runs())
+            runs.n, runs.n_failed = runs.n + 1, runs.n_failed + 1
         self.failures[kind] += 1
         self.last_failure = text
         self._pipeline.failed(batch.batch_id, DropReason.INFERENCE_FAILED)

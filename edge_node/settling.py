@@ -24,6 +24,7 @@ from edge_node.plans import DevicePlan
 from edge_node.summary import Summariser, Tally
 from models import alerting
 from models.alerting import Episodes, EpisodesState
+from models.messages import Alert
 from models.requests import Refusal
 from models.signal import NS_PER_S, DeviceCondition
 
@@ -94,6 +95,28 @@ class Settler:
         self._stale = False
         self._stale_since_ns = 0
         self.traces: list[Trace] | None = None  # None: nobody asked
+        self.taps: tuple[list[Trace], ...] = ()  # who else hears them
+
+    def adopt(self, plan: DevicePlan) -> Settler:
+        """What settles on under ``plan``, whose model has the same features: all that was said and is open goes on, and a
+        centre that operators have moved stays where it is. The caller has called :meth:`finish`."""
+        state = self.state()
+        if self.accepted is not None and self._plan.model is not None and plan.model is not None:
+            state.accepted = self.accepted + self._plan.model.centre - plan.model.centre
+        state.shift = state.accepted
+        other = Settler(self._announcer.site, self._announcer.gateway, plan)
+        other.restore(state)
+        other.traces, other.taps = self.traces, self.taps
+        return other
+
+    def recentred(self, offset: NDArray[np.float64]) -> None:
+        """Re-centring has moved by ``offset`` float64[k] from the commissioned centre, or where operators have put that."""
+        self._shift = offset if self.accepted is None else self.accepted + offset
+
+    @property
+    def open_alerts(self) -> list[Alert]:
+        """The last message of every alert that is open."""
+        return self._announcer.open_alerts
 
     @property
     def outbox(self) -> list[PipelineEvent]:
@@ -114,8 +137,8 @@ class Settler:
             if self._drift is not None and judged is None:
                 self._drift.settle(chunk, said)
             self._note_present(chunk, judged)
-        if self.traces is not None:
-            self._trace(chunk, judged, self.traces)
+        if self.traces is not None or self.taps:
+            self._trace(chunk, judged)
         idle = None if chunk.active is None else ~chunk.active
         done = 0
         if said or idle is not None or self._idle or not self._announcer.spoke:
@@ -260,24 +283,24 @@ class Settler:
             )
         return done
 
-    def _trace(self, chunk: Chunk, judged: Judged | None, traces: list[Trace]) -> None:
+    def _trace(self, chunk: Chunk, judged: Judged | None) -> None:
         if chunk.n == 0:
             return
         assert chunk.p is not None
         assert chunk.score is not None
         no = np.zeros(chunk.n, np.bool_)
-        traces.append(
-            Trace(
-                chunk.device_id,
-                chunk.start_ns[chunk.rows],
-                chunk.end_ns[chunk.rows],
-                chunk.score,
-                chunk.p,
-                no if judged is None else judged.above,
-                no if judged is None else judged.is_open,
-                None if self._machine is None else self._machine.doubted(chunk),
-            )
+        trace = Trace(
+            chunk.device_id,
+            chunk.start_ns[chunk.rows],
+            chunk.end_ns[chunk.rows],
+            chunk.score,
+            chunk.p,
+            no if judged is None else judged.above,
+            no if judged is None else judged.is_open,
+            None if self._machine is None else self._machine.doubted(chunk),
         )
+        for heard in self.taps if self.traces is None else (self.traces, *self.taps):
+            heard.append(trace)
 
     def _summarise(self, chunk: Chunk, judged: Judged | None, begin: int, end: int) -> None:
         """Windows begin..end of the chunk into the summary, closing spans that they lie beyond."""

@@ -26,7 +26,7 @@ from edge_node.config_schema import Uplink as UplinkConfig
 from edge_node.departures import Departures, UplinkCounters
 from edge_node.egress import Outgoing, clearing, marked_delayed, outgoing
 from edge_node.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt, Will
-from models.messages import Event, Response, Status, encode
+from models.messages import Event, ModelState, Response, Status, encode
 from models.signal import DropReason
 from models.topics import GatewayTopics, filter_matches
 
@@ -40,8 +40,8 @@ log = structlog.get_logger("linewatch.uplink")
 
 
 class Inbound(Protocol):
-    """Who hears what comes in over the uplink's connection. ``filters``: (topic filter, QoS), subscribed on every connect;
-    ``max_bytes``: what a message may take at most, topic included."""
+    """Who hears what comes in over the uplink's connection. ``filters``: (topic filter, QoS), subscribed on every connect,
+    and followed, within a second, when they change; ``max_bytes``: what a message may take at most, topic included."""
 
     @property
     def filters(self) -> Sequence[tuple[str, int]]: ...
@@ -88,6 +88,7 @@ class Uplink:
         self._status_delivered = False
         self._n_taken_over = 0
         self._inbound = tuple(inbound)
+        self._subscribed: tuple[tuple[str, int], ...] = ()
         # The boot id keeps clones of one gateway from throwing each other off the broker for ever.
         client_id = config.client_id or f"{topics.site}-{topics.gateway}-{offline.boot_id}"
         self._connection = Connection(
@@ -162,7 +163,7 @@ class Uplink:
         """Something was released."""
         self._connection.wake()
 
-    def publish(self, event: Event | Status | Response) -> None:
+    def publish(self, event: Event | Status | Response | ModelState) -> None:
         """Queues ``event``; never waits. From any thread. Raises TypeError for what may not leave the gateway, and ValueError
         for a message of another gateway."""
         self._departures.put(outgoing(event, self._topics))
@@ -219,8 +220,19 @@ class Uplink:
             self._departures.settle(*self._queue.put_first(again))
         self._n_taken_over = n_taken_over
         link.subscribe([(self._topics.status, 1)])
-        for inbound in self._inbound:
-            link.subscribe(list(inbound.filters))
+        self._subscribed = ()
+        self._subscribe(link)
+
+    def _subscribe(self, link: Link) -> None:
+        """Follow what those who hear want to hear."""
+        wanted = tuple(pair for inbound in self._inbound for pair in inbound.filters)
+        if wanted == self._subscribed:
+            return
+        before, self._subscribed = self._subscribed, wanted
+        if more := [pair for pair in wanted if pair not in before]:
+            link.subscribe(more)
+        if less := [pair[0] for pair in before if pair not in wanted]:
+            link.unsubscribe(less)
 
     def on_message(self, topic: str, payload: bytes, retained: bool, receipt: Receipt = AT_MOST_ONCE) -> None:
         if topic == self._topics.status:
@@ -283,6 +295,7 @@ class Uplink:
             self._moved.notify_all()
 
     def on_turn(self, link: Link) -> None:
+        self._subscribe(link)
         with self._moved:
             self._allow_drain()
             while True:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -133,9 +133,18 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     notes: tuple[str, ...] = ()  # e.g. why no int8 artifact was published
 
 
+class Rollback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The order to go back: the manifest that carries it takes the place of version ``takes_back``, though it is older.
+    ``issued_ns``, when it was given, tells it from an order that has been carried out and is played again."""
+
+    takes_back: Annotated[int, msgspec.Meta(ge=1)]
+    issued_ns: Annotated[int, msgspec.Meta(ge=0)]
+
+
 class ModelManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """See the fields; ``schema_id`` binds features, parameters, channels and re-centring. ``time``, how training
-    treated event time, is absent from older manifests, and so from the bytes of theirs that are signed."""
+    treated event time, is absent from older manifests, and ``rollback`` from nearly all: then it is not in the bytes
+    that are signed either."""
 
     format: Literal[1] = FORMAT
     model_id: str
@@ -154,6 +163,7 @@ class ModelManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     artifacts: tuple[Artifact, ...]
     training: TrainingReport
     metrics: dict[str, float] = {}
+    rollback: Rollback | msgspec.UnsetType = msgspec.UNSET
     signature: str | None = None
     key_id: str | None = None
 
@@ -189,9 +199,13 @@ def decode(data: bytes) -> ModelManifest:
     """The manifest in ``data``; ManifestError names the field that does not fit, ManifestIncomplete where there are none."""
     try:
         return codec.decode(data, ModelManifest)
+    except RecursionError as error:
+        raise ManifestError("not a model manifest: it is nested too deeply") from error
     except (msgspec.DecodeError, ValueError) as error:
         try:
             msgspec.json.decode(data)
+        except RecursionError:
+            raise ManifestError("not a model manifest: it is nested too deeply") from error
         except (msgspec.DecodeError, ValueError) as syntax:
             raise ManifestIncomplete(f"not JSON ({syntax})") from error
         raise ManifestError(f"not a model manifest: {error}") from error
@@ -213,6 +227,17 @@ def sign(manifest: ModelManifest, key: Ed25519PrivateKey) -> ModelManifest:
     return msgspec.structs.replace(manifest, signature=signature, key_id=key_id(key.public_key()))
 
 
+def same_model(a: ModelManifest, b: ModelManifest) -> bool:
+    """Whether both are one model, whoever signed it and whatever it takes back."""
+    bare = (msgspec.structs.replace(m, rollback=msgspec.UNSET) for m in (a, b))
+    return len({signed_bytes(m) for m in bare}) == 1
+
+
+def digest(manifest: ModelManifest) -> str:
+    """64 hex digits of SHA-256 over all of it, signature included: what tells any two manifests apart."""
+    return hashlib.sha256(codec.encode(manifest)).hexdigest()
+
+
 def verify(manifest: ModelManifest, trusted: tuple[Ed25519PublicKey, ...]) -> None:
     """Raises ManifestError unless one of the ``trusted`` keys signed ``manifest``."""
     if manifest.signature is None:
@@ -224,7 +249,7 @@ def verify(manifest: ModelManifest, trusted: tuple[Ed25519PublicKey, ...]) -> No
         )
     try:
         key.verify(base64.b64decode(manifest.signature, validate=True), signed_bytes(manifest))
-    except (InvalidSignature, ValueError):
+    except (InvalidSignature, ValueError, OverflowError):  # of what it holds, before anything is known of it
         raise ManifestError(
             f"the signature of model {manifest.model_id} version {manifest.version} does not hold"
         ) from None

@@ -17,12 +17,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.refusals import RefusalReason
 from models.requests import AlertLabel, Refusal
 from models.signal import NS_PER_S, DeviceCondition
 
 AlertState = Literal["raised", "updated", "cleared"]
 AlertKind = Literal["machine", "sensor", "limit", "stale", "drift", "system"]
 GatewayState = Literal["online", "stopped", "offline"]
+ModelStage = Literal["shadow", "adopted", "refused", "rolled_back"]
 Severity = Literal["info", "warning", "critical"]
 
 
@@ -139,6 +141,25 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
 
 
+class ModelState(msgspec.Struct, frozen=True, kw_only=True):
+    """Retained: what became of the last version of a model that this gateway was offered. ``shadow``: on trial beside
+    the one in service, ``running``. ``version`` 0: it could not be told."""
+
+    type: Literal["model_state"] = "model_state"
+    message_id: str
+    site: str
+    gateway: str
+    model_id: str
+    state: ModelStage
+    version: int
+    running: int
+    canary: bool  # it was offered to this gateway alone
+    reason: RefusalReason | None
+    text: str
+    since_ns: int
+    since_at: str
+
+
 class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a source can deliver now, and what is wrong where something is."""
 
@@ -229,6 +250,6 @@ def unpack_floats(text: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 _encoder = msgspec.json.Encoder()
 
 
-def encode(message: Event | Status | Response) -> bytes:
+def encode(message: Event | Status | Response | ModelState) -> bytes:
     """JSON of ``message``: keys in the order of the struct, so equal messages are equal bytes."""
     return _encoder.encode(message)

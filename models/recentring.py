@@ -156,6 +156,12 @@ class Recentring:
         self._beyond = beyond
         self._drifted = np.array(state.drifted, dtype=bool)
 
+    def follow(self, before: Recentring) -> None:
+        """Go on from where ``before``, of the same features, stood: the centre stays where it is, as near as this bound
+        allows, and what had drifted has drifted until the rows to come say otherwise. ValueError for other features."""
+        self.restore(before.state())
+        self._offset = self._bounded(before.moving_centre - self._centre)
+
     def _bounded(self, offset: NDArray[np.float64]) -> NDArray[np.float64]:
         result: NDArray[np.float64] = np.minimum(np.maximum(offset, -self._bound), self._bound)
         return result

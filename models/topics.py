@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 DEFAULT_PREFIX = "linewatch"
+MODELS_LEVEL = "models"  # below the prefix, where sites are: no site may be called that
 GATEWAY_DEVICE = "_gateway"  # stands in for the device in alerts of kind "system"
 
 _LEVEL = re.compile(r"^[^/+#\x00-\x1f]{1,128}$")
@@ -37,6 +38,8 @@ class GatewayTopics:
         for level in self.prefix.split("/"):
             check_level(level, "prefix")
         check_level(self.site, "site")
+        if self.site == MODELS_LEVEL:
+            raise ValueError(f"site {self.site!r} is where models are published: choose another name")
         check_level(self.gateway, "gateway")
 
     @property
@@ -69,6 +72,37 @@ class GatewayTopics:
 
     def response(self, name: str) -> str:
         return f"{self.root}/response/{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTopics:
+    """Where one model is published to all gateways of an installation: ``{prefix}/models/{model_id}/…``. ValueError for
+    a model whose name cannot be a level."""
+
+    prefix: str
+    model_id: str
+
+    def __post_init__(self) -> None:
+        for level in self.prefix.split("/"):
+            check_level(level, "prefix")
+        check_level(self.model_id, "model")
+
+    @property
+    def root(self) -> str:
+        return f"{self.prefix}/{MODELS_LEVEL}/{self.model_id}"
+
+    @property
+    def stable(self) -> str:
+        """The manifest for every gateway."""
+        return f"{self.root}/stable"
+
+    def canary(self, gateway: str) -> str:
+        """The manifest for one gateway, which goes before ``stable`` for as long as it is there."""
+        return f"{self.root}/gateway/{check_level(gateway, 'gateway')}"
+
+    def blob(self, sha256: str) -> str:
+        """The .tflite of this digest."""
+        return f"{self.root}/blob/{sha256}"
 
 
 def filter_matches(pattern: str, topic: str) -> bool:

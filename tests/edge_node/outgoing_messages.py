@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from models.messages import Alert, DeviceStateMessage, Status, Summary, rfc3339
+from models.messages import Alert, DeviceStateMessage, ModelState, Status, Summary, rfc3339
 from models.signal import DeviceCondition
 from models.topics import GatewayTopics
 
@@ -105,6 +105,24 @@ def device_state(
         since_at=rfc3339(AT),
         open_alerts=(),
     )
+
+
+def model_state(state: Any = "adopted", **more: Any) -> ModelState:
+    fields: dict[str, Any] = {
+        "message_id": f"m-{state}",
+        "site": "plant",
+        "gateway": "gw-1",
+        "model_id": "pump",
+        "state": state,
+        "version": 2,
+        "running": 2,
+        "canary": False,
+        "reason": None,
+        "text": "version 2 scores now",
+        "since_ns": AT,
+        "since_at": rfc3339(AT),
+    }
+    return ModelState(**(fields | more))
 
 
 def message_ids(payloads: list[bytes]) -> list[str]:

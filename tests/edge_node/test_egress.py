@@ -25,7 +25,7 @@ from edge_node.outbox import Outbox
 from models import messages
 from models.messages import Alert, Delivery, Event, Status, rfc3339
 from models.signal import DeviceCondition, SampleBlock, WindowBatch
-from tests.edge_node.outgoing_messages import AT, TOPICS, alert, device_state, status, summary
+from tests.edge_node.outgoing_messages import AT, TOPICS, alert, device_state, model_state, status, summary
 
 WINDOWS = WindowBatch(
     "press-4",
@@ -53,6 +53,7 @@ class WithRaw(Alert, frozen=True, kw_only=True):
         (summary(), "lw/plant/gw-1/summary/press-4", "summary", False),
         (device_state(), "lw/plant/gw-1/device/press-4/state", "device_state", True),
         (status(), "lw/plant/gw-1/status", "status", True),
+        (model_state(), "lw/plant/gw-1/model/pump", "model_state", True),
     ],
 )
 def test_what_may_leave(event: Any, topic: str, kind: str, retain: bool) -> None:
@@ -96,13 +97,13 @@ def test_publish_is_the_only_way_out() -> None:
         "counters": [],
         "forget": ["str"],
         "forget_conflicts": ["float"],
-        "publish": ["Event | Status | Response"],
+        "publish": ["Event | Status | Response | ModelState"],
         "start": [],
         "stop": ["Status", "float"],
         "wake": [],
     }
     assert set(egress.SENDABLE) >= {Alert, Status}
-    assert len(egress.SENDABLE) == 5
+    assert len(egress.SENDABLE) == 6
 
 
 def ids(items: Any) -> list[str]:
