@@ -327,9 +327,13 @@ def calls(name: str) -> dict[str, list[str]]:
 
 
 def test_what_is_sent_was_made_by_the_allow_list() -> None:
-    """Only two places make what can be sent: the allow-list, and the outbox from what that had made; only one hands it to a
-    broker, and whoever tries a broker out sends what it makes up itself."""
-    assert calls("Outgoing") == {"egress.py": ["_item"], "outbox.py": ["messages"]}
+    """Only two places make what can be sent: the allow-list, and the outbox from what that had made (a plan numbers some to see
+    how large they are); only one hands it to a broker, and whoever tries a broker out sends what it makes up itself."""
+    assert calls("Outgoing") == {
+        "egress.py": ["_item"],
+        "outbox.py": ["messages"],
+        "planning.py": ["_numbered"],
+    }
     assert calls("_item") == {"egress.py": ["outgoing", "clearing"]}
     senders = {path: names for path, names in calls("publish").items() if "link" in _sources(path)}
     assert senders["uplink.py"] == ["on_turn"]
