@@ -250,7 +250,7 @@ class Uplink:
             return  # our own words, come back
         try:
             status = _status.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if not retained:
                 self._departures.log_fault("status", f"{topic}: a message that is no status: {error}")
             return
