@@ -54,10 +54,13 @@ class BlackBox:
         self._now_ns, self._now_s = now_ns, now_s
         self._retry_s, self._segment_s = retry_s, segment_s
         self._recorder: Recorder | None = None
+        self._ended: Recorder | None = None  # that may still be writing
         self._paused: DropReason | None = None
         self._tails = Tails(core.plans)
         self._n_dropped: Counter[DropReason] = Counter()
         self.n_pauses = 0  # because the disk was too slow
+        if self._folder is None and config.black_box.enabled:
+            log.warning("there is no black box: it needs the gateway's state_dir")
         self._take_up(config, core)
 
     # What the daemon calls in its turn.
@@ -121,10 +124,10 @@ class BlackBox:
         self._take_up(config, core)
 
     def close(self) -> None:
-        """Writes what is queued."""
-        if self._recorder is not None:
-            recorder, self._recorder = self._recorder, None
-            recorder.close()
+        """Writes what is queued, and waits for that."""
+        self._end()
+        if self._ended is not None:
+            self._ended.close()
 
     # What there is to say of it.
 
@@ -146,17 +149,23 @@ class BlackBox:
         self._options: Options = config.black_box
         self._devices = [device.as_recorded() for device in config.devices]
         if not self._options.enabled:
-            self.close()
+            self._end()
             return
         if self._folder is None:
-            log.warning("there is no black box: it needs the gateway's state_dir")
             return
         if self._recorder is None:
-            self._recorder = Recorder(self._folder, self._options, now_ns=self._now_ns, retry_s=self._retry_s)
+            self._recorder = Recorder(
+                self._folder, self._options, now_ns=self._now_ns, retry_s=self._retry_s, after=self._ended
+            )
             self._paused = None
         self._recorder.take_up(self._options)
         if self._paused is None:
             self._begin(core, follows=False)
+
+    def _end(self) -> None:
+        if self._recorder is not None:
+            self._ended, self._recorder = self._recorder, None
+            self._ended.end()
 
     def _is_due(self) -> bool:
         """Whether a new file is; where nothing comes only now and then, to spare the disk."""

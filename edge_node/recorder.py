@@ -27,7 +27,7 @@ from models.logs import Tick
 from models.signal import DropReason, SampleBlock
 
 RETRY_S = 10.0
-CLOSE_S = 30.0
+CLOSE_S = 10.0
 _TICKS_S = 60.0  # so long nothing is written where only the clock ticks
 
 Entry = Item | Mark | Begin
@@ -58,8 +58,10 @@ class Recorder:
         *,
         now_ns: Callable[[], int] = time.time_ns,
         retry_s: float = RETRY_S,
+        after: Recorder | None = None,
     ) -> None:
-        """Begins to take up what is in ``folder``. The first that it is given is a :meth:`begin`."""
+        """Begins to take up what is in ``folder``, once the one ``after`` which it comes has finished. The first that it is
+        given is a :meth:`begin`."""
         self.folder = folder
         self._flush_s, self._max_samples = options.flush_s, options.queue_samples
         self._retry_s = retry_s
@@ -77,6 +79,7 @@ class Recorder:
         self._is_recovered = False
         self._dropped: Counter[DropReason] = Counter()
         self._n_recorded = self._n_failures = 0
+        self._after = after
         self._thread = threading.Thread(target=self._run, name="black box", daemon=True)
         self._thread.start()
 
@@ -117,10 +120,14 @@ class Recorder:
         with self._lock:
             return replace(self._done, n_queued=self._n_samples + self._n_in_hand)
 
-    def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Writes what is queued and finishes the file. A disk that hangs is not waited for longer than ``timeout_s``."""
+    def end(self) -> None:
+        """Writes what is queued and finishes the file, without being waited for."""
         self._closing = True
         self._wake.set()
+
+    def close(self, timeout_s: float = CLOSE_S) -> None:
+        """The same, but a disk that hangs is not waited for longer than ``timeout_s``."""
+        self.end()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             log.error(f"the black box is not finished: the disk of {self.folder} does not answer")
@@ -128,6 +135,9 @@ class Recorder:
     # What follows is of the thread alone.
 
     def _run(self) -> None:
+        if self._after is not None:
+            self._after._thread.join()
+            self._after = None
         self._try()
         last_write_s = last_try_s = time.monotonic()
         while not self._closing:

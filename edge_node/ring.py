@@ -27,7 +27,7 @@ from models.time_policy import RecordedDevice
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SEGMENT_BYTES = 16 << 20  # of signal, in a file
 ROOM_BYTES = 1 << 18  # that must be there for anything to begin
-_CHUNK_SAMPLES = 1 << 20  # packed at once
+_CHUNK_SAMPLES = 1 << 17  # packed at once: the interpreter is held that long, 5 ms
 _STATES = 8  # a file holds so many times more signal than its state takes
 
 Item = LogItem
