@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -92,7 +93,7 @@ def _recorded(
     """``turns`` through a black box, ``pace`` times as fast as they came, without a pipeline that is given them, too."""
     core = assemble(config, on_notice=lambda text: None)
     boxed = msgspec.structs.replace(options, flush_s=options.flush_s / pace)
-    box = BlackBox(folder, _with(config, boxed), core, now_ns=lambda: plant.START_NS)
+    box = BlackBox(folder, replace(config, black_box=boxed), core, now_ns=lambda: plant.START_NS)
     (thread,) = (t for t in threading.enumerate() if t.name == "black box")
     assert thread.ident is not None
     clock = time.pthread_getcpuclockid(thread.ident)
@@ -120,19 +121,6 @@ def _recorded(
         "file_bytes": float(sum(path.stat().st_size for path in (folder / "blackbox").iterdir())),
         "signal_bytes": float(sum(block.values.nbytes for block in blocks)),
     }
-
-
-def _with(config: Config, options: Options) -> Config:
-    return Config(
-        path=config.path,
-        gateway=config.gateway,
-        uplink=config.uplink,
-        black_box=options,
-        sources=config.sources,
-        devices=config.devices,
-        config_hash=config.config_hash,
-        lines=config.lines,
-    )
 
 
 def _by_record(path: Path, turns: Sequence[Sequence[LogItem]], seconds: int) -> float:

@@ -115,6 +115,9 @@ class BlackBox:
         if self._paused is not None:
             if recorder.may_begin:
                 self._begin(core, follows=False)
+        elif core.plans is not self._plans:  # a model has taken over
+            self._tails.go_on_with(core.plans)
+            self._begin(core, follows=False)
         elif self._is_due():
             self._begin(core, follows=True)
 
@@ -175,6 +178,7 @@ class BlackBox:
 
     def _begin(self, core: Core, *, follows: bool) -> None:
         assert self._recorder is not None
+        self._plans = core.plans
         state = core.pipeline.snapshot()
         self._recorder.begin(Begin(self._devices, state, follows))
         self._paused = None

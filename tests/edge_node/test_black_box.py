@@ -300,6 +300,15 @@ def test_a_new_configuration_begins_a_new_file_and_may_turn_it_off_and_on(tmp_pa
     assert (first.n_rows, second.n_rows, third.n_rows) == (20, 10, 10)
 
 
+def test_a_model_that_takes_over_begins_a_new_file(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, configured(tmp_path)).play(stream(20))
+    loop.core.adopt(loop.core.plans, {})
+    loop.play(stream(20, begin=20))
+    loop.box.close()
+    segments = load(tmp_path / "blackbox")
+    assert [segment.head.follows for segment in segments] == [False, False]
+
+
 def test_where_only_the_clock_ticks_no_file_is_begun_for_it(tmp_path: Path) -> None:
     loop = Loop(tmp_path, configured(tmp_path), segment_s=0.0)
     loop.play([item for item in stream(100) if isinstance(item, Tick)])
