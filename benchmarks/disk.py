@@ -33,7 +33,7 @@ def measure(*, quick: bool) -> dict[str, object]:
         model = plant.write_model(trained, folder)
         with (
             live.broker(folder) as broker,
-            live.gateway(folder, model, broker.port, n_devices=N_DEVICES) as gateway,
+            live.gateway(folder, model, broker.port, n_devices=N_DEVICES, black_box=False) as gateway,
         ):
             process = psutil.Process(gateway.child.pid)
             time.sleep(settle_s)

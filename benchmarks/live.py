@@ -237,12 +237,24 @@ class Gateway:
 
 @contextmanager
 def gateway(
-    folder: Path, model: Path, port: int, device_more: str = "", n_devices: int = N_DEVICES
+    folder: Path,
+    model: Path,
+    port: int,
+    device_more: str = "",
+    n_devices: int = N_DEVICES,
+    *,
+    black_box: bool = True,
 ) -> Iterator[Gateway]:
     """A gateway that hears its boards and publishes to the broker at ``port``. Raises DemoError where it does not start."""
     metrics_port = free_port()
     config = plant.write_config(
-        folder, model, n_devices, port=port, metrics_port=metrics_port, device_more=device_more
+        folder,
+        model,
+        n_devices,
+        port=port,
+        metrics_port=metrics_port,
+        device_more=device_more,
+        black_box=black_box,
     )
     command = [sys.executable, "-m", "edge_node.cli", "run", "-c", str(config)]
     statuses: list[Status] = []

@@ -100,6 +100,7 @@ def write_config(
     format_: str = "packed",
     more: str = "",
     device_more: str = "",
+    black_box: bool = True,
 ) -> Path:
     """A gateway's configuration with ``n_devices`` boards; with ``port``, one that reads from and publishes
     to the broker there."""
@@ -108,6 +109,7 @@ def write_config(
         lines += ["[uplink]", 'host = "127.0.0.1"', f"port = {port}", ""]
         lines += ["[[source]]", 'type = "mqtt"', 'host = "127.0.0.1"', f"port = {port}", ""]
         lines += ["[[source.subscribe]]", 'topic = "plant/{device}"', f'format = "{format_}"', ""]
+    lines += [] if black_box else ["[black_box]", "enabled = false", ""]
     lines += [
         "[defaults]",
         f"rate_hz = {RATE_HZ}",

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import (
+    black_box,
     chaos,
     disk,
     failover,
@@ -36,6 +37,7 @@ BENCHMARKS = {
     "latency": latency.measure,
     "resources": resources.measure,
     "disk": disk.measure,
+    "black_box": black_box.measure,
 }
 RELIABILITY = {"chaos": chaos.measure}  # `make reliability`
 NEED_MOSQUITTO = ("latency", "resources", "disk", "chaos")

@@ -56,6 +56,7 @@ def rows(results: Mapping[str, Record]) -> list[Row]:
         "latency": _latency,
         "resources": _resources,
         "disk": _disk,
+        "black_box": _black_box,
     }
     return [row for name, tell in told.items() if name in results for row in tell(results[name])]
 
@@ -293,12 +294,40 @@ def _disk(r: Record) -> list[Row]:
     day = r["bytes_per_day"]
     return [
         Row(
-            f"written to disk with {r['devices']} devices × 3 axes × 1 kHz",
+            f"written to disk with {r['devices']} devices × 3 axes × 1 kHz, without the black box",
             f"{_figure(day['load'] / 1e9)} GB a day",
             f"{_figure(day['load'] / 1e9 / r['disk_over_checkpoints'])} GB: what its checkpoints hold",
             f"{_figure(r['disk_over_checkpoints'])} times",
         ),
         Row("written to disk while nothing arrives", f"{_figure(day['rest'] / 1e6)} MB a day", "", ""),
+    ]
+
+
+def _black_box(r: Record) -> list[Row]:
+    signals, rest = r["signals"], r["rest_bytes_per_day"]
+    noise, counts = signals["noise"], signals["counts"]
+    worst = max(signals.values(), key=lambda s: s["loop_cpu_share"] + s["thread_cpu_share"])
+    day = [_figure(s["file_bytes_per_day"] / 1e9) for s in (noise, counts)]
+    shares = [_figure(s["file_bytes_per_day"] / s["signal_bytes_per_day"]) for s in (noise, counts)]
+    return [
+        Row(
+            f"CPU of the black box with {r['devices']} devices × 3 axes × 1 kHz: in the loop, on its own thread",
+            f"{_figure(100 * worst['loop_cpu_share'])} %, {_figure(100 * worst['thread_cpu_share'])} % of a core",
+            f"{_figure(100 * worst['record_cpu_share'])} % in the loop: `--record`",
+            f"{_figure(worst['loop_cpu_share'] / worst['record_cpu_share'])} times in the loop",
+        ),
+        Row(
+            "the same, files: float32 noise, counts of a 16-bit converter",
+            f"{_list(day)} GB a day",
+            f"{_figure(noise['signal_bytes_per_day'] / 1e9)} GB of signal",
+            f"{_list(shares)} times",
+        ),
+        Row(
+            "files of the black box with 3 sensors that send a row a second, while only the clock ticks",
+            f"{_figure(rest['slow'] / 1e6)}, {_figure(rest['ticks'] / 1e6)} MB a day",
+            "",
+            "",
+        ),
     ]
 
 

@@ -1,4 +1,4 @@
-"""``edge-node``: run, check, record, replay, plan, doctor.
+"""``edge-node``: run, check, record, replay, recordings, plan, doctor.
 
 Exit codes: 0 done, 1 refused or failed (one line says why), 2 wrong usage.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 from tabulate import tabulate
 
-from edge_node import cli_doctor, cli_plan, cli_replay, probing
+from edge_node import cli_doctor, cli_plan, cli_recordings, cli_replay, probing
 from edge_node.assembly import assemble
 from edge_node.config import ConfigError, load_config
 from edge_node.config_schema import Gateway
@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     record.set_defaults(act=_record)
 
     cli_replay.add(commands)
+    cli_recordings.add(commands)
     cli_plan.add(commands)
     cli_doctor.add(commands)
     return top

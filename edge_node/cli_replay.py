@@ -27,6 +27,7 @@ from edge_node.replay_setup import (
     core_and_options,
     extent,
     of_device,
+    resume,
 )
 from models import messages
 from models.cli_values import USAGE, UsageError, count, labels_of, positive, probability, time_ns
@@ -143,8 +144,11 @@ def _replay(given: argparse.Namespace) -> None:
     )
     core, options = core_and_options(given, files, _warn)
     recorded = is_recording(files)
+    absent: frozenset[str] = frozenset()
     if recorded:
         check_recorded(files, core)
+        if not given.skip_rows and from_ns is None:
+            absent = resume(files, core, _warn)
     else:
         check_channels(files[0], options, core)
     labels = labels_of(given, options, files)
@@ -180,6 +184,8 @@ def _replay(given: argparse.Namespace) -> None:
         pace = None if speed is None else RealTime(speed)
         for step in play(items, core, recorded=recorded, pace=pace):
             for alert in step.alerts:
+                if alert.device in absent:
+                    continue  # that it is silent there says nothing
                 report.alert(alert)
                 if output is not None:
                     output.write(alert)

@@ -22,7 +22,7 @@ from edge_node.config_devices import SPELLINGS, DeviceConfig, differences, resol
 from edge_node.config_http import check_http
 from edge_node.config_models import check_models
 from edge_node.config_partial import UNKNOWN, Names, Salvage, as_far_as_known, sure
-from edge_node.config_schema import DeviceSection, Document, Gateway, Models, Source, Uplink
+from edge_node.config_schema import BlackBox, DeviceSection, Document, Gateway, Models, Source, Uplink
 from edge_node.config_sources import check_sources, check_uplink
 from edge_node.config_text import ConfigError as ConfigError
 from edge_node.config_text import name_tables, parse, place, report
@@ -64,6 +64,7 @@ class Config:
     uplink: Uplink | None
     models: Models
     trusted_keys: tuple[Ed25519PublicKey, ...]
+    black_box: BlackBox
     sources: tuple[Source, ...]
     devices: tuple[DeviceConfig, ...]
     config_hash: str
@@ -150,6 +151,7 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
     gateway = salvage.read(raw.get("gateway"), Gateway, ("gateway",), wrong)
     uplink = salvage.read(raw.get("uplink"), Uplink, ("uplink",), wrong)
     models = salvage.read(raw.get("models", {}), Models, ("models",), wrong)
+    black_box = salvage.read(raw.get("black_box", {}), BlackBox, ("black_box",), wrong)
     sources: dict[int, Source] = _tables(raw.get("source"), Source, "source", salvage, wrong)
     sections: dict[int, DeviceSection] = {}
     if isinstance(raw.get("defaults", {}), dict):
@@ -182,11 +184,14 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
         path=path,
         gateway=gateway,
         uplink=uplink,
+        black_box=black_box,
         models=models,
         trusted_keys=tuple(trusted_key(given, base) for given in models.trusted_keys),
         sources=tuple(sources.values()),
         devices=tuple(_share_budget(devices, gateway.max_alerts_per_week)),
-        config_hash=_hash(base, (gateway, uplink, models, list(sources.values()), list(sections.values()))),
+        config_hash=_hash(
+            base, (gateway, uplink, models, black_box, list(sources.values()), list(sections.values()))
+        ),
         lines=lines,
     )
 

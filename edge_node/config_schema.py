@@ -44,6 +44,7 @@ Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Baud = Annotated[int, msgspec.Meta(ge=50, le=20_000_000)]
 CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
+Bytes = Annotated[int, msgspec.Meta(ge=1_000_000)]
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -268,12 +269,28 @@ class DeviceSection(DeviceOptions, frozen=True, kw_only=True, forbid_unknown_fie
     id: Name
 
 
+class BlackBox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[black_box]``: the raw signal of the last hours, and for longer what is around alerts, on this computer's disk."""
+
+    enabled: bool = True
+    hours: Annotated[float, msgspec.Meta(gt=0, le=100_000)] = 6.0
+    max_bytes: Bytes = 2_000_000_000
+    keep_days: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 30.0
+    keep_bytes: CountOrZero = 2_000_000_000
+    before_s: NotNegative = 60.0
+    after_s: NotNegative = 60.0
+    min_free_bytes: CountOrZero = 500_000_000
+    flush_s: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 5.0
+    queue_samples: Annotated[int, msgspec.Meta(ge=BLOCK_SAMPLES)] = 2_000_000
+
+
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
     gateway: Gateway
     uplink: Uplink | None = None
     models: Models = Models()
+    black_box: BlackBox = BlackBox()
     defaults: DeviceOptions = DeviceOptions()
     source: tuple[Source, ...] = ()
     device: tuple[DeviceSection, ...] = ()

@@ -37,6 +37,19 @@ class Counters(msgspec.Struct, kw_only=True):
         self.window_drops = added(self.window_drops, other.window_drops)
         self.n_saturated += other.n_saturated
 
+    def since(self, before: Counters) -> Counters:
+        """What was counted after ``before``; what is pending, is pending now."""
+        return Counters(
+            n_samples_in=self.n_samples_in - before.n_samples_in,
+            n_windowed=self.n_windowed - before.n_windowed,
+            sample_drops=_less(self.sample_drops, before.sample_drops),
+            n_windows_closed=self.n_windows_closed - before.n_windows_closed,
+            n_windows_scored=self.n_windows_scored - before.n_windows_scored,
+            n_windows_pending=self.n_windows_pending,
+            window_drops=_less(self.window_drops, before.window_drops),
+            n_saturated=self.n_saturated - before.n_saturated,
+        )
+
     def retire(self) -> None:
         """Whatever is pending will not be scored any more."""
         if self.n_windows_pending:
@@ -50,3 +63,7 @@ def added(*counts: Mapping[DropReason, int]) -> dict[DropReason, int]:
     for some in counts:
         total.update(some)
     return dict(total)
+
+
+def _less(now: Mapping[DropReason, int], before: Mapping[DropReason, int]) -> dict[DropReason, int]:
+    return {reason: n - before.get(reason, 0) for reason, n in now.items() if n != before.get(reason, 0)}

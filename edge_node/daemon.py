@@ -23,6 +23,7 @@ import structlog
 from edge_node import figures, metrics
 from edge_node.adoption import Adoption
 from edge_node.assembly import assemble
+from edge_node.black_box import BlackBox
 from edge_node.blindness import Blindness
 from edge_node.block_queue import BlockQueue
 from edge_node.carry_over import carry_over, gone
@@ -113,6 +114,7 @@ class Daemon:
         self._blindness = Blindness(self._core.plans)
         self._alerts = GatewayAlerts(self._config.gateway.site, self._config.gateway.name)
         self._recording = None if record is None else Recording(record, _recorded(self._config))
+        self._black_box: BlackBox | None = None
         self._uplink: Uplink | None = None
         self._latencies = Latencies()
         self._outages = Outages()
@@ -187,6 +189,8 @@ class Daemon:
         serves = gateway.metrics_port and not self._dry_run  # the port may be the running gateway's
         address = self._serve_metrics(to_close) if serves else None
         self._start_uplink()
+        self._black_box = BlackBox(self._state_dir.path, self._config, self._core, now_ns=self._now_ns)
+        to_close.callback(self._black_box.close)
         self._sources.start(self._config.sources, self._devices())
         log.info(
             "running",
@@ -226,7 +230,13 @@ class Daemon:
                 await self._reconfigure()
                 next_status_ns = 0
             reach = figures.connections(self._sources.reach())
-            present = (self._core.models, self._conflicts(), reach, self._recording_error)
+            present = (
+                self._core.models,
+                self._conflicts(),
+                reach,
+                self._recording_error,
+                self._black_box_error,
+            )
             if present != said or now_ns >= next_status_ns or next_status_ns - now_ns > 2 * self._status_ns:
                 said = present
                 next_status_ns = now_ns + self._status_ns
@@ -250,6 +260,8 @@ class Daemon:
             self._models.advance(now_ns)
             self._watch_ourselves(now_ns)
         self._deliver_all()
+        if self._black_box is not None:
+            self._black_box.end_turn(self._core)
 
     def _watch_ourselves(self, now_ns: int) -> None:
         self._workers.step()
@@ -267,6 +279,7 @@ class Daemon:
             self._recording_error,
             self._continuity.problem,
             self._desk.counters(),
+            self._black_box,
         )
         found += self._models.troubles()
         for alert in self._alerts.step(found, now_ns, now_s):
@@ -286,6 +299,8 @@ class Daemon:
         message = self._desk.noted(event.event)
         if isinstance(message, Alert):
             message = self._latencies.stamped(message, event, self._now_ns())
+            if self._black_box is not None:
+                message = self._black_box.stamped(message)
             log.log(
                 logging.INFO if message.state == "cleared" else _LEVELS[message.severity],
                 message.message,
@@ -307,6 +322,8 @@ class Daemon:
     def _record(self, item: LogItem) -> None:
         if self._recording is not None:
             self._recording.write(item)
+        if self._black_box is not None:
+            self._black_box.write(item)
 
     def _accept(self, acceptance: Acceptance) -> None:
         self._record(acceptance)
@@ -356,6 +373,8 @@ class Daemon:
         self._blindness = Blindness(core.plans)
         if self._recording is not None:
             self._recording.go_on_with(_recorded(config))
+        if self._black_box is not None:
+            self._black_box.go_on_with(config, core)
         self._deliver_all()  # what ends was said under the old name, and ends there
         self._desk.reloaded(None, self._now_ns())
         self._desk.configure(config.gateway)
@@ -472,12 +491,17 @@ class Daemon:
             counters={} if state == "offline" else figures.flat(self._families()),
             connections={} if state == "offline" else figures.connections(self._sources.reach()),
             recording_error=self._recording_error,
+            black_box_error=self._black_box_error,
             conflicts=self._conflicts(),
         )
 
     @property
     def _recording_error(self) -> str | None:
         return None if self._recording is None else self._recording.error
+
+    @property
+    def _black_box_error(self) -> str | None:
+        return None if self._black_box is None else self._black_box.error
 
     def _conflicts(self) -> tuple[str, ...]:
         """The clones that are there, for as long as the alert of one lasts."""
@@ -507,6 +531,7 @@ class Daemon:
             self._continuity,
             self._recording,
             self._desk.counters(),
+            self._black_box,
         )
         return found + self._supervision.families() + self._models.families()
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from edge_node.assembly import Core
+from edge_node.black_box import BlackBox
 from edge_node.continuity import Continuity
 from edge_node.counters import Counters
 from edge_node.metrics import Family
@@ -27,6 +28,7 @@ def families(
     continuity: Continuity,
     recording: Recording | None = None,
     requests: RequestCounters | None = None,
+    black_box: BlackBox | None = None,
 ) -> list[Family]:
     """Every metric of the gateway but the process's own. ``latency_s``: kind of alert -> (count, sum)."""
     counters, by_device = core.pipeline.counters(), core.pipeline.counters_by_device()
@@ -50,6 +52,7 @@ def families(
         ),
         *_recorded(recording),
         *([] if requests is None else _asked(requests)),
+        *_kept(black_box),
         *windows(counters),
         *_inference(core),
         Family(
@@ -296,6 +299,45 @@ def _asked(requests: RequestCounters) -> list[Family]:
         ),
         _counter("requests_repeated", "Requests that came again.", requests.n_repeated),
         _counter("requests_untold", "Refusals that were not answered.", requests.n_untold),
+    ]
+
+
+def _kept(black_box: BlackBox | None) -> list[Family]:
+    if black_box is None or (done := black_box.done) is None:
+        return []
+    there, parts = done.holding, ("part",)
+    return [
+        _gauge("black_box_failed", "1 while the black box cannot be written.", black_box.error is not None),
+        _counter("black_box_failures", "Times that it could not be written.", done.n_failures),
+        _counter("black_box_pauses", "Times that the disk was too slow for it.", black_box.n_pauses),
+        _counter("black_box_samples_recorded", "Values that are, or were, in it.", done.n_recorded),
+        _gauge("black_box_samples_queued", "Values that wait for its disk.", done.n_queued),
+        _by_reason("black_box_samples_dropped", "Values that did not get into it.", black_box.dropped(done)),
+        _counter("black_box_written_bytes", "Bytes written to its files.", done.n_written_bytes),
+        Family(
+            "black_box_bytes",
+            "Size of its files: of the last hours, and what older ones are kept for alerts.",
+            "gauge",
+            parts,
+            {("ring",): there.ring_bytes, ("alerts",): there.kept_bytes},
+        ),
+        Family(
+            "black_box_files",
+            "Its files.",
+            "gauge",
+            parts,
+            {("ring",): there.n_ring, ("alerts",): there.n_kept},
+        ),
+        Family(
+            "black_box_files_removed",
+            "Files that had to go.",
+            "counter",
+            ("reason",),
+            {(reason.value,): n for reason, n in done.removed.items()},
+        ),
+        _gauge(
+            "black_box_oldest_seconds", "Unix time of the oldest that is in it.", (there.oldest_ns or 0) / 1e9
+        ),
     ]
 
 

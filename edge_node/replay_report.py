@@ -13,6 +13,7 @@ import numpy as np
 from tabulate import tabulate
 
 from edge_node.assembly import Core
+from edge_node.counters import Counters
 from edge_node.near_alerts import NearAlert
 from edge_node.plans import DevicePlan
 from edge_node.quality import Quality, Scoreboard, judge
@@ -33,6 +34,7 @@ class Report:
 
     def __init__(self, core: Core, labels: Labels | None) -> None:
         self._core = core
+        self._before = core.pipeline.counters()
         self._plans = {plan.device.device_id: plan for plan in core.plans}
         self._boards: dict[str, Scoreboard] = {}
         self._labels = labels
@@ -106,11 +108,15 @@ class Report:
                 if labels_of_file
                 else "no row of the part asked for is labelled anomalous: there is nothing to compare alerts with"
             )
-        drops = self._core.pipeline.counters().window_drops
+        drops = self._counters().window_drops
         plans, span_ns = self._core.plans, last_ns - first_ns
         yield from advice(
             plans, self.rows_of, self._scored, drops, span_ns=span_ns, named_by_file=named_by_file
         )
+
+    def _counters(self) -> Counters:
+        """Of the log alone, also where the core went on from what it remembered."""
+        return self._core.pipeline.counters().since(self._before)
 
     def quality(self) -> Quality | None:
         """How well the alerts match the labels; None without any."""
@@ -173,7 +179,7 @@ class Report:
         return self._calibration(plan).step_ns or plan.window.hop_ns
 
     def _facts(self, n_open: int) -> list[tuple[str, str]]:
-        counters = self._core.pipeline.counters()
+        counters = self._counters()
         span = "nothing"
         if self._first_ns is not None and self._last_ns is not None:
             began, ended = rfc3339(self._first_ns)[:19], rfc3339(self._last_ns)[:19]

@@ -7,16 +7,20 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from edge_node.assembly import Core, assemble, assemble_bundle
 from edge_node.config import Config, load_config
 from edge_node.model_store import load_bundle
 from edge_node.replay import Item, is_recording
+from edge_node.snapshots import heard_devices
 from edge_node.sources.replay import log_options
 from models.acceptance import Acceptance
+from models.block_log import unpacked_state
 from models.cli_values import UsageError, log_options_of
 from models.log_sizes import log_length
 from models.logs import LogError, LogOptions, Warn
-from models.recording import file_device, inspect_log, recorded_devices
+from models.recording import by_arrival, file_device, inspect_log, log_beginning, recorded_devices
 from models.signal import Channel, Device, SampleBlock
 
 
@@ -84,6 +88,32 @@ def check_recorded(files: list[Path], core: Core) -> None:
                         f"{_meaning(other)} here",
                         remedy="replay it with a configuration or model like the one it was recorded with",
                     )
+
+
+def resume(files: list[Path], core: Core, warn: Warn) -> frozenset[str]:
+    """Where the first log begins in the midst of things, ``core`` goes on from what the gateway's pipeline remembered
+    there. Returns the devices of which there can be nothing in it. Raises LogError."""
+    first = by_arrival(files, LogOptions())[0]
+    beginning = log_beginning(first)
+    if beginning.state is None:
+        return frozenset()
+    inside = {device.device_id for file in files for device in recorded_devices(file)}
+    snapshot = unpacked_state(first, beginning.state)
+    try:
+        core.pipeline.restore(snapshot, only=inside)
+        heard = heard_devices(snapshot)
+    except msgspec.DecodeError:
+        warn(f"{first}: what the pipeline remembered was written by another version; this begins without it")
+        return frozenset()
+    core.pipeline.events()  # said before the log began
+    counted = core.pipeline.counters_by_device()
+    afresh = sorted(d for d in heard & inside & set(counted) if not counted[d].n_samples_in)
+    if afresh:
+        warn(
+            f"{', '.join(afresh)}: not watched as when this was recorded (model, window, channels or limits): what was "
+            "remembered of it is left out, and the first alerts may differ"
+        )
+    return frozenset(counted) - inside
 
 
 def _meaning(channel: Channel) -> str:

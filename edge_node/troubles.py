@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from edge_node.assembly import Core
+from edge_node.black_box import BlackBox
 from edge_node.gateway_alerts import Trouble
 from edge_node.requests import RequestCounters
 from edge_node.sources import SourceCounters
@@ -28,11 +29,12 @@ def troubles(
     recording_error: str | None = None,
     forgets: str | None = None,
     requests: RequestCounters | None = None,
+    black_box: BlackBox | None = None,
 ) -> list[Trouble]:
     """Every trouble that there is or could be; ``outages``: sources that are in trouble, and what to say of it; ``blind``:
     devices of which nothing is seen, and why; ``status_s``: how often the gateway publishes its status;
     ``recording_error``: why the recording has ended; ``forgets``: why a restart would forget something, or has;
-    ``requests``: what came of them."""
+    ``requests``: what came of them. A ``black_box`` that cannot be written to fails again with every attempt."""
     found = _of_scoring(core)
     n_full = sum(counters.sample_drops[DropReason.QUEUE_FULL] for counters in sources)
     full = "samples are dropped, the gateway cannot keep up with its sources"
@@ -47,6 +49,11 @@ def troubles(
         n_many = requests.refused[Refusal.RATE_LIMITED] + requests.refused[Refusal.QUEUE_FULL]
         many = "requests are refused, more come than [gateway] max_requests_per_minute lets in"
         found.append(Trouble("requests", many, n_many, HOLD_S))
+    if black_box is not None and (done := black_box.done) is not None:
+        failure = f"raw signal is not kept, the black box cannot be written: {black_box.error}"
+        found.append(Trouble("black_box", failure, done.n_failures, HOLD_S))
+        slow = "raw signal is not kept, the disk is too slow for the black box"
+        found.append(Trouble("black_box_slow", slow, black_box.n_pauses, HOLD_S))
     if uplink is not None:
         who = (
             f"publishes under this name (boot id {', '.join(uplink.conflicts)})"

@@ -9,6 +9,7 @@ same columns, is in ``block_parquet.py``.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 
 from models import codec
 from models.acceptance import Acceptance
+from models.evidence import Mark
 from models.logs import LogError, LogItem, Tick, Warn
 from models.messages import pack_floats, unpack_floats
 from models.signal import Clock, SampleBlock
@@ -32,10 +34,32 @@ _MAX_HEADER = 64 << 20
 Ns = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
+class Beginning(msgspec.Struct, frozen=True, kw_only=True):
+    """What a log that begins in the midst of things says besides its devices. ``state``: what the pipeline remembered before
+    the first item, packed by :func:`packed_state`; ``marks``: alerts that were said in the course of it."""
+
+    state: bytes | None = None
+    marks: tuple[Mark, ...] = ()
+
+
+def packed_state(snapshot: bytes) -> bytes:
+    """``snapshot`` of a pipeline as logs hold it."""
+    return zlib.compress(snapshot, 1)
+
+
+def unpacked_state(path: Path, state: bytes) -> bytes:
+    """The inverse of :func:`packed_state`; LogError names ``path``."""
+    try:
+        return zlib.decompress(state)
+    except zlib.error as error:
+        raise LogError(path, f"what the pipeline remembered cannot be read ({error})") from error
+
+
 class _Header(msgspec.Struct, frozen=True, tag_field="kind", tag="log", kw_only=True):
     format: str
     version: int
     devices: tuple[RecordedDevice, ...] = ()  # none in logs of before they were written
+    beginning: Beginning | None = None
 
 
 class _BlockRow(msgspec.Struct, frozen=True, tag_field="kind", tag="block", kw_only=True, omit_defaults=True):
@@ -68,10 +92,13 @@ _decode_row = msgspec.json.Decoder(_Row, dec_hook=lambda kind, value: codec.pars
 class JsonlWriter:
     """Appends rows to a new ``.jsonl`` file. Raises LogError."""
 
-    def __init__(self, path: Path, devices: Sequence[RecordedDevice] = ()) -> None:
+    def __init__(
+        self, path: Path, devices: Sequence[RecordedDevice] = (), beginning: Beginning | None = None
+    ) -> None:
         self._path = path
         self._file = create(path)
-        self._put(codec.encode(_Header(format=FORMAT, version=VERSION, devices=tuple(devices))))
+        header = _Header(format=FORMAT, version=VERSION, devices=tuple(devices), beginning=beginning)
+        self._put(codec.encode(header))
 
     def write(self, item: LogItem) -> None:
         if isinstance(item, Tick):
@@ -132,15 +159,26 @@ def read_jsonl(path: Path, warn: Warn) -> Iterator[LogItem]:
 
 def jsonl_devices(path: Path) -> tuple[RecordedDevice, ...]:
     """The devices that the log's first line names. Raises LogError."""
+    header = _header(path)
+    return () if header is None else header.devices
+
+
+def jsonl_beginning(path: Path) -> Beginning:
+    """In the midst of what the log begins. Raises LogError."""
+    header = _header(path)
+    return Beginning() if header is None or header.beginning is None else header.beginning
+
+
+def _header(path: Path) -> _Header | None:
     with open_bytes(path) as file:
         line = file.readline(_MAX_HEADER)
     try:
         row = _decode_row(line)
     except (msgspec.DecodeError, ValueError) as error:
         if not line.endswith(b"\n"):  # the recording was interrupted at once
-            return ()
+            return None
         raise LogError(path, f"no row of a block log ({error})", line=1) from error
-    return row.devices if isinstance(row, _Header) else ()
+    return row if isinstance(row, _Header) else None
 
 
 def is_jsonl_log(path: Path) -> bool:

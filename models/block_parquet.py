@@ -13,12 +13,13 @@ import os
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 from arro3.core import (
     Array,
+    ChunkedArray,
     DataType,
     Field,
     RecordBatch,
@@ -26,12 +27,14 @@ from arro3.core import (
     Schema,
     list_array,
     list_flatten,
+    list_offsets,
 )
 from arro3.io import read_ipc_stream, write_ipc_stream, write_parquet
+from numpy.typing import NDArray
 
 from models import codec
 from models.acceptance import Acceptance
-from models.block_log import FORMAT, VERSION, create, make_block, write_all
+from models.block_log import FORMAT, VERSION, Beginning, create, make_block, write_all
 from models.logs import LogError, LogItem, Tick, Warn
 from models.parquet_files import parquet_batches, parquet_columns, parquet_metadata, parquet_n_rows
 from models.signal import Clock
@@ -73,7 +76,9 @@ _SCHEMA = Schema(
 class ParquetWriter:
     """Appends rows to a spool, and makes the ``.parquet`` of it at ``close()``. Raises LogError."""
 
-    def __init__(self, path: Path, devices: Sequence[RecordedDevice] = ()) -> None:
+    def __init__(
+        self, path: Path, devices: Sequence[RecordedDevice] = (), beginning: Beginning | None = None
+    ) -> None:
         self._path = path
         self._spool = spool_of(path)
         if path.exists():
@@ -83,12 +88,14 @@ class ParquetWriter:
         # A stream is its schema, its batches and an end mark: cut those apart, so that it can grow.
         self._n_schema = len(_ipc(_SCHEMA)) - _N_END
         metadata = _METADATA | {"devices": codec.encode(tuple(devices)).decode()}
+        if beginning is not None:
+            metadata["beginning"] = codec.encode(beginning).decode()
         empty = _ipc(_SCHEMA.with_metadata(metadata))
         self._end = empty[-_N_END:]
         write_all(self._spool, self._file, empty[:-_N_END])
 
     def write(self, item: LogItem) -> None:
-        write_all(self._spool, self._file, _ipc(_SCHEMA, _batch(item))[self._n_schema : -_N_END])
+        write_all(self._spool, self._file, _ipc(_SCHEMA, batch_of([item]))[self._n_schema : -_N_END])
         self._n_rows += 1
 
     def close(self) -> None:
@@ -124,19 +131,31 @@ def read_parquet_log(path: Path, warn: Warn) -> Iterator[LogItem]:
     spool = spool_of(path)
     if path.exists():
         for batch in parquet_batches(path, _READ_ROWS):
-            yield from _from_batch(path, batch)
+            yield from items_of(path, batch)
         return
     warn(f"{path}: the recording was interrupted; reading {spool.name}")
     try:
         with arrow_errors():
             for batch in read_ipc_stream(spool):
-                yield from _from_batch(spool, batch)
+                yield from items_of(spool, batch)
     except ArrowRefusedError as error:
         warn(f"{spool}: its last block is cut short; left out ({error})")
 
 
 def parquet_devices(path: Path) -> tuple[RecordedDevice, ...]:
     """The devices that the log, or its spool, names. Raises LogError."""
+    return _said(path, "devices", tuple[RecordedDevice, ...], ())
+
+
+def parquet_beginning(path: Path) -> Beginning:
+    """In the midst of what the log begins. Raises LogError."""
+    return _said(path, "beginning", Beginning, Beginning())
+
+
+T = TypeVar("T")
+
+
+def _said(path: Path, key: str, kind: type[T], default: T) -> T:
     if path.exists():
         metadata = parquet_metadata(path)
     else:
@@ -144,11 +163,13 @@ def parquet_devices(path: Path) -> tuple[RecordedDevice, ...]:
             with arrow_errors():
                 metadata = read_ipc_stream(spool_of(path)).schema.metadata_str
         except ArrowRefusedError:  # the recording was interrupted at once
-            return ()
+            return default
+    if key not in metadata:
+        return default
     try:
-        return codec.decode(metadata.get("devices", "[]").encode(), tuple[RecordedDevice, ...])
+        return codec.decode(metadata[key].encode(), kind)
     except msgspec.DecodeError as error:
-        raise LogError(path, f"its devices cannot be read ({error})") from error
+        raise LogError(path, f"its {key} cannot be read ({error})") from error
 
 
 def parquet_log_records(path: Path) -> int | None:
@@ -164,10 +185,13 @@ def is_parquet_log(path: Path) -> bool:
     return parquet_columns(path) == tuple(_SCHEMA.names)
 
 
-def _from_batch(path: Path, batch: RecordBatch) -> Iterator[LogItem]:
+def items_of(path: Path, batch: RecordBatch) -> Iterator[LogItem]:
+    """The items of ``batch``, whose arrays they share. LogError names ``path``."""
     text = {name: batch.column(name).to_pylist() for name in ("kind", "device", "clock", "rate", "channels")}
     arrivals = batch.column("arrival_ns").to_pylist()
     starts = batch.column("start_ns").to_pylist()
+    values, value_ends = _lists(batch.column("values"))
+    times, time_ends = _lists(batch.column("time_ns"))
     for i, kind in enumerate(text["kind"]):
         if kind == "tick":
             yield Tick(arrivals[i])
@@ -179,63 +203,89 @@ def _from_batch(path: Path, batch: RecordBatch) -> Iterator[LogItem]:
                 device_id=text["device"][i], arrival_ns=arrivals[i], transaction=transaction, by=by, note=note
             )
             continue
-        values = list_flatten(batch.column("values").slice(i, 1)).to_numpy().reshape(-1, len(channels))
+        rows = values[value_ends[i] : value_ends[i + 1]].reshape(-1, len(channels))
         uniform = starts[i] is not None
-        times = None if uniform else list_flatten(batch.column("time_ns").slice(i, 1)).to_numpy()
         try:
             rate = codec.parse_rate(text["rate"][i]) if uniform else None
             yield make_block(
                 text["device"][i],
                 channels,
-                values,
+                rows,
                 arrivals[i],
                 starts[i],
                 rate,
-                times,
+                None if uniform else times[time_ends[i] : time_ends[i + 1]],
                 Clock(text["clock"][i]),
             )
         except ValueError as error:
             raise LogError(path, f"block of {text['device'][i]!r} at {arrivals[i]}: {error}") from error
 
 
-def _batch(item: LogItem) -> RecordBatch:
-    values, times = np.zeros(0, np.float32), np.zeros(0, np.int64)
-    if isinstance(item, Tick):
-        cells: tuple[Any, ...] = ("tick", "", item.now_ns, "", (), None, "", times)
-    elif isinstance(item, Acceptance):
-        said = (item.transaction, item.by, item.note)
-        cells = ("acceptance", item.device_id, item.arrival_ns, "", said, None, "", times)
-    else:
-        times = times if item.time_ns is None else item.time_ns
-        rate = "" if item.rate_hz is None else str(item.rate_hz)
-        cells = (
-            "block",
-            item.device_id,
-            item.arrival_ns,
-            item.clock.value,
-            item.channels,
-            item.start_ns,
-            rate,
-            times,
-        )
-        values = np.ascontiguousarray(item.values, dtype=np.float32).reshape(-1)
-    kind, device, arrival, clock, channels, start, rate, times = cells
+def _lists(column: ChunkedArray | Array) -> tuple[NDArray[Any], list[int]]:
+    """The items of a column of lists one after the other, and where each list begins and ends."""
+    lists = column if isinstance(column, Array) else column.combine_chunks()
+    offsets = list_offsets(lists).to_numpy()
+    items = list_flatten(lists).to_numpy()
+    return items, (offsets - offsets[0]).tolist()
+
+
+def batch_of(items: Sequence[LogItem]) -> RecordBatch:
+    """``items`` as rows of a block log."""
+    kinds: list[str] = []
+    devices: list[str] = []
+    arrivals: list[int] = []
+    clocks: list[str] = []
+    channels: list[tuple[str, ...]] = []
+    starts: list[int | None] = []
+    rates: list[str] = []
+    times: list[NDArray[np.int64]] = []
+    values: list[NDArray[np.float32]] = []
+    n_times: list[int] = []
+    n_values: list[int] = []
+    for item in items:
+        if isinstance(item, Tick):
+            row: tuple[Any, ...] = ("tick", "", item.now_ns, "", (), None, "", 0, 0)
+        elif isinstance(item, Acceptance):
+            said = (item.transaction, item.by, item.note)
+            row = ("acceptance", item.device_id, item.arrival_ns, "", said, None, "", 0, 0)
+        else:
+            rate = "" if item.rate_hz is None else str(item.rate_hz)
+            n = 0 if item.time_ns is None else item.n
+            if item.time_ns is not None:
+                times.append(item.time_ns)
+            values.append(item.values.reshape(-1))
+            row = ("block", item.device_id, item.arrival_ns, item.clock.value, item.channels)
+            row += (item.start_ns, rate, n, item.n_samples)
+        for cells, cell in zip(
+            (kinds, devices, arrivals, clocks, channels, starts, rates, n_times, n_values), row, strict=True
+        ):
+            cells.append(cell)  # type: ignore[attr-defined]
     columns = [
-        Array([kind], type=DataType.utf8()),
-        Array([device], type=DataType.utf8()),
-        Array([arrival], type=DataType.int64()),
-        Array([clock], type=DataType.utf8()),
-        _one_list(Array(list(channels), type=DataType.utf8()), len(channels), DataType.utf8()),
-        Array([start], type=DataType.int64()),
-        Array([rate], type=DataType.utf8()),
-        _one_list(Array.from_numpy(np.ascontiguousarray(times)), len(times), DataType.int64()),
-        _one_list(Array.from_numpy(values), len(values), DataType.float32()),
+        Array(kinds, type=DataType.utf8()),
+        Array(devices, type=DataType.utf8()),
+        Array(arrivals, type=DataType.int64()),
+        Array(clocks, type=DataType.utf8()),
+        _list_column(
+            Array([name for names in channels for name in names], type=DataType.utf8()),
+            list(map(len, channels)),
+            DataType.utf8(),
+        ),
+        Array(starts, type=DataType.int64()),
+        Array(rates, type=DataType.utf8()),
+        _list_column(Array.from_numpy(_joined(times, np.dtype(np.int64))), n_times, DataType.int64()),
+        _list_column(Array.from_numpy(_joined(values, np.dtype(np.float32))), n_values, DataType.float32()),
     ]
     return RecordBatch.from_arrays(columns, schema=_SCHEMA)
 
 
-def _one_list(items: Array, n: int, item: DataType) -> Array:
-    return list_array(Array.from_numpy(np.array([0, n], dtype=np.int32)), items, type=_list_type(item))
+def _joined(arrays: list[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(np.concatenate(arrays), dtype=dtype) if arrays else np.zeros(0, dtype)
+
+
+def _list_column(items: Array, lengths: list[int], item: DataType) -> Array:
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return list_array(Array.from_numpy(offsets), items, type=_list_type(item))
 
 
 def _ipc(schema: Schema, *batches: RecordBatch) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from models.block_frames import SUFFIX, survey
 from models.block_parquet import parquet_log_records
 from models.json_lines import JsonLines
 from models.logs import LogOptions
@@ -17,6 +18,9 @@ def log_length(path: Path, options: LogOptions) -> int | None:
     """Rows of a table, or blocks and ticks of a recording: counted in Parquet, in text estimated by its first lines. None for
     what is packed, for JSON lines that are batches of rows, and for a recording that was interrupted. Raises LogError."""
     if is_block_log(path):
+        if path.suffix == SUFFIX:
+            found = survey(path)
+            return None if found is None or not found.is_closed else found.contents.n_items
         return parquet_log_records(path) if path.suffix == ".parquet" else _lines(path)
     if path.suffix == ".gz":
         return None

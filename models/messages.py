@@ -1,7 +1,7 @@
 """The messages a gateway publishes, as JSON by msgspec. A name here is the name on the wire and in the docs.
 
-Invariants: a message is a function of the signal and the configuration alone, except ``Alert.delivery`` and
-``Status``, which hold all that depends on the run; integer nanoseconds have an RFC 3339 twin (``…_at``), because
+Invariants: a message is a function of the signal and the configuration alone, except ``Alert.delivery``, ``Alert.evidence``
+and ``Status``, which hold all that depends on the run; integer nanoseconds have an RFC 3339 twin (``…_at``), because
 JavaScript rounds integers above 2**53; binary arrays are base64 of little-endian float32.
 """
 
@@ -41,7 +41,7 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """All of an alert that depends on the run: left out of every byte-for-byte comparison."""
+    """What of an alert depends on the run, but for its evidence: left out of every byte-for-byte comparison."""
 
     emitted_ns: int
     emitted_at: str
@@ -79,7 +79,9 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     model_id: str | None
     model_version: int | None
     clock: str
-    evidence: str | None  # digest of the raw window kept on the gateway
+    evidence: (
+        str | None
+    )  # digest of the raw signal kept on the gateway (models.evidence); None: not all of it was kept
     delivery: Delivery | None
 
 
@@ -184,6 +186,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, int] = {}
     connections: dict[str, ConnectionStatus] = {}  # "source {name}"
     recording_error: str | None = None  # why what comes in is not recorded any more, though it should be
+    black_box_error: str | None = None  # why the black box does not record, though it should
     conflicts: tuple[str, ...] = ()  # boot ids of others that publish on this gateway's own topic now
 
 

@@ -16,11 +16,21 @@ from typing import TypeVar
 import numpy as np
 
 from models.acceptance import Acceptance
-from models.block_log import JsonlWriter, is_jsonl_log, jsonl_devices, read_jsonl
+from models.block_frames import SUFFIX as FRAMES_SUFFIX
+from models.block_frames import frames_beginning, frames_head, read_frames_log
+from models.block_log import (
+    Beginning,
+    JsonlWriter,
+    is_jsonl_log,
+    jsonl_beginning,
+    jsonl_devices,
+    read_jsonl,
+)
 from models.block_parquet import (
     SPOOL_SUFFIX,
     ParquetWriter,
     is_parquet_log,
+    parquet_beginning,
     parquet_devices,
     read_parquet_log,
     spool_of,
@@ -35,16 +45,19 @@ from models.tables import ParquetTable, table_blocks
 from models.time_policy import RecordedDevice
 
 __all__ = [
+    "Beginning",
     "LogError",
     "LogInfo",
     "LogOptions",
     "LogWarning",
     "RecordingWriter",
     "Tick",
+    "by_arrival",
     "check_new",
     "file_device",
     "inspect_log",
     "is_block_log",
+    "log_beginning",
     "log_files",
     "open_table",
     "read_log",
@@ -66,11 +79,16 @@ class RecordingWriter:
     ``close`` raise it when the disk is full, and what was written before stays readable.
     """
 
-    def __init__(self, path: Path | str, devices: Sequence[RecordedDevice] = ()) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        devices: Sequence[RecordedDevice] = (),
+        beginning: Beginning | None = None,
+    ) -> None:
         path = Path(path)
         check_new(path)
         form = JsonlWriter if path.suffix == ".jsonl" else ParquetWriter
-        self._writer: JsonlWriter | ParquetWriter = form(path, devices)
+        self._writer: JsonlWriter | ParquetWriter = form(path, devices, beginning)
         self.path = path
 
     def write(self, item: LogItem) -> None:
@@ -138,10 +156,16 @@ def read_log(
     options = options or LogOptions()
     files = log_files(logs)
     device_id = options.device_id or file_device(files[0])
-    if len(files) > 1:
-        files = sorted(files, key=lambda file: _first_arrival(file, options, device_id))
-    for file in files:
+    for file in by_arrival(files, options):
         yield from _read_file(file, options, device_id, warn)
+
+
+def by_arrival(files: Sequence[Path], options: LogOptions) -> list[Path]:
+    """``files`` in the order in which :func:`read_log` reads them. Raises LogError."""
+    if len(files) < 2:
+        return list(files)
+    device_id = options.device_id or file_device(files[0])
+    return sorted(files, key=lambda file: _first_arrival(file, options, device_id))
 
 
 def recorded_devices(path: Path | str) -> tuple[RecordedDevice, ...]:
@@ -150,7 +174,19 @@ def recorded_devices(path: Path | str) -> tuple[RecordedDevice, ...]:
     path = Path(path)
     if not is_block_log(path):
         return ()
+    if path.suffix == FRAMES_SUFFIX:
+        return frames_head(path).devices
     return parquet_devices(path) if path.suffix == ".parquet" else jsonl_devices(path)
+
+
+def log_beginning(path: Path | str) -> Beginning:
+    """In the midst of what ``path`` begins: nothing, unless it is a part of the gateway's black box. Raises LogError."""
+    path = Path(path)
+    if not is_block_log(path):
+        return Beginning()
+    if path.suffix == FRAMES_SUFFIX:
+        return frames_beginning(path)
+    return parquet_beginning(path) if path.suffix == ".parquet" else jsonl_beginning(path)
 
 
 def inspect_log(path: Path | str, options: LogOptions | None = None, *, device: str | None = None) -> LogInfo:
@@ -240,6 +276,8 @@ def is_block_log(path: Path) -> bool:
     """Whether a log is our own (needs no options). Raises LogError when unreadable."""
     if path.suffix == ".parquet":
         return is_parquet_log(path)
+    if path.suffix == FRAMES_SUFFIX:
+        return True
     return path.suffix in _JSON_SUFFIXES and is_jsonl_log(path)
 
 
@@ -255,6 +293,9 @@ def open_table(path: Path, options: LogOptions, warn: Warn) -> CsvTable | JsonLi
 
 def _read_file(path: Path, options: LogOptions, device_id: str, warn: Warn) -> Iterator[LogItem]:
     if is_block_log(path):
+        if path.suffix == FRAMES_SUFFIX:
+            yield from read_frames_log(path, warn)
+            return
         yield from read_parquet_log(path, warn) if path.suffix == ".parquet" else read_jsonl(path, warn)
         return
     table = open_table(path, options, warn)

@@ -230,6 +230,9 @@ class DropReason(enum.StrEnum):
     LOST = "lost"  # on the line: numbered by the board, never received
     UNEXPLAINED = "unexplained"  # the board did not say what they are
     DOWN = "down"
+    # samples on their way into the black box
+    DISK_FULL = "disk_full"
+    UNWRITABLE = "unwritable"
     # payloads, before they become samples
     MALFORMED = "malformed"
     OVERSIZE = "oversize"

@@ -117,6 +117,17 @@ def test_what_the_boards_published_arrived_and_was_scored(quick: Path) -> None:
         assert all(process["cpu_share"] >= 0 for process in r[state].values())
 
 
+@pytest.mark.timeout(240)
+def test_the_black_box_records_all_of_it(quick: Path) -> None:
+    r = result(quick, "black_box")
+    for signal in r["signals"].values():
+        assert 0 < signal["file_bytes_per_day"] < signal["signal_bytes_per_day"]
+        assert signal["loop_cpu_share"] > 0
+        assert signal["thread_cpu_share"] > 0
+        assert signal["record_cpu_share"] > 0
+    assert r["rest_bytes_per_day"]["slow"] > r["rest_bytes_per_day"]["ticks"] > 0
+
+
 @pytest.mark.parametrize("name", run.NEED_MOSQUITTO)
 def test_without_mosquitto_a_benchmark_says_how_to_get_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

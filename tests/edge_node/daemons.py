@@ -121,6 +121,11 @@ def alerts(subscriber: Subscriber) -> list[dict[str, Any]]:
     return [json.loads(m.payload) for m in subscriber.messages if "/alert/" in m.topic]
 
 
+def of_the_signal(alert: dict[str, Any]) -> dict[str, Any]:
+    """``alert`` without what depends on the run."""
+    return {**alert, "evidence": None, "delivery": None}
+
+
 def status(subscriber: Subscriber) -> str | None:
     found = [m for m in subscriber.messages if m.topic.endswith("/status")]
     return json.loads(found[-1].payload)["state"] if found else None

@@ -9,8 +9,7 @@ import signal
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,13 @@ from tests.edge_node.daemons import (
     edge_node,
     feed,
     metrics,
+    of_the_signal,
     rows,
     running,
     status,
     summed,
 )
+from tests.edge_node.disks import small_disk
 
 pytestmark = pytest.mark.tflite_runtime
 
@@ -94,7 +95,7 @@ def test_a_recording_of_a_live_run_replays_to_its_alerts(tmp_path: Path) -> None
             daemon.send_signal(signal.SIGTERM)
             assert daemon.wait(15) == 0
         wait_for(lambda: status(seen) == "stopped", "status stopped")
-        live = [{**a, "delivery": None} for a in alerts(seen)]
+        live = [of_the_signal(a) for a in alerts(seen)]
     out = tmp_path / "alerts.jsonl"
     command = ["replay", str(log), "-c", str(path), "--output", str(out)]
     done = subprocess.run(edge_node(*command), capture_output=True, text=True, timeout=60)
@@ -202,20 +203,6 @@ def test_a_start_that_fails_leaves_no_recording(tmp_path: Path, suffix: str) -> 
     assert "metrics_port" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert list(logs.iterdir()) == []
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of its own that is soon full; skips where none may be mounted."""
-    place = folder / "small"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("no file system can be mounted here")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
@@ -341,7 +328,7 @@ def test_a_recording_of_two_devices_of_which_one_gates_the_other_replays_to_its_
             daemon.send_signal(signal.SIGTERM)
             assert daemon.wait(15) == 0
         wait_for(lambda: status(seen) == "stopped", "status stopped")
-        live = [{**a, "delivery": None} for a in alerts(seen)]
+        live = [of_the_signal(a) for a in alerts(seen)]
     out = tmp_path / "alerts.jsonl"
     command = edge_node("replay", log, "-c", path, "--output", out)
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

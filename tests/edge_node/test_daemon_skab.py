@@ -35,9 +35,9 @@ def read(log: Path) -> tuple[list[tuple[int, dict[str, float]]], list[int]]:
     return readings, anomalous
 
 
-def outside_delivery(line: bytes) -> bytes:
+def of_the_signal(line: bytes) -> bytes:
     """An alert without what depends on the run, as the very bytes."""
-    said, found, _ = line.rpartition(b',"delivery":')
+    said, found, _ = line.rpartition(b',"evidence":')
     assert found, line
     return said
 
@@ -93,7 +93,7 @@ def test_a_recording_published_row_by_row_is_alerted_and_replays_byte_for_byte(t
             finally:
                 listener.terminate()
     live = heard_file.read_bytes().splitlines()
-    assert [outside_delivery(line) for line in live] == [outside_delivery(line) for line in replayed]
+    assert [of_the_signal(line) for line in live] == [of_the_signal(line) for line in replayed]
     raised = [a for a in map(json.loads, live) if a["kind"] == "machine" and a["state"] == "raised"]
     first, last = ((t + shift_s) * NS for t in (anomalous[0], anomalous[-1]))
     assert any(first <= a["end_ns"] and a["start_ns"] <= last for a in raised)

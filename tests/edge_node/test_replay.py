@@ -20,6 +20,7 @@ from models.messages import Alert, Event
 from models.recording import RecordingWriter, read_log
 from models.signal import NS_PER_S, Channel, SampleBlock
 from models.time_policy import RecordedDevice
+from tests.edge_node.daemons import of_the_signal
 from tests.edge_node.replays import CHANNELS, T0_S, at, core, replayed, signal, write_csv
 from tests.fixtures.bundle_files import BUNDLE
 
@@ -221,11 +222,8 @@ def test_a_recording_of_the_daemon_replays_to_its_alerts(tmp_path: Path) -> None
         assert main(["replay", str(recording), "-c", str(config), "--output", str(path)]) == 0
     assert out[0].read_bytes() == out[1].read_bytes()
 
-    def without_delivery(line: bytes) -> dict[str, object]:
-        found: dict[str, object] = json.loads(line)
-        return {**found, "delivery": None}
-
-    assert [without_delivery(a) for a in alerts] == [json.loads(a) for a in out[0].read_bytes().splitlines()]
+    live = [of_the_signal(json.loads(a)) for a in alerts]
+    assert live == [json.loads(a) for a in out[0].read_bytes().splitlines()]
 
 
 @pytest.mark.parametrize("changes", [{"unit": "Pa"}, {"origin": 3.0}])
