@@ -41,6 +41,12 @@ class ModelInbox:
         self._blobs: dict[str, bytes] = {}
         self._filters: tuple[tuple[str, int], ...] = ()
         self._max_bytes = 0
+        self._again: set[str] = set()
+
+    def again(self) -> Sequence[tuple[str, int]]:
+        with self._lock:
+            again, self._again = self._again, set()
+            return [(topic, QOS) for topic in again if topic in self._wanted]
 
     def aim(self, prefix: str, gateway: str, model_ids: Iterable[str], max_bytes: int) -> None:
         """Hear of these models from now on, and of no others."""
@@ -58,6 +64,12 @@ class ModelInbox:
         """Fetch what is published on these topics, of the digest and size that they have; and nothing else any more of what
         was wanted before."""
         with self._lock:
+            # Wanted no more and then again within a turn of the uplink is subscribed to all along, so nothing would come.
+            self._again |= {
+                topic
+                for topic, (sha256, _) in blobs.items()
+                if topic not in self._wanted and sha256 not in self._blobs
+            }
             self._wanted = dict(blobs)
             self._blobs = {
                 sha256: self._blobs[sha256] for sha256, _ in blobs.values() if sha256 in self._blobs

@@ -66,6 +66,10 @@ class Inbox:
         self._put = put
         self.filters: Sequence[tuple[str, int]] = ((topics.requests, 1),)
 
+    def again(self) -> Sequence[tuple[str, int]]:
+        """No request is retained."""
+        return ()
+
     def hear(self, topic: str, payload: bytes, retained: bool) -> None:
         """On the connection's thread."""
         self._put(topic.removeprefix(self._prefix), payload, retained)

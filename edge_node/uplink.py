@@ -49,6 +49,9 @@ class Inbound(Protocol):
     @property
     def max_bytes(self) -> int: ...
 
+    def again(self) -> Sequence[tuple[str, int]]:
+        """Those of ``filters`` on which what is retained is wanted once more; each is said once. On the connection's thread."""
+
     def hear(self, topic: str, payload: bytes, retained: bool) -> None:
         """On the connection's thread; bad input never raises, what does ends the uplink."""
 
@@ -226,10 +229,11 @@ class Uplink:
     def _subscribe(self, link: Link) -> None:
         """Follow what those who hear want to hear."""
         wanted = tuple(pair for inbound in self._inbound for pair in inbound.filters)
-        if wanted == self._subscribed:
+        again = {pair for inbound in self._inbound for pair in inbound.again()}
+        if wanted == self._subscribed and not again:
             return
         before, self._subscribed = self._subscribed, wanted
-        if more := [pair for pair in wanted if pair not in before]:
+        if more := [pair for pair in wanted if pair not in before or pair in again]:
             link.subscribe(more)
         if less := [pair[0] for pair in before if pair not in wanted]:
             link.unsubscribe(less)

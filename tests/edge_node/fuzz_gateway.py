@@ -1,10 +1,10 @@
 """Random and mutated messages and models for a running gateway: ``python -m tests.edge_node.fuzz_gateway``.
 
 The real daemon, a real mosquitto. What sensors, operators, the sink and strangers could send is mutated (bits flipped, bytes
-lost, cut, repeated, spliced, nested, numbers out of any range) and published on every topic that the gateway hears: its sensors in
-all payload formats, its requests, its own status, its models. Graphs of models are mutated too, and their manifests signed by the
-trusted key, so that they get as far as they can. The run fails when the daemon ends, logs a traceback, is not in balance, or does
-not do its work afterwards.
+lost, cut, repeated, spliced, nested, numbers out of any range) and published on every topic that the gateway hears: its sensors
+in all payload formats, its requests, its own status, its models. Graphs of models are mutated too, and their manifests signed by
+the trusted key, so that they get as far as they can. The run fails when the daemon ends, logs a traceback, is not in balance, or
+does not do its work afterwards.
 """
 
 from __future__ import annotations

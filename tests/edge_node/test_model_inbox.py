@@ -110,3 +110,20 @@ def test_an_uplink_follows_what_is_wanted(tmp_path: Path, version: Any) -> None:
             assert PUMP.blob(A) not in seen
         finally:
             uplink.stop(status("stopped"))
+
+
+def test_what_is_wanted_again_at_once_is_asked_for_again() -> None:
+    """The uplink is subscribed to it all along, so that the broker would not send what it has retained."""
+    box = ModelInbox(lambda: None)
+    box.aim("lw", "gw-1", ["pump"], 100)
+    wanted = {PUMP.blob(A): (A, 3)}
+    box.want(wanted)
+    assert [topic for topic, _ in box.again()] == [PUMP.blob(A)]
+    assert box.again() == []
+    box.want(wanted)  # still
+    assert box.again() == []
+    box.want({})
+    box.want(wanted)
+    assert [topic for topic, _ in box.again()] == [PUMP.blob(A)]
+    box.want({})
+    assert box.again() == []
