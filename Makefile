@@ -45,7 +45,7 @@ chaos: $(VENV)/.installed
 	@$(PY) -m tests.edge_node.chaos --seconds 180
 
 reliability: $(VENV)/.installed
-	@$(PY) -m benchmarks.run chaos failover
+	@$(PY) -m benchmarks.run chaos failover swaps nonsense
 
 # tflite-runtime has wheels for CPython up to 3.11 only and needs numpy 1.
 tflite-runtime-test: $(TFLITE_VENV)/.installed

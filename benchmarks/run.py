@@ -20,8 +20,10 @@ from benchmarks import (
     inference,
     ingest,
     latency,
+    nonsense,
     resources,
     serial_line,
+    swaps,
     table,
     throughput,
 )
@@ -39,8 +41,12 @@ BENCHMARKS = {
     "disk": disk.measure,
     "black_box": black_box.measure,
 }
-RELIABILITY = {"chaos": chaos.measure}  # `make reliability`
-NEED_MOSQUITTO = ("latency", "resources", "disk", "chaos")
+RELIABILITY = {  # `make reliability`
+    "chaos": chaos.measure,
+    "swaps": swaps.measure,
+    "nonsense": nonsense.measure,
+}
+NEED_MOSQUITTO = ("latency", "resources", "disk", "chaos", "nonsense")
 ALL = {**BENCHMARKS, **RELIABILITY}
 
 

@@ -72,7 +72,7 @@ def section(results: Mapping[str, Record]) -> str:
 
 def reliability(results: Mapping[str, Record]) -> list[tuple[str, str]]:
     """What was done to the gateway, and what came of it."""
-    told = {"chaos": _chaos, "failover": _failed_over}
+    told = {"chaos": _chaos, "failover": _failed_over, "swaps": _swaps, "nonsense": _nonsense}
     return [row for name, tell in told.items() if name in results for row in tell(results[name])]
 
 
@@ -84,7 +84,7 @@ def reliability_section(results: Mapping[str, Record]) -> str:
     lines = tabulate(
         found, headers=("what was done", "what came of it"), tablefmt="github", disable_numparse=True
     )
-    used = {name: results[name] for name in ("chaos", "failover") if name in results}
+    used = {name: results[name] for name in ("chaos", "failover", "swaps", "nonsense") if name in results}
     return f"{lines}\n\n{_measured_on(used)}\n"
 
 
@@ -287,6 +287,32 @@ def _failed_over(r: Record) -> list[tuple[str, str]]:
             f"its batch scored on the CPU after {_figure(ours['all']['max'])} ms at worst; {r['windows_scored']} of "
             f"{r['windows_owed']} windows scored",
         )
+    ]
+
+
+def _swaps(r: Record) -> list[tuple[str, str]]:
+    return [
+        (
+            f"{r['n_swaps']} swaps of the model while blocks flow, {r['n_windows']:,} windows of 3 devices",
+            f"skipped {r['n_skipped']}, scored twice {r['n_twice']}, dropped {r['n_dropped']}; memory grew by "
+            f"{_figure(max(r['grown_bytes'], 0) / 1e6)} MB in the last three quarters",
+        )
+    ]
+
+
+def _nonsense(r: Record) -> list[tuple[str, str]]:
+    became = ", ".join(
+        f"{n} {reason}" for reason, n in sorted(r["refused"].items(), key=lambda item: -item[1])
+    )
+    return [
+        (
+            f"{r['n_messages']:,} random and mutated messages on every topic it hears, {_figure(r['n_bytes'] / 1e6)} MB",
+            "the daemon ran on, in balance, logged no traceback, and told a fault afterwards",
+        ),
+        (
+            f"{r['n_models']} models whose graph was mutated, signed, {_figure(r['n_model_bytes'] / 1e6)} MB",
+            became,
+        ),
     ]
 
 

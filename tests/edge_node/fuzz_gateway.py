@@ -57,7 +57,6 @@ class Report:
     n_model_bytes: int = 0
     by_topic: dict[str, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)  # models, by what became of them
-    n_crashes: int = 0
 
 
 def payloads(rng: random.Random, now_ns: int) -> dict[str, bytes]:
@@ -288,7 +287,7 @@ def _works(to: Subscriber, gateway: Gateway, port: int) -> None:
     start_ns = (time.time_ns() // NS - len(values)) * NS
     for i, row in enumerate(values.tolist()):
         to.publish(
-            "plant/pump-1", json.dumps({"t": start_ns + i * NS, **dict(zip(CHANNELS, row, strict=True))})
+            "plant/pump-2", json.dumps({"t": start_ns + i * NS, **dict(zip(CHANNELS, row, strict=True))})
         )
     gateway.wait_for(
         lambda: summed(metrics(port), "windows_scored_total") > before + 20, "windows of a sound signal"
