@@ -85,10 +85,12 @@ def lines(config: Config, plan: Plan) -> Iterable[str]:
         )
     )
     rows.append(("journal", "", "", size(plan.journal_bytes), "", "at most"))
+    if plan.black_box_bytes:
+        box = config.black_box
+        how = f"at most: the last {box.hours:g} h, and {size(box.keep_bytes)} around alerts"
+        rows.append(("black box", "", "", size(plan.black_box_bytes), size(plan.black_box_day_bytes), how))
     n = sum(line.n for line in plan.messages)
     rows.append(("in all", f"{n:,}", "", size(plan.disk_bytes), size(plan.day_bytes), ""))
-    raw = (size(plan.signal_bytes), size(plan.signal_day_bytes))
-    rows.append(("raw signal", "", "", *raw, "were all of it kept, as float32"))
     headers = ("", "messages", "each", f"in {off}", "written a day", "")
     yield from tabulate(
         rows, headers, tablefmt="plain", colalign=("left", *["right"] * 4, "left"), disable_numparse=True

@@ -18,6 +18,7 @@ from edge_node.assembly import Core
 from edge_node.checkpoints import UPLINK
 from edge_node.config import Config
 from edge_node.continuity import DEVICE, GATEWAY, PIPELINE
+from edge_node.disk_need import need
 from edge_node.egress import Outgoing
 from edge_node.outbox import FILE_NAME, WAL_PAGES, Cut, Outbox
 from edge_node.pipeline import Pipeline
@@ -60,6 +61,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     journal_bytes: int  # of the outbox, at most
     signal_bytes: int  # of the raw signal in that time
     signal_day_bytes: int
+    black_box_bytes: int  # of the black box at most, what it keeps around alerts included; 0: there is none
+    black_box_day_bytes: int
     model_bytes: int
     memory_bytes: int  # of a gateway with these models loaded, the processes that score included
     memory_most_bytes: int  # with its queue of samples full
@@ -70,12 +73,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def disk_bytes(self) -> int:
         """What must be free where the state is kept, while the broker is away."""
-        return sum(line.disk_bytes for line in self.messages) + self.state_bytes + self.journal_bytes
+        messages = sum(line.disk_bytes for line in self.messages)
+        return messages + self.state_bytes + self.journal_bytes + self.black_box_bytes
 
     @property
     def day_bytes(self) -> int:
         """What is written there in a day."""
-        return sum(line.day_bytes for line in self.messages) + self.state_day_bytes
+        return sum(line.day_bytes for line in self.messages) + self.state_day_bytes + self.black_box_day_bytes
 
 
 def plan_of(config: Config, core: Core, offline_s: float) -> Plan:
@@ -97,6 +101,7 @@ def plan_of(config: Config, core: Core, offline_s: float) -> Plan:
     memory = sum(map(_resident_bytes, processes))
     every_s, state = config.gateway.checkpoint_s, checkpoint_bytes(core)
     held_s, held_by = _held(config, spoken)
+    box_bytes, box_day_bytes = _black_box(config, core)
     folders = {device.model for device in config.devices if device.model is not None}
     return Plan(
         offline_s=offline_s,
@@ -109,6 +114,8 @@ def plan_of(config: Config, core: Core, offline_s: float) -> Plan:
         journal_bytes=WAL_PAGES * _PAGE,
         signal_bytes=round(signal * offline_s),
         signal_day_bytes=round(signal * DAY_S),
+        black_box_bytes=box_bytes,
+        black_box_day_bytes=box_day_bytes,
         model_bytes=sum(f.stat().st_size for folder in folders for f in folder.iterdir() if f.is_file()),
         memory_bytes=memory,
         memory_most_bytes=memory + 4 * config.gateway.queue_samples,
@@ -176,6 +183,16 @@ def _line(kind: str, found: Sequence[Said], offline_s: float) -> Line:
         day_bytes=round(each * _WRITTEN_TWICE * sum(s.n(DAY_S) for s in found)),
         every_s=(min(everies), max(everies)),
     )
+
+
+def _black_box(config: Config, core: Core) -> tuple[int, int]:
+    """Bytes that the black box has at most, and writes in a day."""
+    box = config.black_box
+    if not box.enabled:
+        return 0, 0
+    devices = [(config.device(plan.device.device_id).as_recorded(), plan.window.n) for plan in core.plans]
+    hour = need(devices, box.flush_s).disk_bytes
+    return round(min(box.max_bytes, hour * box.hours)) + box.keep_bytes, round(24 * hour)
 
 
 def _held(config: Config, spoken: Sequence[Said]) -> tuple[float | None, str | None]:

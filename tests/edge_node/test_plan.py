@@ -82,9 +82,9 @@ def test_a_plan_adds_up(tmp_path: Path) -> None:
     found = plan_of(loaded, core, 6 * 3600.0)
     twice = plan_of(loaded, core, 12 * 3600.0)
     assert [line.n for line in found.messages] == [72, 38]
-    assert found.disk_bytes == (
-        sum(line.disk_bytes for line in found.messages) + found.state_bytes + found.journal_bytes
-    )
+    waiting = sum(line.disk_bytes for line in found.messages) + found.state_bytes + found.journal_bytes
+    assert found.disk_bytes == waiting + found.black_box_bytes
+    assert loaded.black_box.keep_bytes < found.black_box_bytes < loaded.black_box.keep_bytes + 50_000_000
     assert all(line.disk_bytes >= line.n_bytes for line in found.messages)
     assert [t.disk_bytes / f.disk_bytes for t, f in zip(twice.messages, found.messages, strict=True)] == [
         pytest.approx(2, rel=0.06)
@@ -93,6 +93,11 @@ def test_a_plan_adds_up(tmp_path: Path) -> None:
     assert twice.signal_bytes == 2 * found.signal_bytes
     assert found.memory_most_bytes - found.memory_bytes == 4 * loaded.gateway.queue_samples
     assert found.model_bytes > 1000
+    path = config(tmp_path, 1)
+    path.write_text(path.read_text() + "[black_box]\nenabled = false\n")
+    without = plan_of(load_config(path), core, 6 * 3600.0)
+    assert without.disk_bytes == waiting
+    assert found.day_bytes - without.day_bytes == found.black_box_day_bytes > 0
 
 
 def test_a_checkpoint_is_as_large_as_the_real_ones(tmp_path: Path) -> None:
