@@ -174,6 +174,8 @@ class Feeder:
         )
         self._client.max_inflight_messages_set(500)
         self._client.reconnect_delay_set(1, 1)
+        self._client.on_disconnect = lambda *_: setattr(self, "_broken", True)
+        self._broken = False
         self._client.connect(HOST, port, keepalive=5)
         self._client.loop_start()
         self._thread = threading.Thread(target=self._feed, daemon=True)
@@ -232,6 +234,17 @@ class Feeder:
         last = min((end_ns - self._start_ns) // NS, len(self._sent_s) - 1)
         return self._sent_s[first], self._sent_s[last]
 
+    def _mend(self) -> None:
+        """After a lost connection what was under way goes first: paho may send it after what is published meanwhile, and a
+        sensor that does so sends late rows."""
+        while self._broken and not self._stopping:
+            if self._client.is_connected():
+                time.sleep(0.2)
+                if not self._unacknowledged:
+                    self._broken = False
+                    return
+            time.sleep(0.02)
+
     def _feed(self) -> None:
         names = channels()
         begun_s = time.monotonic()
@@ -241,6 +254,7 @@ class Feeder:
             time.sleep(max(begun_s + i / self._per_s - time.monotonic(), 0))
             with self._quiet:
                 pass
+            self._mend()
             for device, rows in self._rows.items():
                 row = {"t": self._start_ns + i * NS, **dict(zip(names, rows[i].tolist(), strict=True))}
                 payload = json.dumps(row).encode()
