@@ -56,6 +56,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     log_format: Literal["auto", "human", "json"] = "auto"
     metrics_host: Name = "127.0.0.1"
     metrics_port: PortOrOff = 9464
+    page: bool = True
     http_token_file: Path | None = None
     http_token_env: Name | None = None
     status_s: Positive = 30.0

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from edge_node import figures, metrics
+from edge_node import figures
 from edge_node.adoption import Adoption
 from edge_node.assembly import assemble
 from edge_node.black_box import BlackBox
@@ -44,6 +44,8 @@ from edge_node.terminal import hung_up
 from edge_node.ticks import Ticks
 from edge_node.troubles import UNHEARD, troubles
 from edge_node.uplink import Uplink
+from edge_node.web.front import Front
+from edge_node.web.page import Sight
 from edge_node.workers import Workers
 from models.acceptance import Acceptance
 from models.logs import LogItem, Tick
@@ -67,6 +69,7 @@ _FIXED = (
     "log_format",
     "metrics_host",
     "metrics_port",
+    "page",
     "http_token_file",
     "http_token_env",
     "queue_samples",
@@ -126,6 +129,7 @@ class Daemon:
         )
         self._desk = RequestDesk(self._config.gateway, effects, self._wake)
         self._supervision = Supervision()
+        self._front = Front(self._families, self._sight, self._desk.ask, now_ns)
 
     @property
     def config(self) -> Config:
@@ -187,7 +191,7 @@ class Daemon:
     def _start(self, to_close: contextlib.ExitStack) -> None:
         gateway = self._config.gateway
         serves = gateway.metrics_port and not self._dry_run  # the port may be the running gateway's
-        address = self._serve_metrics(to_close) if serves else None
+        address = self._open_front(to_close) if serves else None
         self._start_uplink()
         self._black_box = BlackBox(self._state_dir.path, self._config, self._core, now_ns=self._now_ns)
         to_close.callback(self._black_box.close)
@@ -197,24 +201,23 @@ class Daemon:
             gateway=f"{gateway.site}/{gateway.name}",
             n_devices=len(self._config.devices),
             models=[f"{m.model_id} v{m.version} on {m.backend}" for m in self._core.models],
-            metrics=address,
+            http=address,
         )
         for plan in self._core.plans:
             for target, level in plan.levels.items():
                 log.debug("level", device=plan.device.device_id, target=target, level=level.text())
 
-    def _serve_metrics(self, to_close: contextlib.ExitStack) -> str:
-        host, port = self._config.gateway.metrics_host, self._config.gateway.metrics_port
+    def _open_front(self, to_close: contextlib.ExitStack) -> str:
+        gateway = self._config.gateway
         try:
-            server = metrics.serve(self._config.gateway, self._families_from_thread)
+            address = self._front.open(gateway, self._loop)
         except OSError as error:
             raise StartError(
-                f"the metrics cannot be served on {host}:{port}: {error.strerror}. "
-                "Set [gateway] metrics_port to a free port, or to 0 for none"
+                f"the page and the metrics cannot be served on {gateway.metrics_host}:{gateway.metrics_port}: "
+                f"{error.strerror}. Set [gateway] metrics_port to a free port, or to 0 for none"
             ) from error
-        to_close.callback(server.server_close)
-        to_close.callback(server.shutdown)
-        return f"http://{host}:{port}/metrics"
+        to_close.callback(self._front.close)
+        return address
 
     async def _serve(self, end_with_sources: bool) -> None:
         next_status_ns, said = 0, None
@@ -258,6 +261,7 @@ class Daemon:
             self._core.pipeline.advance(now_ns)
             self._core.score()
             self._models.advance(now_ns)
+            self._front.page.step(self._core)
             self._watch_ourselves(now_ns)
         self._deliver_all()
         if self._black_box is not None:
@@ -297,6 +301,7 @@ class Daemon:
 
     def _deliver(self, event: PipelineEvent) -> None:
         message = self._desk.noted(event.event)
+        self._front.page.noted(message)
         if isinstance(message, Alert):
             message = self._latencies.stamped(message, event, self._now_ns())
             if self._black_box is not None:
@@ -512,13 +517,17 @@ class Daemon:
         )
         return self._uplink.conflicts
 
-    def _families_from_thread(self) -> list[Family]:
-        """For the metrics server: gathered on the loop, so that the figures are of one instant."""
-
-        async def gather() -> list[Family]:
-            return self._families()
-
-        return asyncio.run_coroutine_threadsafe(gather(), self._loop).result(timeout=5.0)
+    def _sight(self) -> Sight:
+        return Sight(
+            self._core,
+            self._parts.states,
+            self._alerts.open,
+            self._desk.requests,
+            self._uplink,
+            self._continuity.problem,
+            self._latencies.totals(),
+            lambda: self._status("online"),
+        )
 
     def _families(self) -> list[Family]:
         found = figures.families(

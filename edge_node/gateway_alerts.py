@@ -51,6 +51,11 @@ class GatewayAlerts:
         self._seen: dict[str, int] = {}
         self._open: dict[str, _Open] = {}
 
+    @property
+    def open(self) -> list[Alert]:
+        """What is wrong now."""
+        return [found.alert for found in self._open.values()]
+
     def state(self) -> GatewayAlertsState:
         return GatewayAlertsState(
             seen=dict(self._seen), open={subject: found.alert for subject, found in self._open.items()}

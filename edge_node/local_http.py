@@ -1,4 +1,4 @@
-"""HTTP on this computer: served on a thread, and let in by a bearer token where one is configured.
+"""HTTP on this computer: served on a thread, and let in by a token where one is configured.
 
 Strategy: WSGI, so that what is served (metrics, a page) and who may see it are pieces of their own: an application is
 wrapped in a :class:`Guard` and given to :func:`serve`. The token is read for every request, so that a new one counts at
@@ -7,11 +7,12 @@ once.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -24,13 +25,18 @@ from edge_node.log_limit import LogLimit
 from edge_node.secret_values import read_secret
 
 PATIENCE_S = 10.0  # with a client that does not go on
+SESSION_S = 12 * 3600
 SAME_FAULT_LOG_S = 60.0
 
 log = structlog.get_logger("linewatch.http")
 
 
 class Guard:
-    """``app`` for those who know the token of ``gateway``; for all, where it has none. From any thread."""
+    """``app`` for those who know the token of ``gateway``; for all, where it has none. From any thread.
+
+    A program shows it as a bearer token; a person is given a session for it (:meth:`session_for`), which a cookie holds: an
+    expiry, signed with the token, so that it ends with either and nothing need be remembered.
+    """
 
     def __init__(self, app: WSGIApplication, gateway: Gateway) -> None:
         self._app = app
@@ -40,13 +46,9 @@ class Guard:
         self.n_refused = 0
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if self._may_pass(environ.get("HTTP_AUTHORIZATION", "")):
+        if self.admits(environ):
             return self._app(environ, start_response)
-        with self._lock:
-            self.n_refused += 1
-        self._log(
-            "refused", f"{environ.get('REMOTE_ADDR')}: a request without the right token is not answered"
-        )
+        self.refused(environ, "a request without the right token is not answered")
         body = (
             b"401: this wants the header Authorization: Bearer, with the token of [gateway] http_token_file\n"
         )
@@ -58,23 +60,76 @@ class Guard:
         start_response("401 Unauthorized", headers)
         return [body]
 
-    def _may_pass(self, authorization: str) -> bool:
+    @property
+    def wants_token(self) -> bool:
+        """Whether not everybody is let in."""
+        return self._file is not None or self._variable is not None
+
+    def admits(self, environ: WSGIEnvironment) -> bool:
+        """Whether who sent this request may pass."""
+        if not self.wants_token:
+            return True
+        token = self._token()
+        if token is None:
+            return False
+        scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if scheme.lower() == "bearer" and _same(given.strip(), token):
+            return True
+        return any(_is_session(value, token) for value in _cookies(environ, cookie_name(environ)))
+
+    def session_for(self, given: str) -> str | None:
+        """The value of a cookie for who gave the token; None where it was another."""
+        token = self._token()
+        if token is None or not _same(given, token):
+            return None
+        return _session(token, int(time.time()) + SESSION_S)
+
+    def refused(self, environ: WSGIEnvironment, why: str) -> None:
+        """Counts a request that is not let in, and logs it now and then."""
+        with self._lock:
+            self.n_refused += 1
+        self._log("refused", f"{environ.get('REMOTE_ADDR')}: {why}")
+
+    def _token(self) -> str | None:
         try:
-            token = read_secret(self._file, self._variable)
+            return read_secret(self._file, self._variable)
         except ValueError as error:
             self._log("token", f"nobody is let in: http_token_file or http_token_env: {error}")
-            return False
-        if token is None:
-            return True
-        scheme, _, given = authorization.partition(" ")
-        known = hmac.compare_digest(given.strip().encode("latin-1", "replace"), token.encode())
-        return known and scheme.lower() == "bearer"
+            return None
 
     def _log(self, key: str, text: str) -> None:
         with self._lock:
             n_held = self._log_limit.due(key, time.monotonic())
         if n_held is not None:
             log.warning(text + (f" ({n_held} more since it was last logged)" if n_held else ""))
+
+
+def cookie_name(environ: WSGIEnvironment) -> str:
+    """Of this server: a browser sends cookies to all ports of a host."""
+    return f"linewatch-{environ.get('SERVER_PORT', '')}"
+
+
+def _cookies(environ: WSGIEnvironment, name: str) -> Iterator[str]:
+    for part in environ.get("HTTP_COOKIE", "").split(";"):
+        key, _, value = part.strip().partition("=")
+        if key == name:
+            yield value
+
+
+def _session(token: str, expires_s: int) -> str:
+    key = hashlib.sha256(b"linewatch page\0" + token.encode()).digest()
+    return f"{expires_s}.{hmac.new(key, str(expires_s).encode(), hashlib.sha256).hexdigest()}"
+
+
+def _is_session(value: str, token: str) -> bool:
+    expires = value.partition(".")[0]
+    if not (expires.isascii() and expires.isdigit() and len(expires) <= 12):
+        return False
+    return _same(value, _session(token, int(expires))) and int(expires) > time.time()
+
+
+def _same(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode("latin-1", "replace"), expected.encode())
 
 
 def serve(host: str, port: int, app: WSGIApplication) -> WSGIServer:

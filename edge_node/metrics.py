@@ -1,4 +1,4 @@
-"""The gateway's counters as Prometheus metrics, on a local port.
+"""The gateway's counters as Prometheus metrics.
 
 Strategy: nothing in the gateway knows Prometheus. A :class:`Family` is built from plain integers when
 ``/metrics`` is asked for. Names follow Prometheus' own rules: base units, ``_total`` for counters. Every reason is a
@@ -8,17 +8,14 @@ Strategy: nothing in the gateway knows Prometheus. A :class:`Family` is built fr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
-from wsgiref.simple_server import WSGIServer
+from wsgiref.types import WSGIApplication
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
-
-from edge_node import local_http
-from edge_node.config_schema import Gateway
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +52,10 @@ class GatewayCollector(Collector):
             yield metric
 
 
-def serve(gateway: Gateway, read: Callable[[], list[Family]]) -> WSGIServer:
-    """Serve ``/metrics`` at ``gateway``'s address on a thread of its own until ``shutdown()``; port 0 picks a free one.
-
-    Raises OSError when the port cannot be had.
-    """
+def application(read: Callable[[], list[Family]]) -> WSGIApplication:
+    """Serves what ``read`` gives, and the process's own."""
     registry = CollectorRegistry()
-    guard = local_http.Guard(make_wsgi_app(registry), gateway)
-
-    def read_all() -> list[Family]:
-        refused = Family("http_refused", "HTTP requests without the right token.", "counter")
-        return [*read(), replace(refused, values={(): guard.n_refused})]
-
-    registry.register(GatewayCollector(read_all))
+    registry.register(GatewayCollector(read))
     ProcessCollector(registry=registry)
-    return local_http.serve(gateway.metrics_host, gateway.metrics_port, guard)
+    app: WSGIApplication = make_wsgi_app(registry)
+    return app

@@ -87,7 +87,7 @@ class TokenBucket:
         return True
 
 
-class _Word(msgspec.Struct, frozen=True, kw_only=True):
+class Word(msgspec.Struct, frozen=True, kw_only=True):
     """Who said something about an alert, and when."""
 
     by: str
@@ -95,14 +95,14 @@ class _Word(msgspec.Struct, frozen=True, kw_only=True):
     at_ns: int
 
 
-class _Known(msgspec.Struct, kw_only=True):
+class Known(msgspec.Struct, kw_only=True):
     """An alert that was raised here."""
 
     device: str
     is_open: bool
-    ack: _Word | None = None
+    ack: Word | None = None
     label: AlertLabel | None = None
-    labelled: _Word | None = None
+    labelled: Word | None = None
 
 
 class _Remembered(msgspec.Struct, kw_only=True):
@@ -124,7 +124,7 @@ class RequestsState(msgspec.Struct, kw_only=True):
     """Everything a :class:`Requests` remembers."""
 
     answers: list[_Remembered]
-    alerts: dict[str, _Known]
+    alerts: dict[str, Known]
 
 
 class Requests:
@@ -133,7 +133,7 @@ class Requests:
     def __init__(self, site: str, gateway: str, per_minute: float, burst: int) -> None:
         self.counters = RequestCounters()
         self._answers: OrderedDict[tuple[str, str], _Remembered] = OrderedDict()
-        self._alerts: OrderedDict[str, _Known] = OrderedDict()
+        self._alerts: OrderedDict[str, Known] = OrderedDict()
         self._changed = False
         self.configure(site, gateway, per_minute, burst)
 
@@ -153,12 +153,16 @@ class Requests:
         """The open alerts that operators have seen."""
         return frozenset(alert_id for alert_id, known in self._alerts.items() if known.is_open and known.ack)
 
+    def known(self, alert_id: str) -> Known | None:
+        """What operators have said of an alert that is open or was lately."""
+        return self._alerts.get(alert_id)
+
     def noted(self, alert: Alert) -> None:
         """``alert`` has been said."""
         known = self._alerts.get(alert.alert_id)
         self._changed |= known is None or alert.state == "cleared"
         if known is None:
-            known = self._alerts[alert.alert_id] = _Known(device=alert.device, is_open=True)
+            known = self._alerts[alert.alert_id] = Known(device=alert.device, is_open=True)
         known.is_open = alert.state != "cleared"
         if not known.is_open:
             self._alerts.move_to_end(alert.alert_id)
@@ -273,7 +277,7 @@ class Requests:
             refusal, text = Refusal.NOT_OPEN, f"the alert {asked.alert_id} is over"
         acked = None
         if known is not None and refusal is None:
-            word = _Word(by=asked.by, note=asked.note, at_ns=now_ns)
+            word = Word(by=asked.by, note=asked.note, at_ns=now_ns)
             if label is None:
                 known.ack, acked, text = word, known.device, f"seen by {asked.by}"
             else:

@@ -1,0 +1,173 @@
+"""What the page shows, kept and gathered on the daemon's loop, so that it is of one instant.
+
+Strategy: while nobody looks, the scores of each turn of the clock go into their rings and alerts that are over into a short
+list, and that is all. Who looks is answered from what there is; the costly part, the gateway's figures, is
+gathered at most once in ``FRESH_S``, however many look.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from edge_node.assembly import Core
+from edge_node.plans import DevicePlan
+from edge_node.requests import Requests
+from edge_node.uplink import Uplink
+from edge_node.web.scores import ScoreBook, Scores
+from edge_node.web.view import (
+    NS_PER_MS,
+    DeviceInfo,
+    DeviceNow,
+    Health,
+    Live,
+    ShownAlert,
+    device_info,
+    latency_ms,
+    shown,
+)
+from models.messages import Alert, ConnectionStatus, DeviceStateMessage, Event, Status
+from models.signal import DeviceCondition
+
+FRESH_S = 0.8  # figures that old are new enough for who asks every second
+MAX_OVER = 50  # alerts that are over
+MAX_DRAWN = 64  # devices whose scores one answer holds
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """``layout``, ``over``: those that who asks knows; ``since``: of which devices the scores are wanted, from which second
+    on."""
+
+    layout: str
+    over: str
+    since: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """The parts of the daemon that a page looks at, as they are now."""
+
+    core: Core
+    states: Mapping[str, DeviceStateMessage]
+    gateway_alerts: list[Alert]
+    requests: Requests
+    uplink: Uplink | None
+    problem: str | None
+    latency_s: Mapping[str, tuple[int, float]]
+    status: Callable[[], Status]
+
+
+class Page:
+    """Does nothing until :meth:`open`."""
+
+    def __init__(self) -> None:
+        self._is_open = False
+        self._core: Core | None = None
+        self._book = ScoreBook()
+        self._over: OrderedDict[str, Alert] = OrderedDict()  # the oldest first
+        self._over_shown: tuple[ShownAlert, ...] = ()
+        self._n_over_changes = 0
+        self._health: Health | None = None
+        self._progress: dict[str, float] = {}
+        self._gathered_s = 0.0
+
+    def open(self) -> None:
+        """Somebody may look from here on."""
+        self._is_open = True
+
+    def noted(self, event: Event) -> None:
+        """``event`` has been said."""
+        if self._is_open and isinstance(event, Alert) and event.state == "cleared":
+            self._over[event.alert_id] = event
+            self._over.move_to_end(event.alert_id)
+            if len(self._over) > MAX_OVER:
+                self._over.popitem(last=False)
+
+    def step(self, core: Core) -> None:
+        """Keeps what ``core`` has scored since the last call; once a tick."""
+        if not self._is_open:
+            return
+        if core is not self._core:
+            self._core = core
+            core.pipeline.trace_scores()
+            self._levels = {plan.device.device_id: plan.levels for plan in core.plans}
+            self._book.keep_only(self._levels)
+            self._infos = tuple(_info(plan, core) for plan in core.plans)
+            self._layout = f"{time.time_ns():x}"
+            self._health = None
+        self._book.add(core.pipeline.take_traces(), self._levels)
+
+    def look(self, query: Query, sight: Sight, now_ns: int) -> Live:
+        """The answer to ``query``."""
+        self.step(sight.core)
+        now_s, known = time.monotonic(), sight.requests.known
+        if self._health is None or now_s - self._gathered_s >= FRESH_S:
+            self._gathered_s = now_s
+            self._health = _health(sight)
+            self._progress = _progress(sight)
+            over = tuple(shown(alert, known(alert.alert_id)) for alert in reversed(self._over.values()))
+            self._n_over_changes += over != self._over_shown
+            self._over_shown = over
+        over_tag = f"{self._layout}-{self._n_over_changes}"
+        alerts = [*sight.gateway_alerts, *sight.core.pipeline.open_alerts()]
+        return Live(
+            now_ms=now_ns // NS_PER_MS,
+            layout=self._layout,
+            devices=None if query.layout == self._layout else self._infos,
+            now=tuple(self._now(info, sight.states.get(info.id)) for info in self._infos),
+            open=tuple(shown(alert, known(alert.alert_id)) for alert in alerts),
+            over_tag=over_tag,
+            over=None if query.over == over_tag else self._over_shown,
+            health=self._health,
+            scores=self._scores(query.since),
+        )
+
+    def _now(self, info: DeviceInfo, state: DeviceStateMessage | None) -> DeviceNow:
+        at_s, score, level = self._book.last(info.id) or (None, None, None)
+        if state is None:
+            return DeviceNow(
+                DeviceCondition.LEARNING, None, at_s, score, level, self._progress.get(info.id, 0.0)
+            )
+        return DeviceNow(state.state, state.since_ns // NS_PER_MS, at_s, score, level, None)
+
+    def _scores(self, since: Mapping[str, int]) -> dict[str, Scores]:
+        found = {}
+        for device_id, second in list(since.items())[:MAX_DRAWN]:
+            if (scores := self._book.since(device_id, second)) is not None:
+                found[device_id] = scores
+        return found
+
+
+def _info(plan: DevicePlan, core: Core) -> DeviceInfo:
+    level = "" if plan.model is None else plan.levels[core.engines[plan.engine].target].text()
+    return device_info(plan, level)
+
+
+def _health(sight: Sight) -> Health:
+    uplink = sight.uplink
+    return Health(
+        status=sight.status(),
+        uplink=None
+        if uplink is None
+        else ConnectionStatus(connected=uplink.connected, error=uplink.last_error),
+        problem=sight.problem,
+        latency_ms=latency_ms(sight.latency_s),
+    )
+
+
+def _progress(sight: Sight) -> dict[str, float]:
+    """How much of its first window each device has that has said nothing yet."""
+    silent = [plan for plan in sight.core.plans if plan.device.device_id not in sight.states]
+    if not silent:
+        return {}
+    counters = sight.core.pipeline.counters_by_device()
+    return {
+        plan.device.device_id: min(
+            1.0,
+            counters[plan.device.device_id].n_windowed / (plan.window.n * max(1, len(plan.device.channels))),
+        )
+        for plan in silent
+    }

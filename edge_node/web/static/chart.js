@@ -1,0 +1,210 @@
+// A device's scores against its alert level. Straight up to the level, and ever denser above it, so that a great score
+// does not flatten what came before it.
+import { html, Component } from "./html.js";
+import { watch } from "./live.js";
+import { duration, number, utc } from "./format.js";
+
+const uPlot = globalThis.uPlot;
+const HOURS = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const SECONDS = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const NOTHING = { at: [], score: [], level: [], logP: [], alerting: [] };
+
+const inSight = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) entry.target.lineChart?.see(entry.isIntersecting);
+  },
+  { rootMargin: "200px" },
+);
+const sizes = new ResizeObserver((entries) => {
+  for (const entry of entries) entry.target.lineChart?.resize(entry.contentRect.width);
+});
+const charts = new Set();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  for (const chart of charts) chart.recolour();
+});
+
+export class ScoreChart extends Component {
+  componentDidMount() {
+    this.seen = false;
+    this.level = this.top = 1;
+    this.box.lineChart = this;
+    charts.add(this);
+    inSight.observe(this.box);
+    sizes.observe(this.box);
+  }
+
+  componentWillUnmount() {
+    this.see(false);
+    inSight.unobserve(this.box);
+    sizes.unobserve(this.box);
+    charts.delete(this);
+    this.plot?.destroy();
+  }
+
+  componentDidUpdate() {
+    if (this.seen) this.fill();
+  }
+
+  see(seen) {
+    if (seen === this.seen) return;
+    this.seen = seen;
+    watch(this.props.device.id, seen);
+    if (seen) this.fill();
+  }
+
+  resize(width) {
+    if (width > 0 && this.plot) this.plot.setSize({ width, height: this.height });
+  }
+
+  recolour() {
+    this.plot?.destroy();
+    this.plot = null;
+    if (this.seen) this.fill();
+  }
+
+  get height() {
+    return this.props.large ? 300 : 116;
+  }
+
+  fill() {
+    const { scores = NOTHING, device, nowS } = this.props;
+    const width = this.box.clientWidth;
+    if (width === 0) return;
+    this.plot ??= new uPlot(this.options(width), [[], [], []], this.box);
+    this.alerting = spans(scores);
+    this.level = scores.level.at(-1) ?? 1;
+    this.top = Math.max(1.35 * this.level, 1.12 * scores.score.reduce((a, b) => Math.max(a, b), 0));
+    const end = Math.max(nowS, scores.at.at(-1) ?? 0);
+    const begin = Math.max(end - device.span_s, Math.min(scores.at[0] ?? end, end - device.span_s / 10));
+    this.plot.batch(() => {
+      this.plot.setData(withGaps(scores, Math.max(5, 3 * device.hop_s)), false);
+      this.plot.setScale("x", { min: begin, max: end });
+      this.plot.setScale("y", { min: 0, max: this.top });
+    });
+  }
+
+  options(width) {
+    const css = getComputedStyle(this.box);
+    const colour = (name) => css.getPropertyValue(name).trim();
+    const large = this.props.large;
+    const font = `${large ? 12 : 11}px ${css.fontFamily}`;
+    const axis = { stroke: colour("--ink-soft"), font, ticks: { show: false }, gap: 4 };
+    return {
+      width,
+      height: this.height,
+      padding: [8, 4, 0, 0],
+      legend: { show: false },
+      cursor: { show: large, y: false, drag: { x: false, y: false }, points: { size: 7 } },
+      select: { show: false },
+      scales: {
+        x: { time: true },
+        y: { distr: 100, fwd: (v) => Math.asinh(v / this.level), bwd: (v) => this.level * Math.sinh(v) },
+      },
+      axes: [
+        { ...axis, size: 24, space: large ? 90 : 70, grid: { show: false }, values: (_, at) => at.map((s) => HOURS.format(s * 1000)) },
+        {
+          ...axis,
+          size: 44,
+          grid: { stroke: colour("--grid"), width: 1 },
+          splits: () => ticks(this.level, this.top, large),
+          values: (_, at) => at.map((v) => number(v, 2)),
+        },
+      ],
+      series: [
+        {},
+        {
+          stroke: (u) => this.gradient(u, colour("--line"), colour("--critical")),
+          fill: colour("--line-fill"),
+          width: large ? 2 : 1.5,
+          points: { show: (u) => u.data[0].length < 40, size: 4 },
+        },
+        { stroke: colour("--level"), width: 1.5, dash: [5, 4], points: { show: false } },
+      ],
+      hooks: {
+        drawClear: [(u) => this.shade(u, colour("--alert-band"))],
+        setCursor: [(u) => this.read(u)],
+      },
+    };
+  }
+
+  // The part of the line above the level has another colour.
+  gradient(u, below, above) {
+    const { top, height } = u.bbox;
+    const at = Math.min(1, Math.max(0, (u.valToPos(this.level, "y", true) - top) / height));
+    if (!Number.isFinite(at)) return below;
+    const gradient = u.ctx.createLinearGradient(0, top, 0, top + height);
+    for (const [stop, colour] of [[0, above], [at, above], [at, below], [1, below]]) gradient.addColorStop(stop, colour);
+    return gradient;
+  }
+
+  // Where a machine alert was open.
+  shade(u, colour) {
+    u.ctx.fillStyle = colour;
+    for (const [from, to] of this.alerting ?? []) {
+      const [a, b] = [from, to].map((s) => u.valToPos(s, "x", true));
+      const left = Math.max(a, u.bbox.left);
+      const right = Math.min(Math.max(b, a + 2), u.bbox.left + u.bbox.width);
+      if (right > left) u.ctx.fillRect(left, u.bbox.top, right - left, u.bbox.height);
+    }
+  }
+
+  read(u) {
+    if (!this.readout) return;
+    const i = u.cursor.idx;
+    const at = i === null || i === undefined ? undefined : u.data[0][i];
+    const { scores = NOTHING } = this.props;
+    const j = at === undefined ? -1 : scores.at.indexOf(at);
+    this.readout.textContent = j < 0 ? "" : said(scores, j);
+    this.readout.title = j < 0 ? "" : utc(at * 1000);
+  }
+
+  render({ device, scores = NOTHING, large }) {
+    const last = scores.score.length - 1;
+    const label =
+      last < 0
+        ? `${device.id}: no scores yet`
+        : `${device.id}: score ${number(scores.score[last])}, alert level ${number(scores.level[last])}; the last ${duration(device.span_s)}`;
+    return html`<div class=${large ? "chart large" : "chart"}>
+      <div class="canvas" role="img" aria-label=${label} ref=${(box) => box && (this.box = box)}></div>
+      ${large && html`<p class="readout" ref=${(p) => (this.readout = p)}></p>`}
+    </div>`;
+  }
+}
+
+function said(scores, i) {
+  const level = `alert level ${number(scores.level[i])}`;
+  const chance = scores.logP[i] <= -300 ? "" : ` · by chance once in ${number(10 ** -scores.logP[i], 2)} windows`;
+  return `${SECONDS.format(scores.at[i] * 1000)} · score ${number(scores.score[i])} · ${level}${chance}`;
+}
+
+function ticks(level, top, large) {
+  const above = [10, 100, 1e3, 1e4, 1e5, 1e6].map((times) => times * level).filter((v) => v <= top);
+  const between = large && top < 4 * level ? [level / 2, 2 * level].filter((v) => v <= top) : [];
+  return [0, ...between, level, ...above].sort((a, b) => a - b);
+}
+
+// A line is not drawn over time of which nothing is known.
+function withGaps(scores, gapS) {
+  const [at, score, level] = [[], [], []];
+  for (let i = 0; i < scores.at.length; i++) {
+    if (i > 0 && scores.at[i] - scores.at[i - 1] > gapS) {
+      at.push(scores.at[i - 1] + 1);
+      score.push(null);
+      level.push(scores.level[i - 1]);
+    }
+    at.push(scores.at[i]);
+    score.push(scores.score[i]);
+    level.push(scores.level[i]);
+  }
+  return [at, score, level];
+}
+
+function spans(scores) {
+  const found = [];
+  for (let i = 0; i < scores.at.length; i++) {
+    if (!scores.alerting[i]) continue;
+    if (i > 0 && scores.alerting[i - 1]) found.at(-1)[1] = scores.at[i];
+    else found.push([scores.at[i], scores.at[i]]);
+  }
+  return found;
+}
