@@ -520,6 +520,7 @@ class Daemon:
     def _sight(self) -> Sight:
         return Sight(
             self._core,
+            self._config.sources,
             self._parts.states,
             self._alerts.open,
             self._desk.requests,

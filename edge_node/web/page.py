@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_node.assembly import Core
+from edge_node.config_schema import Source
 from edge_node.plans import DevicePlan
 from edge_node.requests import Requests
 from edge_node.uplink import Uplink
@@ -51,6 +52,7 @@ class Sight:
     """The parts of the daemon that a page looks at, as they are now."""
 
     core: Core
+    sources: Sequence[Source]
     states: Mapping[str, DeviceStateMessage]
     gateway_alerts: list[Alert]
     requests: Requests
@@ -67,6 +69,8 @@ class Page:
         self._is_open = False
         self._core: Core | None = None
         self._book = ScoreBook()
+        self._infos: tuple[DeviceInfo, ...] | None = None
+        self._layout = ""
         self._over: OrderedDict[str, Alert] = OrderedDict()  # the oldest first
         self._over_shown: tuple[ShownAlert, ...] = ()
         self._n_over_changes = 0
@@ -95,14 +99,16 @@ class Page:
             core.pipeline.trace_scores()
             self._levels = {plan.device.device_id: plan.levels for plan in core.plans}
             self._book.keep_only(self._levels)
-            self._infos = tuple(_info(plan, core) for plan in core.plans)
-            self._layout = f"{time.time_ns():x}"
-            self._health = None
+            self._infos = None
         self._book.add(core.pipeline.take_traces(), self._levels)
 
     def look(self, query: Query, sight: Sight, now_ns: int) -> Live:
         """The answer to ``query``."""
         self.step(sight.core)
+        if self._infos is None:
+            self._infos = tuple(_info(plan, sight) for plan in sight.core.plans)
+            self._layout = f"{time.time_ns():x}"
+            self._health = None
         now_s, known = time.monotonic(), sight.requests.known
         if self._health is None or now_s - self._gathered_s >= FRESH_S:
             self._gathered_s = now_s
@@ -141,9 +147,9 @@ class Page:
         return found
 
 
-def _info(plan: DevicePlan, core: Core) -> DeviceInfo:
-    level = "" if plan.model is None else plan.levels[core.engines[plan.engine].target].text()
-    return device_info(plan, level)
+def _info(plan: DevicePlan, sight: Sight) -> DeviceInfo:
+    level = "" if plan.model is None else plan.levels[sight.core.engines[plan.engine].target].text()
+    return device_info(plan, level, sight.sources)
 
 
 def _health(sight: Sight) -> Health:

@@ -158,7 +158,7 @@ class Site:
         if not wrong:
             return _Reply(HTTPStatus.OK, "text/html; charset=utf-8", html)
         said = b'<p class="wrong" role="alert">That was not the token.</p>'
-        html = html.replace(_WRONG.encode(), said).replace(b"<input", b'<input aria-invalid="true"')
+        html = html.replace(_WRONG.encode(), said).replace(b'id="token"', b'id="token" aria-invalid="true"')
         return _Reply(HTTPStatus.FORBIDDEN, "text/html; charset=utf-8", html)
 
     def _log_in(self, environ: WSGIEnvironment) -> _Reply:

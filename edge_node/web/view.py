@@ -6,10 +6,11 @@ milliseconds of Unix UTC, which JavaScript keeps. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from edge_node.config_schema import ModbusSource, MqttSource, SerialSource, Source
 from edge_node.plans import DevicePlan
 from edge_node.requests import Known, Word
 from edge_node.web.scores import POINTS, Scores
@@ -30,7 +31,7 @@ class ChannelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What the configuration says of a device. ``level``: where its scores begin to count, in words; ``span_s``: how much
-    of it the page can draw; ``gate``: when its machine runs."""
+    of it the page can draw; ``gate``: when its machine runs; ``sources``: those that may feed it."""
 
     id: str
     machine: str
@@ -44,6 +45,7 @@ class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
     level: str
     limits: tuple[str, ...]
     gate: str
+    sources: tuple[str, ...]
 
 
 class DeviceNow(msgspec.Struct, frozen=True, array_like=True):
@@ -113,7 +115,7 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     scores: dict[str, Scores]
 
 
-def device_info(plan: DevicePlan, target_level: str) -> DeviceInfo:
+def device_info(plan: DevicePlan, level: str, sources: Iterable[Source]) -> DeviceInfo:
     device, window, model = plan.device, plan.window, plan.model
     hop_s = window.hop_ns / NS_PER_S
     return DeviceInfo(
@@ -126,10 +128,21 @@ def device_info(plan: DevicePlan, target_level: str) -> DeviceInfo:
         span_s=POINTS * max(hop_s, 1.0),
         model=None if model is None else model.model_id,
         model_version=None if model is None else model.version,
-        level=target_level,
+        level=level,
         limits=tuple(limit_text(limit, plan) for limit in plan.limits),
         gate="" if plan.gate is None else plan.gate.text,
+        sources=tuple(source.name for source in sources if _may_feed(source, device.device_id)),
     )
+
+
+def _may_feed(source: Source, device_id: str) -> bool:
+    if isinstance(source, SerialSource):
+        return source.device == device_id
+    if isinstance(source, ModbusSource):
+        return any(register.device == device_id for register in source.register)
+    if isinstance(source, MqttSource):
+        return any(topic.device in (None, device_id) for topic in source.subscribe)
+    return True
 
 
 def limit_text(limit: LimitSpec, plan: DevicePlan) -> str:

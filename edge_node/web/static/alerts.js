@@ -36,7 +36,8 @@ function OpenAlert({ alert }) {
     <header>
       <span class=${`severity ${alert.severity}`}><span aria-hidden="true">${severity.mark}</span> ${severity.word}</span>
       <span class="soft">${KINDS[alert.kind]}</span>
-      <span class="since">since <${Moment} ms=${alert.start_ms} now=${live.nowMs} /> (${duration((live.nowMs - alert.start_ms) / 1000)})</span>
+      ${ofDevice && html`<a href=${linkTo(alert.device)}>${alert.device}</a>`}
+      <span class="since"><span class="unseen">since </span><${Moment} ms=${alert.start_ms} now=${live.nowMs} /> · ${duration((live.nowMs - alert.start_ms) / 1000)}</span>
     </header>
     <p class="sentence">${alert.message}</p>
     ${alert.contributions.length > 0 && html`<${Blame} contributions=${alert.contributions} />`}
@@ -45,7 +46,6 @@ function OpenAlert({ alert }) {
       ${!alert.ack && html`<button class="primary" onClick=${() => set({ dialog: { act: "ack", alert } })}>Acknowledge</button>`}
       <${LabelButtons} alert=${alert} />
       ${canAccept && html`<button onClick=${() => set({ dialog: { act: "accept", alert, device: alert.device } })}>Accept as normal</button>`}
-      ${ofDevice && html`<a class="to" href=${linkTo(alert.device)}>${alert.device}</a>`}
     </footer>
   </article>`;
 }
@@ -60,15 +60,19 @@ function LabelButtons({ alert }) {
 }
 
 function Blame({ contributions }) {
+  const several = contributions.length > 1; // where it is one channel, it is all of the score
+  const known = contributions.some((c) => c.expected_low !== null || c.expected_high !== null);
+  const head = (word, columns = 1) => html`<th scope="col" colspan=${columns}>${word}</th>`;
   return html`<table class="blame">
-    <caption class="unseen">What the score comes from</caption>
+    <caption class="unseen">What it comes from</caption>
+    <thead><tr>${head("channel")}${several && head("share", 2)}${head("seen")}${known && head("expected")}</tr></thead>
     <tbody>
       ${contributions.map(
-        (c) => html`<tr key=${c.channel}>
+        (c) => html`<tr key=${c.channel} title=${c.feature}>
           <th scope="row">${c.channel}</th>
-          <td class="bar"><meter min="0" max="1" value=${c.share}>${percent(c.share)}</meter></td>
-          <td class="share">${percent(c.share)}</td>
-          <td class="seen-value"><span class="nowrap">${number(c.observed)} ${c.unit}</span> <span class="soft">${expected(c)}</span></td>
+          ${several && html`<td class="bar"><span><span style=${{ width: `${100 * c.share}%` }}></span></span></td><td class="share">${percent(c.share)}</td>`}
+          <td class="value">${number(c.observed)} ${c.unit}</td>
+          ${known && html`<td class="expected soft">${expected(c)}</td>`}
         </tr>`,
       )}
     </tbody>
@@ -81,7 +85,7 @@ function expected(c) {
   if (c.expected_low === null && c.expected_high === null) return "";
   if (c.expected_low === null) return `at most ${number(c.expected_high)}`;
   if (c.expected_high === null) return `at least ${number(c.expected_low)}`;
-  return `expected ${number(c.expected_low)} to ${number(c.expected_high)}`;
+  return `${number(c.expected_low)}–${number(c.expected_high)}`;
 }
 
 function Words({ alert }) {

@@ -5,8 +5,8 @@ import { watch } from "./live.js";
 import { duration, number, utc } from "./format.js";
 
 const uPlot = globalThis.uPlot;
-const HOURS = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
-const SECONDS = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const HOURS = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const SECONDS = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 const NOTHING = { at: [], score: [], level: [], logP: [], alerting: [] };
 
 const inSight = new IntersectionObserver(
@@ -101,12 +101,13 @@ export class ScoreChart extends Component {
         y: { distr: 100, fwd: (v) => Math.asinh(v / this.level), bwd: (v) => this.level * Math.sinh(v) },
       },
       axes: [
-        { ...axis, size: 24, space: large ? 90 : 70, grid: { show: false }, values: (_, at) => at.map((s) => HOURS.format(s * 1000)) },
+        { ...axis, size: 19, space: large ? 90 : 70, grid: { show: false }, values: (u, at, i, space, step) => at.map((s) => (step < 60 ? SECONDS : HOURS).format(s * 1000)) },
         {
           ...axis,
-          size: 44,
+          size: 42,
           grid: { stroke: colour("--grid"), width: 1 },
-          splits: () => ticks(this.level, this.top, large),
+          splits: (u) => ticks(u, this.top),
+          filter: (_, at) => at,
           values: (_, at) => at.map((v) => number(v, 2)),
         },
       ],
@@ -114,7 +115,6 @@ export class ScoreChart extends Component {
         {},
         {
           stroke: (u) => this.gradient(u, colour("--line"), colour("--critical")),
-          fill: colour("--line-fill"),
           width: large ? 2 : 1.5,
           points: { show: (u) => u.data[0].length < 40, size: 4 },
         },
@@ -122,6 +122,7 @@ export class ScoreChart extends Component {
       ],
       hooks: {
         drawClear: [(u) => this.shade(u, colour("--alert-band"))],
+        draw: [(u) => large && this.nameLevel(u, colour("--level"), font)],
         setCursor: [(u) => this.read(u)],
       },
     };
@@ -146,6 +147,17 @@ export class ScoreChart extends Component {
       const right = Math.min(Math.max(b, a + 2), u.bbox.left + u.bbox.width);
       if (right > left) u.ctx.fillRect(left, u.bbox.top, right - left, u.bbox.height);
     }
+  }
+
+  nameLevel(u, colour, font) {
+    const { left, width } = u.bbox;
+    u.ctx.save();
+    u.ctx.font = font.replace(/^[\d.]+/, (size) => size * devicePixelRatio);
+    u.ctx.fillStyle = colour;
+    u.ctx.textAlign = "right";
+    u.ctx.textBaseline = "bottom";
+    u.ctx.fillText(`alert level ${number(this.level)}`, left + width - 4, u.valToPos(this.level, "y", true) - 3);
+    u.ctx.restore();
   }
 
   read(u) {
@@ -177,10 +189,19 @@ function said(scores, i) {
   return `${SECONDS.format(scores.at[i] * 1000)} · score ${number(scores.score[i])} · ${level}${chance}`;
 }
 
-function ticks(level, top, large) {
-  const above = [10, 100, 1e3, 1e4, 1e5, 1e6].map((times) => times * level).filter((v) => v <= top);
-  const between = large && top < 4 * level ? [level / 2, 2 * level].filter((v) => v <= top) : [];
-  return [0, ...between, level, ...above].sort((a, b) => a - b);
+// 0 and round numbers, as many as there is room for; powers of ten first.
+function ticks(u, top) {
+  const found = [0];
+  const places = [u.valToPos(0, "y")];
+  for (const times of [1, 2, 5]) {
+    for (let power = 10 ** Math.floor(Math.log10(top) - 3); power * times <= top; power *= 10) {
+      const place = u.valToPos(power * times, "y");
+      if (places.some((other) => Math.abs(other - place) < 20)) continue;
+      found.push(power * times);
+      places.push(place);
+    }
+  }
+  return found.sort((a, b) => a - b);
 }
 
 // A line is not drawn over time of which nothing is known.

@@ -72,29 +72,30 @@ function Since({ now }) {
 function Body({ device, now, large }) {
   const chart = device.model !== null && now.atS !== null;
   return html`
-    ${chart && html`<${Score} now=${now} />`}
+    ${chart && html`<${Score} device=${device} now=${now} />`}
     ${chart && html`<${ScoreChart} device=${device} scores=${live.scores.get(device.id)} nowS=${live.nowMs / 1000} large=${large} />`}
     <${Hint} device=${device} now=${now} />
   `;
 }
 
-function Score({ now }) {
+function Score({ device, now }) {
   const above = now.score > now.level;
-  return html`<p class=${above ? "score above" : "score"}>
-    <b>${number(now.score)}</b> <span class="soft">${above ? "above" : "below"} the alert level of ${number(now.level)}</span>
+  const old = live.nowMs / 1000 - now.atS > Math.max(10, 3 * device.hop_s);
+  return html`<p class=${`score ${above ? "above" : ""} ${old ? "old" : ""}`}>
+    <b>${number(now.score)}</b> <span class="soft">${old && "at last, "}${above ? "above" : "below"} the alert level of ${number(now.level)}</span>
   </p>`;
 }
 
 // What to know, or to do, where there is no score to look at.
 function Hint({ device, now }) {
   if (now.state === "learning") {
-    if (now.progress === 0) return html`<p class="hint">Nothing has come from it yet. ${unconnected() || "The sources are connected: does it send, and under this name?"}</p>`;
+    if (now.progress === 0) return html`<p class="hint">Nothing has come from it yet. ${unconnected(device) || "What feeds it is connected: does it send, and under this name?"}</p>`;
     if (now.progress === 1 && device.gate) return html`<p class="hint">It is not known yet whether its machine runs (<code>${device.gate}</code>).</p>`;
     return html`<p class="hint">
       <label>Its first window, of ${duration(device.window_s)}, is filling: <progress max="1" value=${now.progress}></progress> ${Math.floor(100 * now.progress)} %</label>
     </p>`;
   }
-  if (now.state === "stale") return html`<p class="hint">It has fallen silent. ${unconnected() || "Its source is connected: look at the sensor."}</p>`;
+  if (now.state === "stale") return html`<p class="hint">It has fallen silent. ${unconnected(device) || "What feeds it is connected: look at the sensor."}</p>`;
   if (now.state === "idle") return html`<p class="hint">Its machine is at rest; meanwhile nothing is scored${device.gate && html` (it runs while <code>${device.gate}</code>)`}.</p>`;
   if (device.model === null) {
     return html`<p class="hint">No model yet: only its sensors${device.limits.length > 0 && ` and ${plural(device.limits.length, "limit")}`} are watched.
@@ -103,9 +104,10 @@ function Hint({ device, now }) {
   return null;
 }
 
-function unconnected() {
-  const lost = Object.entries(live.health.status.connections).filter(([, c]) => !c.connected);
-  return lost.length === 0 ? "" : `Not connected: ${lost.map(([name, c]) => (c.error ? `${name} (${c.error})` : name)).join(", ")}.`;
+function unconnected(device) {
+  const { connections } = live.health.status;
+  const lost = device.sources.filter((name) => connections[`source ${name}`]?.connected === false);
+  return lost.length === 0 ? "" : `Not connected: source ${lost.join(", ")}.`;
 }
 
 export function DeviceView({ id }) {
@@ -132,7 +134,7 @@ export function DeviceView({ id }) {
           ${fact("Windows", `${spell(device.window_s)}, one every ${spell(device.hop_s)}`)}
           ${fact("Model", device.model === null ? "none" : `${device.model}, version ${device.model_version}`)}
           ${fact("Alert level", device.level)}
-          ${fact("Runs while", device.gate)} ${device.limits.map((limit) => fact("Limit", limit))}
+          ${fact("Fed by", device.sources.join(", "))} ${fact("Runs while", device.gate)} ${device.limits.map((limit) => fact("Limit", limit))}
         </dl>
         ${device.model !== null && html`<button onClick=${() => set({ dialog: { act: "accept", device: id } })}>Accept as normal</button>`}
       </div>

@@ -4,10 +4,10 @@ import { html } from "./html.js";
 export const STATES = {
   anomalous: { word: "Anomalous", rank: 0, mark: "▲" },
   sensor_fault: { word: "Sensor fault", rank: 1, mark: "◆" },
-  stale: { word: "Silent", rank: 2, mark: "◌" },
+  stale: { word: "Silent", rank: 2, mark: "✕" },
   learning: { word: "Learning", rank: 3, mark: "…" },
   normal: { word: "Normal", rank: 4, mark: "●" },
-  idle: { word: "Idle", rank: 5, mark: "❙❙" },
+  idle: { word: "Idle", rank: 5, mark: "○" },
 };
 
 export const SEVERITIES = {
@@ -89,8 +89,8 @@ export function duration(seconds) {
   return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
 }
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 
 // A moment in the browser's zone, in UTC where one points at it.
 export function Moment({ ms, now }) {

@@ -48,19 +48,19 @@ export function GatewayView() {
       ${status.recording_error && html`<p class="error">The recording has ended: ${status.recording_error}</p>`}
     </section>
 
-    <section class="panel wide" aria-labelledby="egress">
+    <section class="panel" aria-labelledby="egress">
       <h2 id="egress">What left the gateway</h2>
       <p class="soft">All of it. The raw signal never leaves.</p>
       <div class="scroll"><table class="table">
-        <thead><tr><th scope="col">type</th><th scope="col">delivered</th><th scope="col">bytes</th><th scope="col">bytes an hour, now</th></tr></thead>
+        <thead><tr><th scope="col">type</th><th scope="col">delivered</th><th scope="col">in all</th><th scope="col">an hour</th></tr></thead>
         <tbody>${types(status.counters).map((type) => html`<tr key=${type}>
           <th scope="row">${SAYS[type] ?? type}</th><td>${whole(c(`events_delivered.${type}`))}</td>
-          <td>${bytes(c(`egress_bytes.${type}`))}</td><td>${bytes(Math.round(3600 * (live.rates[`egress_bytes.${type}`] ?? 0)))}</td>
+          <td>${bytes(c(`egress_bytes.${type}`))}</td><td>${bytes(Math.round((3600 * c(`egress_bytes.${type}`)) / Math.max(1, c("run_seconds"))))}</td>
         </tr>`)}</tbody>
       </table></div>
     </section>
 
-    <section class="panel wide" aria-labelledby="drops">
+    <section class="panel" aria-labelledby="drops">
       <h2 id="drops">What went no further</h2>
       <${Drops} counters=${status.counters} />
     </section>
