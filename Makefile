@@ -11,7 +11,7 @@ PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(she
 
 help:
 	@echo "make demo    a simulated plant with faults, a trained model, the real gateway, alerts as they come (under 2 minutes)"
-	@echo "make test    the tests (those that need mosquitto are skipped, saying so, where it is missing)"
+	@echo "make test    the tests (those that need mosquitto or a browser are skipped, saying so, where it is missing)"
 	@echo "make check   formatting, lint, types, import rules"
 	@echo "make bench   benchmarks, each against a floor in the same run; JSON under benchmarks/results/, the gist in the README"
 	@echo "make fuzz    10 million random and mutated bytes through the decoders of the serial protocol, in Python and in C"

@@ -2,7 +2,7 @@
 
 Strategy: while nobody looks, the scores of each turn of the clock go into their rings and alerts that are over into a short
 list, and that is all. Who looks is answered from what there is; the costly part, the gateway's figures, is
-gathered at most once in ``FRESH_S``, however many look.
+gathered at most once in ``FRESH_S``, and for at most ``GATHERING_SHARE`` of the time, however many look.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from models.messages import Alert, ConnectionStatus, DeviceStateMessage, Event, 
 from models.signal import DeviceCondition
 
 FRESH_S = 0.8  # figures that old are new enough for who asks every second
+GATHERING_SHARE = 0.01
 MAX_OVER = 50  # alerts that are over
 MAX_DRAWN = 64  # devices whose scores one answer holds
 
@@ -76,7 +77,7 @@ class Page:
         self._n_over_changes = 0
         self._health: Health | None = None
         self._progress: dict[str, float] = {}
-        self._gathered_s = 0.0
+        self._gather_s = 0.0  # when to do so again
 
     def open(self) -> None:
         """Somebody may look from here on."""
@@ -110,13 +111,14 @@ class Page:
             self._layout = f"{time.time_ns():x}"
             self._health = None
         now_s, known = time.monotonic(), sight.requests.known
-        if self._health is None or now_s - self._gathered_s >= FRESH_S:
-            self._gathered_s = now_s
+        if self._health is None or now_s >= self._gather_s:
             self._health = _health(sight)
             self._progress = _progress(sight)
             over = tuple(shown(alert, known(alert.alert_id)) for alert in reversed(self._over.values()))
             self._n_over_changes += over != self._over_shown
             self._over_shown = over
+            took_s = time.monotonic() - now_s
+            self._gather_s = now_s + max(FRESH_S, took_s / GATHERING_SHARE)
         over_tag = f"{self._layout}-{self._n_over_changes}"
         alerts = [*sight.gateway_alerts, *sight.core.pipeline.open_alerts()]
         return Live(

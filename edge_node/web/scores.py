@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_node.settling import Trace
 from models.calibration import AlertLevel
@@ -73,16 +74,15 @@ class ScoreRing:
     def since(self, second: int) -> Scores:
         """The points of ``second`` and later."""
         n = min(self._n, POINTS)
-        first = self._n - n
-        while n and self._at[first % POINTS] < second:
-            first, n = first + 1, n - 1
-        rows = [i % POINTS for i in range(first, first + n)]
+        rows = np.arange(self._n - n, self._n) % POINTS
+        at = np.frombuffer(self._at, np.int64)[rows]
+        rows = rows[np.searchsorted(at, second) :]
         return Scores(
-            at=[self._at[i] for i in rows],
-            score=[_short(self._score[i]) for i in rows],
-            level=[_short(self._level[i]) for i in rows],
-            log_p=[round(self._log_p[i], 2) for i in rows],
-            alerting=[self._alerting[i] for i in rows],
+            at=np.frombuffer(self._at, np.int64)[rows].tolist(),
+            score=_short(np.frombuffer(self._score, np.float32)[rows]),
+            level=_short(np.frombuffer(self._level, np.float32)[rows]),
+            log_p=np.frombuffer(self._log_p, np.float32)[rows].astype(np.float64).round(2).tolist(),
+            alerting=np.frombuffer(self._alerting, np.uint8)[rows].tolist(),
         )
 
     def _put(self, second: int, score: float, level: float, p: float, alerting: bool) -> None:
@@ -134,6 +134,11 @@ def _log10(p: float) -> float:
     return math.log10(p) if p > 0 else MIN_LOG_P
 
 
-def _short(value: float) -> float:
+def _short(values: NDArray[np.float32]) -> list[float]:
     """Four digits: a pixel is coarser."""
-    return float(f"{value:.4g}")
+    wide = values.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        digits = 10.0 ** (3 - np.floor(np.log10(np.abs(wide))))
+        short = np.round(wide * digits) / digits
+    told: list[float] = np.where(np.isfinite(short), short, wide).tolist()
+    return told

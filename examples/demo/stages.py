@@ -17,7 +17,7 @@ from examples.demo.board_log import WORN_FROM, sent_by, worn_ns
 from examples.demo.findings import bytes_text, judge
 from examples.demo.live import LiveView
 from examples.demo.monitor import Monitor
-from examples.demo.processes import HOST, Broker, Child, DemoError
+from examples.demo.processes import HOST, Broker, Child, DemoError, free_port
 from examples.demo.report import SentByBoard, facts, fault_table, notes
 from examples.demo.scenario import Scenario, gateway_config, units_of
 from examples.demo.screen import Screen, bar
@@ -82,7 +82,9 @@ class Demo:
             version=broker.mqtt_version,
             board_port=str(self._port),
         )
-        self._config.write_text(text)
+        page_port = free_port()
+        self._page = f"http://{HOST}:{page_port}/"
+        self._config.write_text(text.replace("metrics_port = 0", f"metrics_port = {page_port}"))
 
     def record_history(self) -> None:
         """The healthy plant, by ``edge-node record``."""
@@ -159,6 +161,7 @@ class Demo:
         )
         with self._child("edge-node", "run", "-c", self._config) as gateway:
             self._wait_for_source(gateway)
+            screen.line(f"  Its page, as long as it runs: {self._page}")
             order = Order(
                 epoch_ns=self._epoch_ns,
                 from_s=scenario.history_s,

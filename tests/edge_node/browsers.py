@@ -125,7 +125,13 @@ def browser() -> Iterator[Browser]:
         pytest.skip(HOW_TO_GET_IT)
     options = webdriver.ChromeOptions()
     options.binary_location = str(paths[0])
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--lang=en-GB"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--lang=en-GB",
+    ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(str(paths[1])))

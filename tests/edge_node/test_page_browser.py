@@ -163,7 +163,9 @@ def test_a_shift_in_front_of_the_page(gateway: Gateway, chromium: Browser) -> No
     page.click("dialog button.primary")
     page.find(".over .past", "pump: accepted as normal by Anna")
     page.find(".alerts", "All is well")
-    refused, answer = wait_for(lambda: gateway.answers("accept_as_normal")[1:] and gateway.answers("accept_as_normal"), "both")
+    refused, answer = wait_for(
+        lambda: gateway.answers("accept_as_normal")[1:] and gateway.answers("accept_as_normal"), "both"
+    )
     assert (refused["ok"], refused["reason"]) == (False, "too_soon")
     assert (answer["ok"], answer["device"], answer["by"]) == (True, "pump-1", "Anna")
 
@@ -224,16 +226,19 @@ def overlapping(page: Browser) -> list[str]:
     """Texts that run over others, or out of the box that holds them."""
     found: list[str] = page.run(
         """
-        const boxes = [...document.querySelectorAll("button, h2, h3, .state, .score, .sentence, .hint, .since, .value, .expected, dt, dd, .canvas")]
+        const texts = "button, h2, h3, .state, .score, .sentence, .hint, .since, .value, .expected, dt, dd, .canvas";
+        const boxes = [...document.querySelectorAll(texts)]
           .filter((e) => e.checkVisibility() && e.textContent.trim() + e.className)
           .map((e) => [e, e.getBoundingClientRect()]).filter(([, r]) => r.width && r.height);
         const said = [...document.querySelectorAll(".alert, .card, .panel, .top")]
           .filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => `too wide: ${e.textContent}`);
         for (const [e, r] of boxes) {
-          if (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== "inline") said.push(`out of itself: ${e.textContent}`);
+          const block = getComputedStyle(e).display !== "inline";
+          if (block && e.scrollWidth > e.clientWidth + 1) said.push(`out of itself: ${e.textContent}`);
           for (const [f, s] of boxes) {
             if (e === f || e.contains(f) || f.contains(e)) continue;
-            const [w, h] = [Math.min(r.right, s.right) - Math.max(r.left, s.left), Math.min(r.bottom, s.bottom) - Math.max(r.top, s.top)];
+            const w = Math.min(r.right, s.right) - Math.max(r.left, s.left);
+            const h = Math.min(r.bottom, s.bottom) - Math.max(r.top, s.top);
             if (w > 1 && h > 1) said.push(`${e.textContent} | ${f.textContent}`);
           }
         }

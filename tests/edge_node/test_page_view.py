@@ -28,7 +28,7 @@ from models.messages import Alert, DeviceStateMessage
 from models.sensor_checks import LimitSpec
 from models.signal import Channel
 from tests.edge_node.outgoing_messages import alert, status
-from tests.edge_node.plant import POLICY, S, T0_S, Identity, Plant, block, device, healthy, plan
+from tests.edge_node.plant import POLICY, T0_S, Identity, Plant, S, block, device, healthy, plan
 
 ASK = Query("", "", {})
 STRUCTS = {
@@ -99,7 +99,9 @@ class Floor:
     def __init__(self, *plans: Any, sources: tuple[Source, ...] = ()) -> None:
         self.plant = Plant(*plans)
         self.core = Core(
-            self.plant.pipeline, {"identity": Identity()}, plans  # type: ignore[dict-item]
+            self.plant.pipeline,
+            {"identity": Identity()},
+            plans,  # type: ignore[dict-item]
         )
         self.core.engines["identity"].target = "cpu-float32"
         self.page = Page()
@@ -150,6 +152,13 @@ def floor() -> Floor:
     return one
 
 
+def at_once(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are never old enough to be told again."""
+    monkeypatch.setattr(page_module, "FRESH_S", 0.0)
+    monkeypatch.setattr(page_module, "GATHERING_SHARE", 1e9)
+    floor.page._gather_s = 0.0
+
+
 def faulty(n: int = 200, begin: int = 120) -> list[Any]:
     values = healthy(n, seed=3)
     values[begin:] += 5.0
@@ -189,7 +198,7 @@ def test_alerts_are_shown_with_what_operators_said(floor: Floor) -> None:
 def test_what_is_over_is_listed_the_latest_first_and_sent_once(
     floor: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page_module, "FRESH_S", 0.0)
+    at_once(floor, monkeypatch)
     for n in range(MAX_OVER + 3):
         floor.page.noted(alert(n, "cleared"))
         floor.page.noted(alert(n, "updated"))
@@ -239,7 +248,10 @@ def test_limits_gates_and_sources_in_words() -> None:
     one.page.open()
     devices = one.look().devices
     assert devices is not None
-    assert devices[0].limits == ("hot: Pressure above 9.5 bar for 60 s", "odd: Current above 2 A or below -2 A")
+    assert devices[0].limits == (
+        "hot: Pressure above 9.5 bar for 60 s",
+        "odd: Current above 2 A or below -2 A",
+    )
     assert devices[0].gate == "e.Current > 2"
     assert (devices[0].model, devices[0].level) == (None, "")
     assert devices[0].sources == ("board", "mqtt", "replay")
@@ -247,7 +259,7 @@ def test_limits_gates_and_sources_in_words() -> None:
 
 
 def test_a_device_that_learns_says_how_far_it_is(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_module, "FRESH_S", 0.0)
+    at_once(floor, monkeypatch)
     now = floor.look().now
     assert [(d.state, d.progress, d.score) for d in now] == [("learning", 0.0, None)] * 2
     values = healthy(60)

@@ -1,7 +1,7 @@
 // Alerts: what is wrong, who is to blame, and what operators say of it.
 import { html } from "./html.js";
 import { live } from "./live.js";
-import { linkTo, set } from "./ui.js";
+import { linkTo, set, ui } from "./ui.js";
 import { duration, KINDS, Moment, number, plural, SEVERITIES } from "./format.js";
 
 export function bySeverity(a, b) {
@@ -99,12 +99,15 @@ function Words({ alert }) {
   </ul>`;
 }
 
+const FEW = 5;
+
 export function OverAlerts({ alerts }) {
   if (alerts.length === 0) return null;
+  const shown = ui.allOver ? alerts : alerts.slice(0, FEW);
   return html`<section class="over" aria-labelledby="over-alerts">
     <h2 id="over-alerts">Over <span class="soft">since the gateway started</span></h2>
     <ul class="plain">
-      ${alerts.map(
+      ${shown.map(
         (alert) => html`<li key=${alert.id} class="past" data-alert=${alert.id}>
           <p><span class="soft"><${Moment} ms=${alert.end_ms} now=${live.nowMs} /></span> ${alert.message}</p>
           <${Words} alert=${alert} />
@@ -112,5 +115,7 @@ export function OverAlerts({ alerts }) {
         </li>`,
       )}
     </ul>
+    ${alerts.length > FEW && html`<button class="more" onClick=${() => set({ allOver: !ui.allOver })}>
+      ${ui.allOver ? "Show the latest alone" : `Show all ${alerts.length}`}</button>`}
   </section>`;
 }

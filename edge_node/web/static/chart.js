@@ -101,7 +101,7 @@ export class ScoreChart extends Component {
         y: { distr: 100, fwd: (v) => Math.asinh(v / this.level), bwd: (v) => this.level * Math.sinh(v) },
       },
       axes: [
-        { ...axis, size: 19, space: large ? 90 : 70, grid: { show: false }, values: (u, at, i, space, step) => at.map((s) => (step < 60 ? SECONDS : HOURS).format(s * 1000)) },
+        { ...axis, size: 19, space: large ? 90 : 70, grid: { show: false }, values: (u, at, i, space, step) => at.map((s) => timeLabel(u, s, step)) },
         {
           ...axis,
           size: 42,
@@ -187,6 +187,13 @@ function said(scores, i) {
   const level = `alert level ${number(scores.level[i])}`;
   const chance = scores.logP[i] <= -300 ? "" : ` · by chance once in ${number(10 ** -scores.logP[i], 2)} windows`;
   return `${SECONDS.format(scores.at[i] * 1000)} · score ${number(scores.score[i])} · ${level}${chance}`;
+}
+
+// Not where the edge would cut it.
+function timeLabel(u, s, step) {
+  const room = u.bbox.width / devicePixelRatio - u.valToPos(s, "x");
+  const [format, half] = step < 60 ? [SECONDS, 26] : [HOURS, 16];
+  return room < half ? "" : format.format(s * 1000);
 }
 
 // 0 and round numbers, as many as there is room for; powers of ten first.

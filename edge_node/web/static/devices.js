@@ -20,7 +20,7 @@ export function Devices() {
     <div class="bar-row">
       <h2 id="devices">Devices</h2>
       <${StateFilter} all=${all} />
-      <input type="search" placeholder="Find a device or machine" aria-label="Find a device or machine" value=${ui.search}
+      <input type="search" placeholder="Find a device" aria-label="Find a device or machine" value=${ui.search}
         onInput=${(event) => set({ search: event.target.value, listed: 60 })} />
     </div>
     ${all.length > 0 && found.length === 0 && html`<p class="empty">No device here ${ui.state ? `is ${STATES[ui.state].word.toLowerCase()}` : "is called that"}.

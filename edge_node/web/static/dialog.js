@@ -65,7 +65,7 @@ export class Dialog extends Component {
         <p class="about">${alert ? alert.message : device}</p>
         <p class="soft">${why}</p>
         <label>Your name <input name="by" required maxlength="64" autocomplete="name" /></label>
-        <label>Note <span class="soft">(if you like)</span> <input name="note" maxlength="500" autocomplete="off" /></label>
+        <label><span>Note <span class="soft">(if you like)</span></span> <input name="note" maxlength="500" autocomplete="off" /></label>
         ${refused !== null && html`<p class="error" role="alert"><b>Not done:</b> ${refused}</p>`}
         <div class="buttons">
           <button type="button" onClick=${() => this.box.close()}>Cancel</button>

@@ -7,6 +7,7 @@ export const ui = {
   state: null, // of the devices that are listed; null: any
   search: "",
   listed: 60,
+  allOver: false, // whether all alerts that are over are shown
   dialog: null, // { act, alert, device }
   told: null, // { text, untilMs }
 };
