@@ -16,8 +16,9 @@ from edge_node.assembly import Core
 from edge_node.config_schema import Source
 from edge_node.plans import DevicePlan
 from edge_node.requests import Requests
+from edge_node.settling import Trace
 from edge_node.uplink import Uplink
-from edge_node.web.scores import ScoreBook, Scores
+from edge_node.web.scores import Levels, ScoreBook, Scores
 from edge_node.web.view import (
     NS_PER_MS,
     DeviceInfo,
@@ -69,6 +70,9 @@ class Page:
     def __init__(self) -> None:
         self._is_open = False
         self._core: Core | None = None
+        self._plans: tuple[DevicePlan, ...] = ()
+        self._levels: dict[str, Levels] = {}
+        self._heard: list[Trace] = []
         self._book = ScoreBook()
         self._infos: tuple[DeviceInfo, ...] | None = None
         self._layout = ""
@@ -95,13 +99,18 @@ class Page:
         """Keeps what ``core`` has scored since the last call; once a tick."""
         if not self._is_open:
             return
+        if self._heard:
+            self._book.add(self._heard, self._levels)
+            self._heard.clear()
         if core is not self._core:
             self._core = core
-            core.pipeline.trace_scores()
+            self._infos = None
+            self._heard = core.pipeline.tap([plan.device.device_id for plan in core.plans])
+        if core.plans is not self._plans:  # another configuration, or another model
+            self._plans = core.plans
             self._levels = {plan.device.device_id: plan.levels for plan in core.plans}
             self._book.keep_only(self._levels)
             self._infos = None
-        self._book.add(core.pipeline.take_traces(), self._levels)
 
     def look(self, query: Query, sight: Sight, now_ns: int) -> Live:
         """The answer to ``query``."""
@@ -120,7 +129,9 @@ class Page:
             took_s = time.monotonic() - now_s
             self._gather_s = now_s + max(FRESH_S, took_s / GATHERING_SHARE)
         over_tag = f"{self._layout}-{self._n_over_changes}"
-        alerts = [*sight.gateway_alerts, *sight.core.pipeline.open_alerts()]
+        alerts = list(sight.gateway_alerts)
+        for info in self._infos:
+            alerts += sight.core.pipeline.open_alerts(info.id)
         return Live(
             now_ms=now_ns // NS_PER_MS,
             layout=self._layout,

@@ -112,12 +112,14 @@ class ScoreBook:
         self._rings = {device_id: ring for device_id, ring in self._rings.items() if device_id in wanted}
 
     def add(self, traces: Iterable[Trace], levels: Mapping[str, Levels]) -> None:
-        """``levels``: by device, of each artifact."""
+        """``levels``: by device, of each artifact; of one that is not among them the level is unknown."""
         for trace in traces:
+            known = levels.get(trace.device_id, {})
+            level = known.get(trace.backend) if trace.backend is not None else None
             ring = self._rings.get(trace.device_id)
             if ring is None:
                 ring = self._rings[trace.device_id] = ScoreRing()
-            ring.add(trace, levels[trace.device_id][trace.backend].score_raise if trace.backend else math.inf)
+            ring.add(trace, math.nan if level is None else level.score_raise)
 
     def last(self, device_id: str) -> tuple[int, float, float] | None:
         """The newest point's second, score and level."""

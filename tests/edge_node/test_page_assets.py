@@ -9,10 +9,13 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from edge_node.web.assets import load_assets
+from models.messages import AlertKind, Severity
+from models.signal import DeviceCondition, DropReason
 
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "edge_node" / "web" / "static"
@@ -64,11 +67,27 @@ def test_what_is_imported_is_there() -> None:
             assert (STATIC / name).is_file(), f"{path.name}: {name}"
 
 
+def test_the_page_has_a_word_for_all_that_it_is_told() -> None:
+    text = (STATIC / "format.js").read_text()
+
+    def keys(table: str) -> set[str]:
+        found = re.search(rf"export const {table} = {{\n(.*?)\n}};", text, re.S)
+        assert found is not None
+        return set(re.findall(r"^  (\w+):", found[1], re.M))
+
+    assert keys("STATES") == {state.value for state in DeviceCondition}
+    assert keys("SEVERITIES") == set(get_args(Severity))
+    assert keys("KINDS") == set(get_args(AlertKind))
+    assert keys("REASONS") == {reason.value for reason in DropReason}
+
+
 def test_a_wheel_has_them_all(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for package in ("models", "edge_node", "cloud_sink", "firmware_bridge"):
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("examples", "packaging"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]

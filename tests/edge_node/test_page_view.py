@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -294,12 +295,29 @@ def test_however_many_look_the_figures_are_gathered_once(floor: Floor) -> None:
 
 def test_nothing_is_kept_where_nobody_can_look() -> None:
     one = Floor(plan())
-    one.plant.play(faulty())
     one.page.step(one.core)
-    assert one.plant.pipeline.take_traces() == []
+    one.plant.play(faulty())
+    assert one.plant.pipeline._lanes["d"].settler.taps == ()
     one.page.noted(alert(1, "cleared"))
     one.page.open()
     assert one.look().over == ()
+
+
+def test_a_model_that_is_adopted_has_levels_of_its_own(floor: Floor) -> None:
+    floor.plant.play([block(healthy(100), 0)])
+    before = floor.look()
+    one, other = floor.core.plans
+    level = msgspec.structs.replace(one.levels["cpu-float32"], score_raise=7.5)
+    floor.core.plans = (dataclasses.replace(one, levels={"cpu-float32": level}), other)
+    live = floor.look(Query(before.layout, "", {"d": 0}))
+    assert live.devices is not None
+    assert "7.5" in live.devices[0].level
+    n = len(live.scores["d"].at)
+    assert set(live.scores["d"].level) != {7.5}
+    floor.plant.play([block(healthy(20), 100)])
+    levels = floor.look(Query("", "", {"d": 0})).scores["d"].level
+    assert 7.5 not in levels[:n]
+    assert levels[n:] == [7.5] * 4
 
 
 def test_a_new_configuration_keeps_the_scores_of_devices_that_stay(floor: Floor) -> None:

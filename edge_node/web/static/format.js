@@ -60,6 +60,9 @@ export const REASONS = {
   refused: "refused by the other end",
   evicted: "the queue to the broker was full",
   expired: "waited too long for the broker",
+  corrupt: "could not be read back from the disk",
+  disk_full: "the disk was full",
+  unwritable: "the disk could not be written",
 };
 
 const count = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });

@@ -3,7 +3,7 @@ import { html } from "./html.js";
 import { live } from "./live.js";
 import { bytes, duration, Moment, number, plural, REASONS, whole } from "./format.js";
 
-const SAYS = { alert: "Alerts", summary: "Summaries", device_state: "States of devices", status: "Status", response: "Answers" };
+const SAYS = { alert: "Alerts", summary: "Summaries", device_state: "States of devices", status: "Status", response: "Answers", model_state: "States of models" };
 
 export function GatewayView() {
   const { status, uplink, problem, latency_ms } = live.health;
@@ -45,6 +45,7 @@ export function GatewayView() {
       </dl>
       ${problem && html`<p class="error"><span aria-hidden="true">▲</span> ${problem}</p>`}
       ${c("checkpoint_failures") > 0 && html`<p class="soft">${plural(c("checkpoint_failures"), "checkpoint")} could not be written.</p>`}
+      ${status.black_box_error && html`<p class="error"><span aria-hidden="true">▲</span> The black box: ${status.black_box_error}</p>`}
       ${status.recording_error && html`<p class="error">The recording has ended: ${status.recording_error}</p>`}
     </section>
 
