@@ -82,7 +82,7 @@ function Score({ device, now }) {
   const above = now.score > now.level;
   const old = live.nowMs / 1000 - now.atS > Math.max(10, 3 * device.hop_s);
   return html`<p class=${`score ${above ? "above" : ""} ${old ? "old" : ""}`}>
-    <b>${number(now.score)}</b> <span class="soft">${old && "at last, "}${above ? "above" : "below"} the alert level of ${number(now.level)}</span>
+    <b>${number(now.score)}</b> <span class="soft">${old ? "at last; alert level" : `${above ? "above" : "below"} the alert level of`} ${number(now.level)}</span>
   </p>`;
 }
 

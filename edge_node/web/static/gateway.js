@@ -8,6 +8,7 @@ const SAYS = { alert: "Alerts", summary: "Summaries", device_state: "States of d
 export function GatewayView() {
   const { status, uplink, problem, latency_ms } = live.health;
   const c = (name) => status.counters[name] ?? 0;
+  const ran = c("run_seconds"); // what little says nothing of an hour yet
   const started = Date.parse(status.started_at.replace(/(\.\d{3})\d*Z/, "$1Z"));
   const connections = Object.entries(status.connections);
   if (uplink !== null) connections.push(["uplink", uplink]);
@@ -56,7 +57,7 @@ export function GatewayView() {
         <thead><tr><th scope="col">type</th><th scope="col">delivered</th><th scope="col">in all</th><th scope="col">an hour</th></tr></thead>
         <tbody>${types(status.counters).map((type) => html`<tr key=${type}>
           <th scope="row">${SAYS[type] ?? type}</th><td>${whole(c(`events_delivered.${type}`))}</td>
-          <td>${bytes(c(`egress_bytes.${type}`))}</td><td>${bytes(Math.round((3600 * c(`egress_bytes.${type}`)) / Math.max(1, c("run_seconds"))))}</td>
+          <td>${bytes(c(`egress_bytes.${type}`))}</td><td>${ran < 600 ? "–" : bytes(Math.round((3600 * c(`egress_bytes.${type}`)) / ran))}</td>
         </tr>`)}</tbody>
       </table></div>
     </section>
