@@ -114,7 +114,7 @@ def test_a_shift_in_front_of_the_page(gateway: Gateway, chromium: Browser) -> No
     gateway.feed(6, 880)
     gateway.scored(80)
     page.find('[data-device="pump-1"] .state', "Normal")
-    page.find('[data-device="pump-1"] .score', "below the alert level of")
+    page.find('[data-device="pump-1"] .score', "at last; alert level")
     page.until(lambda: drawn(page, '[data-device="pump-1"]') > 200, "a curve")
     page.find(".alerts", "All is well with 1 device")
     assert page.all(ALERT) == []
