@@ -27,6 +27,7 @@ from tests.edge_node.daemons import (
     feed,
     golden_window,
     metrics,
+    of_the_signal,
     running,
     status,
     summed,
@@ -163,7 +164,7 @@ def test_an_alert_is_seen_called_false_and_accepted(tmp_path: Path, mosquitto: B
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(15) == 0
         wait_for(lambda: status(operator.seen) == "stopped", "status stopped")
-        live = [{**a, "delivery": None} for a in alerts(operator.seen)]
+        live = [of_the_signal(a) for a in alerts(operator.seen)]
     (word,) = [item for item in read_log(log) if isinstance(item, Acceptance)]
     assert (word.device_id, word.by) == ("pump-1", "Anna")
     out = tmp_path / "alerts.jsonl"
@@ -339,9 +340,14 @@ def test_what_was_answered_survives_a_kill(tmp_path: Path, mosquitto: Broker) ->
         assert all(answer["ok"] for answer in answers.values()), answers
         daemon.kill()
         daemon.wait(10)
-        n_online = len(operator.seen.on(f"{ROOT}/status"))
+
+        def boots() -> set[str]:
+            said = [json.loads(payload) for payload in operator.seen.on(f"{ROOT}/status")]
+            return {s["boot_id"] for s in said if s["state"] == "online"}
+
+        n_boots = len(boots())
         with running(path):
-            wait_for(lambda: len(operator.seen.on(f"{ROOT}/status")) > n_online + 1, "the status again")
+            wait_for(lambda: len(boots()) > n_boots, "the status again")
             wait_for(lambda: connected(operator.port), "the source's connection")
             for name, body in said.items():
                 assert operator.ask(name, **body) == answers[name]
