@@ -27,6 +27,7 @@ from edge_node.egress import Outgoing
 VERSION = 1  # of the tables below
 FILE_NAME = "outbox.sqlite"
 WAL_PAGES = 4096  # 16 MB: pages that are written again and again reach the file itself once in a while only
+SMALL_JOURNAL = 1 << 20
 _SUFFIXES = ("", "-wal", "-shm")
 _CLEAN = "clean"
 
@@ -88,7 +89,7 @@ class Outbox:
         retained messages. What turns out to be damaged is set aside, and nothing comes of it."""
         try:
             state, messages = self.state(), self.messages()
-        except (sqlite3.Error, zlib.error) as error:
+        except (sqlite3.Error, zlib.error, ValueError) as error:  # text may be no UTF-8
             self.begin_anew(str(error))
             return {}, []
         self._last_row = max((m.row for m in messages if m.row is not None), default=0)
@@ -118,7 +119,7 @@ class Outbox:
                 found = self._db.execute(
                     "SELECT place, payload, crc FROM message WHERE row = ?", (row,)
                 ).fetchone()
-            except sqlite3.Error as error:
+            except (sqlite3.Error, ValueError) as error:
                 log.error(f"{self._path}: message {row} cannot be read: {error}")
                 return None
         if found is None or _crc(found[0], found[1]) != found[2]:
@@ -129,6 +130,20 @@ class Outbox:
         """Commits ``cut``, wholly or not at all: OutboxError. Returns how many bytes it came to; the file system writes more."""
         state = [(key, zlib.compress(value, 0 if cut.hurried else 1)) for key, value in cut.state.items()]
         rows = [_row(message) for message in cut.messages]
+        try:
+            self._commit(cut, state, rows)
+        except OutboxError as error:
+            # A journal that has grown may be what fills the disk: what is in it goes into the file, and makes room.
+            if error.damaged or not self._fold_journal():
+                raise
+            self._commit(cut, state, rows)
+        if self._journal_is_large():
+            self._fold_journal()
+        return sum(len(value) for _, value in state) + sum(message.n_bytes for message in cut.messages)
+
+    def _commit(
+        self, cut: Cut, state: Sequence[tuple[str, bytes]], rows: Sequence[tuple[object, ...]]
+    ) -> None:
         with self._reading:  # sqlite3 serialises calls, but a transaction is several
             try:
                 with self._db:
@@ -144,7 +159,27 @@ class Outbox:
             except sqlite3.Error as error:
                 damaged = not isinstance(error, sqlite3.OperationalError)
                 raise OutboxError(f"{self._path}: {error}", damaged=damaged) from error
-        return sum(len(value) for _, value in state) + sum(message.n_bytes for message in cut.messages)
+
+    def _journal_is_large(self) -> bool:
+        """Whether the journal, which SQLite folds into the file at :data:`WAL_PAGES` by itself, takes too much of what is left of
+        the disk: what is in it needs as much room in the file."""
+        if self._path is None:
+            return False
+        try:
+            n_bytes = os.stat(f"{self._path}-wal").st_size
+            found = os.statvfs(self._path)
+        except OSError:
+            return False
+        return n_bytes > SMALL_JOURNAL and n_bytes > found.f_bavail * found.f_frsize / 4
+
+    def _fold_journal(self) -> bool:
+        """Whether the journal held something, and could be emptied into the file."""
+        with self._reading:
+            try:
+                busy, n_pages, n_moved = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.Error:
+                return False
+        return not busy and n_moved == n_pages != -1
 
     def begin_anew(self, why: str) -> None:
         """Sets the file aside and goes on with an empty one."""
@@ -171,7 +206,7 @@ class Outbox:
         try:
             self._db = self._connect()
             self._check()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError) as error:  # what it says of itself may be no UTF-8
             self._close_db()
             self._set_aside(str(error))
             try:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
+import logging
 import os
 import resource
 import signal
@@ -146,6 +147,8 @@ def _end_with(parent: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
+    # What the runtime tells (that it is not the first choice), the gateway has logged for itself, in its own form.
+    logging.disable(logging.WARNING)
     control, area, parent = map(int, arguments[:3])
     _end_with(parent)
     with socket.socket(fileno=control) as connection:
