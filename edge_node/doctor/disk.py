@@ -83,10 +83,12 @@ def _room(host: Host, place: Path, plan: Plan | None) -> Iterator[Finding]:
         yield fail("disk", f"{place}: {error.strerror}", _ELSEWHERE)
         return
     free = found.f_bavail * found.f_frsize
-    needed = _LEAST_FREE + (0 if plan is None else plan.disk_bytes)
+    needed = _LEAST_FREE + (0 if plan is None else plan.outbox_bytes)
     text = f"{size(free)} free at {place}"
-    if plan is not None and plan.disk_bytes:
-        text += f"; {span(plan.offline_s)} without the broker take {size(plan.disk_bytes)}"
+    if plan is not None:
+        text += f"; {span(plan.offline_s)} without the broker take {size(plan.outbox_bytes)}"
+        if plan.black_box_bytes:
+            text += f", the black box up to {size(plan.black_box_bytes)}"
     if free < needed:
         yield fail("disk", text, f"make room: {size(needed)} with what the system wants")
     else:

@@ -268,7 +268,7 @@ def test_file_systems(
     loaded = configured(tmp_path, gateway='state_dir = "/var/lib/linewatch"')
     room, found = disk.disk(computer.host, loaded, plan)
     assert room.level == "ok"
-    assert "6 h without the broker take 17 MB" in room.text
+    assert "6 h without the broker take 17 MB, the black box up to 2.0 GB" in room.text
     assert (found.level, words in found.text) == (level, True), found
 
 
