@@ -118,7 +118,12 @@ def test_a_killed_daemon_has_lost_a_few_seconds(tmp_path: Path) -> None:
             wait_for(lambda: connected(port), "the source's connection")
             feed(seen, sent[:1000])
             raised = wait_for(lambda: machine(seen), "a machine alert")[0]
-            n = wait_for(lambda: metrics(port).get(recorded), "something on the disk")
+            n = 1000 * len(channels())
+            wait_for(lambda: metrics(port).get(recorded, 0) >= n, "the first thousand rows on the disk")
+            wait_for(
+                lambda: raised["alert_id"] in run("recordings", "list", "-c", path, "--json").stdout,
+                "the mark of the alert on the disk",
+            )
             feed(seen, sent[1000:1100])
             daemon.kill()
         (row,) = [json.loads(x) for x in run("recordings", "list", "-c", path, "--json").stdout.splitlines()]
