@@ -28,13 +28,14 @@ from edge_node.outbox import Outbox
 from edge_node.requests import Requests
 from edge_node.running_sources import RunningSources
 from edge_node.state_dir import StateDir
-from models.messages import Alert, DeviceStateMessage, Event, Response, Summary
+from models.messages import Alert, DeviceStateMessage, Event, ModelState, Response, Summary
 from models.signal import NS_PER_S
 from models.topics import GatewayTopics
 
 GATEWAY, PIPELINE, REQUESTS, DEVICE = "gateway", "pipeline", "requests", "device/"
 
-_URGENCY: dict[type, Urgency] = {Alert: "now", Response: "now", Summary: "later"}
+# A model's state is said when another has taken over: what a lane remembers from then on is of that one.
+_URGENCY: dict[type, Urgency] = {Alert: "now", Response: "now", ModelState: "now", Summary: "later"}
 _NO_UPLINK = UplinkConfig(host="none")
 
 log = structlog.get_logger("linewatch.outbox")
