@@ -16,7 +16,6 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -72,27 +71,33 @@ def probe(bundle: Bundle, *, memory_mb: int, timeout_s: float, stop: threading.E
 
     Raises ProbeFailed with what is wrong, and ProbeStopped."""
     task = _Task(manifests.encode(bundle.manifest), dict(bundle.artifacts), memory_mb, timeout_s)
-    with (
-        tempfile.TemporaryFile() as given,
-        tempfile.TemporaryFile() as said,
-        tempfile.TemporaryFile() as told,
-    ):
-        given.write(msgspec.msgpack.encode(task))
-        given.seek(0)
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "edge_node.model_probe"],
-            stdin=given,
-            stdout=said,
-            stderr=told,
-            env=_environment(),
-        )
-        try:
-            code = _wait(process, timeout_s, stop)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        _judge(code, _content(said), _content(told), timeout_s, memory_mb)
+    try:
+        with _memory("given") as given, _memory("said") as said, _memory("told") as told:
+            given.write(msgspec.msgpack.encode(task))
+            given.flush()
+            given.seek(0)
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "edge_node.model_probe"],
+                stdin=given,
+                stdout=said,
+                stderr=told,
+                env=_environment(),
+            )
+            try:
+                code = _wait(process, timeout_s, stop)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+            _judge(code, _content(said), _content(told), timeout_s, memory_mb)
+    except OSError as error:  # no memory, no processes, no descriptors: nothing is known of the graphs
+        text = f"this gateway could not start a process to try it: {error.strerror}"
+        raise ProbeFailed(RefusalReason.OVERLOADED, text) from error
+
+
+def _memory(name: str) -> IO[bytes]:
+    """A file without a disk, which may be full."""
+    return os.fdopen(os.memfd_create(name), "w+b")
 
 
 def _wait(process: subprocess.Popen[bytes], timeout_s: float, stop: threading.Event | None) -> int | None:

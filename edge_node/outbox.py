@@ -90,7 +90,10 @@ class Outbox:
         try:
             state, messages = self.state(), self.messages()
         except (sqlite3.Error, zlib.error, ValueError) as error:  # text may be no UTF-8
-            self.begin_anew(str(error))
+            if _is_passing(error):
+                self._do_without(error)
+            else:
+                self.begin_anew(str(error))
             return {}, []
         self._last_row = max((m.row for m in messages if m.row is not None), default=0)
         return state, messages
@@ -184,11 +187,7 @@ class Outbox:
     def begin_anew(self, why: str) -> None:
         """Sets the file aside and goes on with an empty one."""
         with self._reading:
-            self._close_db()
-            if self._path is not None:
-                self._set_aside(why)
-            self._db = self._connect()
-            self._create()
+            self._begin_anew(why)
 
     def close(self) -> None:
         """Says that all is in order, and lets go."""
@@ -207,20 +206,32 @@ class Outbox:
             self._db = self._connect()
             self._check()
         except (sqlite3.Error, ValueError) as error:  # what it says of itself may be no UTF-8
-            self._close_db()
-            self._set_aside(str(error))
-            try:
-                self._db = self._connect()
-                self._create()
-            except sqlite3.Error as again:
-                self._close_db()
-                self.problem = (
-                    f"{self._path} cannot be used ({again}): what waits for the broker is kept in memory only"
-                )
-                log.error(self.problem)
-                self._path = None
-                self._db = self._connect()
-                self._create()
+            if _is_passing(error):
+                self._do_without(error)
+            else:
+                self._begin_anew(str(error))
+
+    def _begin_anew(self, why: str) -> None:
+        self._close_db()
+        if self._path is not None:
+            self._set_aside(why)
+        try:
+            self._db = self._connect()
+            self._create()
+        except sqlite3.Error as error:
+            self._do_without(error)
+
+    def _do_without(self, error: Exception) -> None:
+        """Whatever is there stays as it is, for a start that can read it."""
+        self._close_db()
+        self.problem = (
+            f"{self._path} cannot be used ({error}): what waits for the broker is kept in memory only, until that is mended "
+            "and the gateway restarted; what is in the file is sent then"
+        )
+        log.error(self.problem)
+        self._path = None
+        self._db = self._connect()
+        self._create()
 
     def _connect(self) -> sqlite3.Connection:
         where = ":memory:" if self._path is None else str(self._path)
@@ -273,6 +284,12 @@ class Outbox:
             f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}, and what it held is not sent"
         )
         log.error(self.problem)
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the file may be in order: the disk is full, read-only, out of reach, or fails. SQLite's own word for a file that is
+    damaged is another class."""
+    return isinstance(error, sqlite3.OperationalError) and "decode" not in str(error)
 
 
 def _row(m: Outgoing) -> tuple[object, ...]:

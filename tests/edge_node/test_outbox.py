@@ -188,3 +188,28 @@ def test_its_own_journal_does_not_fill_a_small_disk(tmp_path: Path) -> None:
             box.write(Cut(state={"a": os.urandom(100_000), "n": b"%d" % n}))
         assert box.state()["n"] == b"299"
         box.close()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_disk_that_is_full_at_the_start_costs_nothing_that_is_stored(tmp_path: Path, damaged: bool) -> None:
+    with small_disk(tmp_path) as place:
+        if place is None:
+            pytest.skip("no file system can be mounted here: this needs root")
+        box = Outbox(place)
+        box.write(Cut(messages=[item(box, n) for n in range(5)], state={"a": b"1"}))
+        box.close()
+        if damaged:
+            (place / FILE_NAME).write_bytes(b"no database" * 100)
+        ballast = fill(place)
+        without = Outbox(place)
+        assert not without.durable
+        assert without.problem is not None
+        assert "is kept in memory only" in without.problem
+        assert without.load() == ({}, [])
+        without.write(Cut(messages=[item(without)]))
+        without.close()
+        ballast.unlink()
+        again = Outbox(place)
+        assert again.durable
+        assert len(again.load()[1]) == (0 if damaged else 5)
+        again.close()
