@@ -69,8 +69,11 @@ class Outbox:
     def __init__(self, folder: Path | None) -> None:
         self._path = None if folder is None else folder / FILE_NAME
         self.problem: str | None = None
-        self._reading = threading.Lock()
-        self._db = sqlite3.connect(":memory:", check_same_thread=False)  # until the file is open
+        self._writing = threading.Lock()
+        self._reads = threading.Lock()  # of the connection that reads: it does not wait for one that writes
+        self._db = self._reader = sqlite3.connect(
+            ":memory:", check_same_thread=False
+        )  # until the file is open
         self._open()
         self._last_row = 0
 
@@ -117,9 +120,9 @@ class Outbox:
 
     def payload(self, row: int) -> bytes | None:
         """The payload of a message, None where it cannot be read."""
-        with self._reading:
+        with self._reads:
             try:
-                found = self._db.execute(
+                found = self._reader.execute(
                     "SELECT place, payload, crc FROM message WHERE row = ?", (row,)
                 ).fetchone()
             except (sqlite3.Error, ValueError) as error:
@@ -147,7 +150,7 @@ class Outbox:
     def _commit(
         self, cut: Cut, state: Sequence[tuple[str, bytes]], rows: Sequence[tuple[object, ...]]
     ) -> None:
-        with self._reading:  # sqlite3 serialises calls, but a transaction is several
+        with self._writing:  # sqlite3 serialises calls, but a transaction is several
             try:
                 with self._db:
                     self._db.execute("BEGIN IMMEDIATE")
@@ -177,7 +180,7 @@ class Outbox:
 
     def _fold_journal(self) -> bool:
         """Whether the journal held something, and could be emptied into the file."""
-        with self._reading:
+        with self._writing:
             try:
                 busy, n_pages, n_moved = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             except sqlite3.Error:
@@ -186,12 +189,12 @@ class Outbox:
 
     def begin_anew(self, why: str) -> None:
         """Sets the file aside and goes on with an empty one."""
-        with self._reading:
+        with self._writing:
             self._begin_anew(why)
 
     def close(self) -> None:
         """Says that all is in order, and lets go."""
-        with self._reading:
+        with self._writing:
             try:
                 with self._db:
                     self._db.execute(
@@ -245,6 +248,8 @@ class Outbox:
             f"journal_size_limit = {4096 * WAL_PAGES}",
         ):
             self._db.execute(f"PRAGMA {pragma}")
+        with self._reads:
+            self._reader = self._db if self._path is None else sqlite3.connect(where, check_same_thread=False)
         return self._db
 
     def _check(self) -> None:
@@ -265,7 +270,11 @@ class Outbox:
         self._db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
 
     def _close_db(self) -> None:
-        with contextlib.suppress(sqlite3.Error):  # of a file that is not in order: it is let go all the same
+        with (
+            self._reads,
+            contextlib.suppress(sqlite3.Error),
+        ):  # of a file that is not in order: let go all the same
+            self._reader.close()
             self._db.close()
 
     def _set_aside(self, why: str) -> None:

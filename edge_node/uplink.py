@@ -300,16 +300,27 @@ class Uplink:
 
     def on_turn(self, link: Link) -> None:
         self._subscribe(link)
+        lacking = self._send(link, None)
+        while lacking is not None and lacking.row is not None:
+            # Not while holding the lock, for which the loop waits: a disk may not answer.
+            payload = self._payload_of(lacking.row)
+            with self._moved:
+                lacking.payload = payload
+            lacking = self._send(link, lacking if payload is None else None)
+
+    def _send(self, link: Link, unreadable: Outgoing | None) -> Outgoing | None:
+        """Sends what may leave now; returns what would be next, if only the outbox has its payload."""
         with self._moved:
             self._allow_drain()
             while True:
                 may_drain = self._may_drain >= 1 and self._n_waited_in_flight < DRAIN_WINDOW
                 item = self._queue.next(may_drain=may_drain)
                 if item is None or not self._may_send(item, link):
-                    return
+                    return None
+                payload, limit = item.payload, link.max_packet_bytes
+                if payload is None and item.row is not None and item is not unreadable:
+                    return item
                 self._queue.take(may_drain=may_drain)
-                payload = self._payload(item)
-                limit = link.max_packet_bytes
                 if payload is None:
                     self._drop(item, "it cannot be read back from the outbox", DropReason.CORRUPT)
                     self._moved.notify_all()
@@ -332,11 +343,6 @@ class Uplink:
         gained = (now_s - self._drained_at_s) * self._drain_per_s
         self._may_drain = min(self._drain_per_s, self._may_drain + gained)
         self._drained_at_s = now_s
-
-    def _payload(self, item: Outgoing) -> bytes | None:
-        if item.payload is not None or item.row is None:
-            return item.payload
-        return self._payload_of(item.row)
 
     def _may_send(self, item: Outgoing, link: Link) -> bool:
         """What was in flight when a connection broke goes alone, and over a connection that is known to

@@ -337,7 +337,7 @@ def test_what_is_sent_was_made_by_the_allow_list() -> None:
     assert calls(r"link\.publish") == {
         "doctor/brokers.py": ["on_turn"],
         "probing.py": ["ask"],
-        "uplink.py": ["on_turn"],
+        "uplink.py": ["_send"],
     }
 
 
