@@ -8,16 +8,20 @@ the next checkpoint, which comes after ``every_s`` at the latest. The loop gathe
 cut is written at a time: what comes meanwhile goes into the next, so a slow disk makes larger cuts, not a longer queue.
 
 Invariants: what is released was committed, unless the disk failed or did not answer for ``PATIENCE_S``; that is counted, and
-:attr:`Checkpoints.problem` says it. After a failure the next cut holds what this one did.
+:attr:`Checkpoints.problem` says it. After a failure the next cut holds what this one did. Nothing here waits for a disk
+for longer than ``FINISH_S``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import threading
+import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, Literal, TypeVar
 
 import structlog
 
@@ -29,12 +33,14 @@ from edge_node.outbox import Cut, Outbox, OutboxError
 SOON_S = 2.0
 PATIENCE_S = 5.0
 RETRY_S = 5.0
+FINISH_S = 10.0
 AT_REST_S = 3600.0
 MANY_GONE = 256  # rows of messages that have left: what is forgotten too late is only sent twice
 IN_MEMORY_BYTES = 8 << 20  # of payloads that wait: past that they are read back from disk
 
 UPLINK = "uplink"  # key of the counters of what leaves
 
+T = TypeVar("T")
 Urgency = Literal["now", "soon", "later"]
 Due = Literal["all", "messages"]  # a checkpoint, or only what is held
 
@@ -58,7 +64,7 @@ class Checkpoints:
         self.every_s = every_s
         self._released = released
         self._committed = committed
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="outbox")
+        self._thread = DiskThread()
         self._held: list[Outgoing] = []
         self._urgent = False
         self._soon_s = math.inf  # when what is held is to be committed
@@ -66,6 +72,7 @@ class Checkpoints:
         self._retry_s = 0.0
         self._begun_s: float | None = None  # when the cut that is being written was begun
         self._writing: asyncio.Task[None] | None = None
+        self._generation = 0  # of the devices that the state is of
         self._unwritten: tuple[list[Outgoing], dict[str, bytes]] = ([], {})
         self._all = True  # the next cut says all there is, since nobody knows what the file holds
         self.problem: str | None = None  # why nothing is committed now
@@ -82,6 +89,7 @@ class Checkpoints:
     def begin_anew(self) -> None:
         """The devices are others: the next cut, which is due, replaces all that was kept."""
         self._all = True
+        self._generation += 1
         self._unwritten = (self._unwritten[0], {})
 
     def hold(self, item: Outgoing, now_s: float, *, urgency: Urgency) -> None:
@@ -94,16 +102,15 @@ class Checkpoints:
         elif urgency == "soon":
             self._soon_s = min(self._soon_s, now_s + SOON_S)
 
-    def due(self, now_s: float, *, wanted: bool, changed: bool) -> Due | None:
-        """What to :meth:`commit` now; ``wanted``: a source cannot go on before; ``changed``: there is something new. A plant
-        at rest costs its disk nothing but a sign of life an hour."""
+    def due(self, now_s: float, *, wanted: bool, changed: bool, ticket: int) -> Due | None:
+        """What to :meth:`commit` now; ``wanted``: a source cannot go on before; ``changed``: there is something new; ``ticket``:
+        of the last block that was taken. A plant at rest costs its disk nothing but a sign of life an hour."""
         if self._writing is not None:
-            self._lose_patience(now_s)
+            if self._begun_s is not None and now_s - self._begun_s > PATIENCE_S:
+                self._lose_patience(ticket if wanted else None)
             return None
         if now_s < self._retry_s:
-            self._release(self._held, stored=False)
-            self._unwritten[0].extend(self._held)
-            self._held = []
+            self._go_unstored(ticket if wanted else None)
             return None
         some = changed or bool(self._held) or self._departures.n_gone > 0
         if self._urgent or self._all or wanted or now_s >= self._next_s + (0.0 if some else AT_REST_S):
@@ -118,52 +125,63 @@ class Checkpoints:
         if ticket is not None:
             self._urgent, self._next_s = False, now_s + self.every_s
         before, parts = self._unwritten
-        gone, counters = self._departures.take_gone()
+        messages = [*before, *held]
+        stored, gone, counters = self._departures.take_gone(messages)
         whole = {**parts, **state, UPLINK: packed(UplinkCounts.of(counters))}
-        cut = Cut(
-            messages=[item for item in [*before, *held] if item.row is not None and item.payload is not None],
-            gone=gone,
-            state=whole,
-            keep=whole.keys() if self._all and ticket is not None else None,
-            hurried=hurried,
-        )
+        keep = whole.keys() if self._all and ticket is not None else None
+        cut = Cut(messages=stored, gone=gone, state=whole, keep=keep, hurried=hurried)
         self._begun_s = now_s
-        self._writing = asyncio.create_task(self._write(cut, held, ticket), name="checkpoint")
+        self._writing = asyncio.create_task(
+            self._write(cut, messages, held, ticket, self._generation), name="checkpoint"
+        )
 
     def failure(self) -> BaseException | None:
         """What ended a write that nobody foresaw: nothing would be committed any more."""
         writing = self._writing
         return writing.exception() if writing is not None and writing.done() else None
 
-    async def finish(self) -> None:
-        """Waits for the cut that is being written."""
-        if self._writing is not None:
-            await asyncio.wait((self._writing,))
+    async def finish(self) -> bool:
+        """Waits for the cut that is being written; False where the disk does not answer, and what is held leaves without it."""
+        if self._writing is None:
+            return True
+        await asyncio.wait((self._writing,), timeout=FINISH_S)
+        if self._writing is not None and not self._writing.done():
+            self._lose_patience(None)
+            return False
+        return True
 
-    def close(self) -> None:
-        """After the last cut: forgets what has left since, and waits for the disk."""
-        self._thread.shutdown()
-        gone, counters = self._departures.take_gone()
+    async def close(self) -> None:
+        """After the last cut: forgets what has left since, and waits for the disk, but not for ever."""
+        if not await self.finish():
+            return
+        _, gone, counters = self._departures.take_gone()
+        last = Cut(gone=gone, state={UPLINK: packed(UplinkCounts.of(counters))})
         try:
-            self.outbox.write(Cut(gone=gone, state={UPLINK: packed(UplinkCounts.of(counters))}))
+            async with asyncio.timeout(FINISH_S):
+                await self._thread.run(lambda: self.outbox.write(last))
+                await self._thread.run(self.outbox.close)
         except OutboxError as error:
             log.error(f"what has left could not be forgotten, and will be sent again: {error}")
-        self.outbox.close()
+            self.outbox.close()
+        except TimeoutError:
+            log.error("the disk does not answer: what has left will be sent again")
 
-    async def _write(self, cut: Cut, held: list[Outgoing], ticket: int | None) -> None:
+    async def _write(
+        self, cut: Cut, messages: list[Outgoing], held: list[Outgoing], ticket: int | None, generation: int
+    ) -> None:
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
         try:
-            n_bytes = await loop.run_in_executor(self._thread, self.outbox.write, cut)
+            n_bytes = await self._thread.run(lambda: self.outbox.write(cut))
         except OutboxError as error:
-            self._failed(cut, error, loop.time())
+            await self._failed(cut, messages, error, generation)
         else:
             if self.problem is not None:
                 log.info("checkpoints are written again")
             self.problem, self._unwritten = None, ([], {})
-            if ticket is not None:
+            if cut.keep is not None and generation == self._generation:
                 self._all = False
-                self.n_written += 1
+            self.n_written += ticket is not None
             self.n_bytes += n_bytes
             self.total_s += loop.time() - begun_s
         self._writing = self._begun_s = None
@@ -171,20 +189,28 @@ class Checkpoints:
         if ticket is not None:
             self._committed(ticket)
 
-    def _failed(self, cut: Cut, error: OutboxError, now_s: float) -> None:
+    async def _failed(self, cut: Cut, messages: list[Outgoing], error: OutboxError, generation: int) -> None:
         self.n_failures += 1
         text = f"what must survive a restart cannot be written ({error}): alerts are sent all the same, but a restart forgets"
         if self.problem is None:
             log.error(text)
         self.problem = text
-        self._retry_s = now_s + RETRY_S
+        self._retry_s = time.monotonic() + RETRY_S
         self._departures.put_back_gone(list(cut.gone))
-        self._unwritten = (list(cut.messages), dict(cut.state))
+        self._unwritten = (messages, dict(cut.state) if generation == self._generation else {})
         if error.damaged:
-            self.outbox.begin_anew(str(error))
+            await self._thread.run(lambda: self.outbox.begin_anew(str(error)))
             self._all = True
             waiting = self._departures.waiting()
-            self._unwritten = ([*waiting, *(m for m in cut.messages if m not in waiting)], {})
+            self._unwritten = ([*waiting, *(m for m in messages if m not in waiting)], {})
+
+    def _go_unstored(self, ticket: int | None) -> None:
+        """What is held leaves, and up to ``ticket`` the sources go on, though nothing is on disk."""
+        self._release(self._held, stored=False)
+        unwritten = [item for item in [*self._unwritten[0], *self._held] if item.row is not None]
+        self._unwritten, self._held = (unwritten, self._unwritten[1]), []
+        if ticket is not None:
+            self._committed(ticket)
 
     def _release(self, held: list[Outgoing], *, stored: bool) -> None:
         if held:
@@ -193,14 +219,39 @@ class Checkpoints:
                 self._departures.forget_payloads(held)
             self._released()
 
-    def _lose_patience(self, now_s: float) -> None:
-        """The disk does not answer: what is held may be alerts."""
-        if self._begun_s is not None and now_s - self._begun_s > PATIENCE_S:
-            if self.problem is None:
-                self.n_failures += 1
-                self.problem = (
-                    f"the disk has not answered for {PATIENCE_S:g} s: alerts are sent before they are stored"
-                )
-                log.error(self.problem)
-            self._departures.release_all()
-            self._released()
+    def _lose_patience(self, ticket: int | None) -> None:
+        """The disk does not answer: what is held may be alerts, and machines are to be watched."""
+        if self.problem is None:
+            self.n_failures += 1
+            self.problem = (
+                f"the disk has not answered for {PATIENCE_S:g} s: alerts are sent before they are stored"
+            )
+            log.error(self.problem)
+        self._departures.release_all()
+        self._released()
+        self._held = [item for item in self._held if item.row is not None]
+        if ticket is not None:
+            self._committed(ticket)
+
+
+class DiskThread:
+    """Runs one thing after the other on a thread that the process does not wait for when it ends."""
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
+        threading.Thread(target=self._serve, name="outbox", daemon=True).start()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns or raises."""
+        done: Future[T] = Future()
+        self._work.put((work, done))
+        return await asyncio.wrap_future(done)
+
+    def _serve(self) -> None:
+        while True:
+            work, done = self._work.get()
+            if done.set_running_or_notify_cancel():
+                try:
+                    done.set_result(work())
+                except BaseException as error:  # noqa: BLE001 (whoever waits is told)
+                    done.set_exception(error)

@@ -162,7 +162,8 @@ class Continuity:
         """Between two turns: a checkpoint, if one is due."""
         now_s = time.monotonic()
         changed = self._parts.core.pipeline.has_changed
-        due = self.checkpoints.due(now_s, wanted=self._parts.sources.wants_commit, changed=changed)
+        wanted, ticket = self._parts.sources.wants_commit, self._parts.queue.n_taken
+        due = self.checkpoints.due(now_s, wanted=wanted, changed=changed, ticket=ticket)
         if due == "messages":
             self.checkpoints.commit({}, None, now_s)
         elif due == "all":
@@ -171,14 +172,14 @@ class Continuity:
             self._commit(now_ns, now_s, ended=False)
 
     async def commit(self, now_ns: int, *, ended: bool = False) -> None:
-        """A checkpoint now, waited for. ``ended``: all is settled, and nothing will come."""
-        await self.checkpoints.finish()
-        self._commit(now_ns, time.monotonic(), ended=ended)
-        await self.checkpoints.finish()
+        """A checkpoint now, waited for, but not for ever. ``ended``: all is settled, and nothing will come."""
+        if await self.checkpoints.finish():
+            self._commit(now_ns, time.monotonic(), ended=ended)
+            await self.checkpoints.finish()
 
-    def close(self) -> None:
-        """After the last :meth:`commit`: what has left since then is forgotten. Waits for the disk."""
-        self.checkpoints.close()
+    async def close(self) -> None:
+        """After the last :meth:`commit`: what has left since then is forgotten."""
+        await self.checkpoints.close()
 
     def _commit(self, now_ns: int, now_s: float, *, ended: bool) -> None:
         parts = self._parts

@@ -469,7 +469,7 @@ class Daemon:
         self._desk.close(self._now_ns(), time.monotonic())
         await self._continuity.commit(self._now_ns(), ended=True)
         await self._stop_uplink(final)
-        await asyncio.to_thread(self._continuity.close)
+        await self._continuity.close()
         log.info(final)
 
     def _publish_model(self, state: ModelState) -> None:

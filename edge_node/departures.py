@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -180,11 +180,13 @@ class Departures:
         self.queue.put_back(kept)
         return len(kept), n_lost
 
-    def take_gone(self) -> tuple[list[int], UplinkCounters]:
-        """Rows of what has left since the last call, and the counters of that instant."""
+    def take_gone(self, stored: Iterable[Outgoing] = ()) -> tuple[list[Outgoing], list[int], UplinkCounters]:
+        """Of one instant: copies of those of ``stored`` that have not left, rows of what has left since the last call, and the
+        counters."""
         with self.moved:
             gone, self._gone = self._gone, []
-            return gone, self.counters.copy()
+            left = [replace(item) for item in stored if item.row is not None and item.payload is not None]
+            return left, gone, self.counters.copy()
 
     def put_back_gone(self, rows: list[int]) -> None:
         """These could not be removed from the outbox."""

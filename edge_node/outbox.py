@@ -154,8 +154,8 @@ class Outbox:
             try:
                 with self._db:
                     self._db.execute("BEGIN IMMEDIATE")
+                    self._db.executemany("INSERT OR REPLACE INTO message VALUES(?,?,?,?,?,?,?,?,?,?,?)", rows)
                     self._db.executemany("DELETE FROM message WHERE row = ?", [(row,) for row in cut.gone])
-                    self._db.executemany("INSERT INTO message VALUES(?,?,?,?,?,?,?,?,?,?,?)", rows)
                     if cut.keep is not None:
                         known = {key for (key,) in self._db.execute("SELECT key FROM state")}
                         no_more = known - set(cut.keep)

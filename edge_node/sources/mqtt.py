@@ -26,6 +26,7 @@ from models.topics import filter_matches
 MAX_CACHED_TOPICS = 10_000
 TOPIC_BYTES = 65_536  # the longest topic, and then some
 SAME_FAULT_LOG_S = 60.0
+MAX_AHEAD = 1000  # acknowledged messages that are remembered
 STALLED_AT, STALLED_S = (
     10,
     1.0,
@@ -88,7 +89,9 @@ class MqttSubscriber:
         self._n_stalled = 0
         self._heard_s = 0.0
         self._acknowledged_s: float | None = None
-        self._receipts = Receipts(session.marks if session is not None else None)
+        self._receipts = Receipts(
+            session.marks if session is not None else None, min(config.max_inflight, MAX_AHEAD)
+        )
         self._now_ns = now_ns
         self._routes = [Route.of(s, devices) for s in config.subscribe]
         self._by_topic: dict[str, list[tuple[Route, str | None, str | None]]] = {}

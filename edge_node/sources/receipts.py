@@ -1,6 +1,9 @@
 """Messages at QoS 1 that the gateway has taken and not yet acknowledged: each is acknowledged once a checkpoint that contains it
 is on disk, so that the broker brings again what a crash has lost.
 
+Strategy: an acknowledgement may be lost with the connection, so what it was of is remembered for as long as the broker may bring
+it again: of so many messages as it sends ahead.
+
 Invariants: acknowledgements go out in the order in which the messages came (MQTT 5.0 section 4.6); a message that the broker
 brings again, over the same session, is not taken twice. What tells it is its packet id with the DUP flag, and its digest.
 """
@@ -23,9 +26,12 @@ class _Taken:
 
 class Receipts:
     """Of one source. ``marks``: packet id -> digest of messages that an earlier process had committed and may not have
-    acknowledged. Used from the connection's thread and the daemon's."""
+    acknowledged; ``ahead``: how many the broker sends ahead of their acknowledgement. Used from the connection's thread and the
+    daemon's."""
 
-    def __init__(self, marks: Mapping[int, bytes] | None = None) -> None:
+    def __init__(self, marks: Mapping[int, bytes] | None = None, ahead: int = 20) -> None:
+        self._ahead = ahead
+        self._acknowledged: OrderedDict[int, bytes] = OrderedDict()  # packet id -> digest
         self._lock = threading.Lock()
         self._taken: OrderedDict[int, _Taken] = OrderedDict(
             (mid, _Taken(digest, 0, False)) for mid, digest in (marks or {}).items()
@@ -38,6 +44,7 @@ class Receipts:
         with self._lock:
             if not session_present:
                 self._taken.clear()
+                self._acknowledged.clear()
                 self.n_waiting = 0
             for taken in self._taken.values():
                 taken.on_this_link = False
@@ -46,6 +53,8 @@ class Receipts:
         """Whether this message is one that was taken already; it is then acknowledged as soon as that is committed."""
         with self._lock:
             taken = self._taken.get(mid)
+            if taken is None and dup and self._acknowledged.get(mid) == digest:
+                taken = self._taken[mid] = _Taken(digest, 0, False)
             if taken is None or not dup or taken.digest != digest:
                 return False
             taken.on_this_link = True
@@ -55,6 +64,7 @@ class Receipts:
     def take(self, mid: int, digest: bytes, ticket: int) -> None:
         """A message was taken; its last block has ``ticket`` (0: there is none)."""
         with self._lock:
+            self._acknowledged.pop(mid, None)
             self._taken[mid] = _Taken(digest, ticket, True)
             self._taken.move_to_end(mid)
             self.n_waiting += ticket > self._committed
@@ -76,13 +86,17 @@ class Receipts:
                     break
                 ready.append(mid)
             for mid in ready:
-                del self._taken[mid]
+                self._acknowledged[mid] = self._taken.pop(mid).digest
+                self._acknowledged.move_to_end(mid)
+            while len(self._acknowledged) > self._ahead:
+                self._acknowledged.popitem(last=False)
             return ready
 
     def marks(self, ticket: int) -> dict[int, bytes]:
         """Of the messages that are in a checkpoint with all blocks up to ``ticket``: what tells them when they come again."""
         with self._lock:
-            return {mid: taken.digest for mid, taken in self._taken.items() if taken.ticket <= ticket}
+            committed = {mid: taken.digest for mid, taken in self._taken.items() if taken.ticket <= ticket}
+            return dict(self._acknowledged) | committed
 
 
 def digest_of(topic: str, payload: bytes) -> bytes:

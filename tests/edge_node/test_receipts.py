@@ -52,6 +52,20 @@ def test_nothing_is_acknowledged_to_a_connection_that_did_not_bring_it() -> None
     assert receipts.due() == []
     assert receipts.came_again(1, b"1", dup=True)
     assert receipts.due() == [1]
+    receipts.connected(session_present=True)
+    assert receipts.came_again(1, b"1", dup=True)  # the acknowledgement was lost with the connection
+    assert receipts.due() == [1]
+    receipts.take(1, b"2", 2)  # the packet id is another message's now
+    assert not receipts.came_again(1, b"1", dup=True)
+
+
+def test_what_may_come_again_is_bounded() -> None:
+    receipts = Receipts(ahead=3)
+    receipts.connected(session_present=False)
+    for mid in range(1, 8):
+        receipts.take(mid, b"%d" % mid, 0)
+    assert receipts.due() == [*range(1, 8)]
+    assert sorted(receipts.marks(0)) == [5, 6, 7]
 
 
 def test_without_its_session_the_broker_brings_nothing_again() -> None:
@@ -62,11 +76,14 @@ def test_without_its_session_the_broker_brings_nothing_again() -> None:
 
 
 @given(
-    st.lists(st.one_of(st.just("take"), st.just("commit"), st.just("reconnect"), st.just("ack")), max_size=60)
+    st.lists(
+        st.one_of(st.just("take"), st.just("commit"), st.just("reconnect"), st.sampled_from(["ack", "lose"])),
+        max_size=60,
+    )
 )
 def test_a_broker_that_brings_all_again_is_taken_once(steps: list[str]) -> None:
     """A model of a broker: in order, with packet ids of its own, everything unacknowledged again after a reconnect."""
-    receipts = Receipts()
+    receipts = Receipts(ahead=60)
     receipts.connected(session_present=False)
     unacknowledged: list[int] = []
     taken: list[int] = []
@@ -84,6 +101,10 @@ def test_a_broker_that_brings_all_again_is_taken_once(steps: list[str]) -> None:
             assert due == unacknowledged[: len(due)]
             assert set(due) <= set(taken[:committed])
             del unacknowledged[: len(due)]
+        elif step == "lose":  # the acknowledgements do not arrive
+            receipts.due()
+            receipts.connected(session_present=True)
+            assert all(receipts.came_again(mid, b"%d" % mid, dup=True) for mid in unacknowledged)
         else:
             receipts.connected(session_present=True)
             assert all(receipts.came_again(mid, b"%d" % mid, dup=True) for mid in unacknowledged)
