@@ -18,6 +18,7 @@ import structlog
 
 from edge_node import model_admission as admission
 from edge_node import model_record as records
+from edge_node.assembly import Core
 from edge_node.config_devices import DEFAULT_ALERTS_PER_WEEK
 from edge_node.model_admission import Prepared
 from edge_node.model_attempt import Attempt, between_windows
@@ -138,6 +139,8 @@ class Track:
             keys = self._home.config.trusted_keys
             manifest = await asyncio.to_thread(admission.screen, heard.payload, self.model_id, keys)
             version = manifest.version
+            if not self.plans:
+                return  # a configuration without this model was taken up meanwhile
             if not self._is_settled(manifest, canary=heard.canary):
                 offer = Offer(manifest, manifests.digest(manifest), heard.canary)
                 self._check_version(offer)
@@ -151,6 +154,9 @@ class Track:
         """Consider what is wanted now."""
         wanted = self._offers.wanted
         if self._back is not None or (wanted is not None and wanted == self._considered):
+            return
+        if not self.plans:
+            self.break_off()
             return
         self.break_off()
         if wanted is None:
@@ -177,7 +183,7 @@ class Track:
         self._miss_canary(now_s)
         if self.record.n_starts and now_s - self._since_s >= PROVED_S:
             self._prove()
-        if self._watch is None or self._back is not None or now_s < self._back_again_s:
+        if self._watch is None or self._back is not None or now_s < self._back_again_s or not self.plans:
             return
         if now_ns - self.record.adopted_ns > self._home.config.models.watch_s * NS_PER_S:
             self._watch = None
@@ -245,11 +251,12 @@ class Track:
         records.check_version(self.record, offer.manifest, serving, canary=offer.canary)
 
     async def _consider(self, offer: Offer) -> None:
+        core = self._home.core
         try:
             prepared = await self._prepare(offer)
             try:
                 text = await self._try_out(offer, prepared)
-                replaced = await between_windows(lambda: self._swap(prepared))
+                replaced = await between_windows(lambda: self._swap(prepared, core))
             except BaseException:
                 self._home.retire(prepared.engines.values())
                 raise
@@ -305,8 +312,11 @@ class Track:
 
         return await self.attempt.run(prepared, budgets, begun)
 
-    def _swap(self, prepared: Prepared) -> ModelManifest | None:
-        """The one place where what is in service changes; returns what was."""
+    def _swap(self, prepared: Prepared, prepared_for: Core) -> ModelManifest | None:
+        """The one place where what is in service changes; returns what was. Raises NotAdmitted when it was prepared for a
+        configuration that is no more."""
+        if self._home.core is not prepared_for or not self.plans:
+            raise NotAdmitted(RefusalReason.OVERLOADED, "a new configuration was taken up meanwhile")
         running = self.plans[0].model
         retired = self._home.core.adopt(prepared.plans, prepared.engines)
         self._home.retire(retired)
@@ -348,12 +358,13 @@ class Track:
                         f"model {self.model_id} version {before.version} cannot be served again: {error}"
                     )
                     before = None
-            configured = self._home.core.bundles
+            core = self._home.core
+            configured = core.bundles
             prepared = await self._home.prepare(
                 self.plans, lambda device: configured[device] if bundle is None else bundle, probed=True
             )
             try:
-                await between_windows(lambda: self._swap(prepared))
+                await between_windows(lambda: self._swap(prepared, core))
             except NotAdmitted:
                 self._home.retire(prepared.engines.values())
                 raise
