@@ -87,6 +87,11 @@ class Departures:
         with self.moved:
             return self.counters.copy()
 
+    def figures(self) -> tuple[UplinkCounters, int, int]:
+        """The counters, messages that the broker has not acknowledged, and their bytes: of one instant."""
+        with self.moved:  # a condition's lock may be taken again
+            return self.counters.copy(), self.n_queued, self.n_queued_bytes
+
     def hold(self, item: Outgoing) -> None:
         """``item`` is said, and waits to be committed; it has a row."""
         assert item.row is not None

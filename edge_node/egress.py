@@ -134,13 +134,18 @@ class EgressQueue:
         return self._shrink()
 
     def next(self, *, may_drain: bool = True) -> Outgoing | None:
-        """What leaves next: what was put first; then, of a device that has something to say now, what it said before and then
-        that; then the oldest, but one that has waited for a connection only if ``may_drain``."""
+        """What leaves next: what was put first; then what is said now, of a device of which nothing older waits; then, if
+        ``may_drain``, what a device that has something to say now said before, and all that has waited for a connection; then the
+        oldest."""
         item = next(iter(self._items.values()), None)
         if item is None or item.first:
             return item
-        if self._live:
-            return self._items[next(iter(self._by_device[next(iter(self._live))]))]
+        heads = [self._items[next(iter(self._by_device[device]))] for device in self._live]
+        for head in heads:
+            if not head.waited:
+                return head
+        if heads and may_drain:
+            return heads[0]
         return item if may_drain or not item.waited else None
 
     def put(self, item: Outgoing) -> tuple[list[Outgoing], list[Outgoing]]:
@@ -205,7 +210,7 @@ class EgressQueue:
         item = self.next(may_drain=may_drain)
         if item is None:
             raise KeyError("nothing waits")
-        if item.first or not self._live:
+        if item.first:
             return self._remove(next(iter(self._items)))
         return self._remove(next(iter(self._by_device[item.device])))
 

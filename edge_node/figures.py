@@ -32,7 +32,7 @@ def families(
 ) -> list[Family]:
     """Every metric of the gateway but the process's own. ``latency_s``: kind of alert -> (count, sum)."""
     counters, by_device = core.pipeline.counters(), core.pipeline.counters_by_device()
-    up = continuity.departures.snapshot()
+    up, n_queued, n_queued_bytes = continuity.departures.figures()
     down = continuity.downtime
     checkpoints = continuity.checkpoints
     conditions = core.pipeline.conditions()
@@ -125,9 +125,9 @@ def families(
         _gauge(
             "events_queued",
             "Messages that the broker has not acknowledged.",
-            continuity.departures.n_queued,
+            n_queued,
         ),
-        _gauge("events_queued_bytes", "Bytes of them.", continuity.departures.n_queued_bytes),
+        _gauge("events_queued_bytes", "Bytes of them.", n_queued_bytes),
         _counter(
             "checkpoints",
             "Times that what must survive a restart was written to disk.",

@@ -3,8 +3,8 @@
 Strategy: what is said waits in :class:`~edge_node.departures.Departures`; the connection's thread
 hands at most ``WINDOW`` messages at a time to the broker at QoS 1 and forgets each when it is
 acknowledged. What was unacknowledged when a connection broke goes back to the front of the queue. A
-message that was in flight then is next sent alone, and after ``MAX_LOST`` times it is the broker that will
-not have it: it is dropped, counted and named, so that one message that is too large cannot hold up the
+message that was in flight then is next sent alone, and after ``MAX_LOST`` times (an alert: ``MAX_LOST_ALERT``) it is the broker
+that will not have it: it is dropped, counted and named, so that one message that is too large cannot hold up the
 others for ever. What had to wait for a connection leaves at once when it comes, at most ``drain_per_s`` of it a second and
 never in more than half of the window, so that what is said meanwhile finds room; it says that it is delayed.
 
@@ -33,6 +33,11 @@ from models.topics import GatewayTopics, filter_matches
 WINDOW = 20  # unacknowledged messages; the default of brokers
 DRAIN_WINDOW = WINDOW // 2  # of which those that waited for a connection may take up so many
 MAX_LOST = 5
+MAX_LOST_ALERT = 20  # connections are cut on flaky lines, too
+PAUSE_S = 5.0
+_PASSING = frozenset(
+    {"Quota exceeded", "Unspecified error", "Implementation specific error"}
+)  # MQTT 5 section 3.4.2.1
 PACKET_OVERHEAD = 32  # fixed header, message id and properties of a PUBLISH, at most
 MAX_STATUS_BYTES = 1 << 20
 
@@ -87,6 +92,7 @@ class Uplink:
         self._drain_per_s = config.drain_per_s
         self._may_drain = config.drain_per_s  # how many more that waited may leave now
         self._drained_at_s = time.monotonic()
+        self._paused_until_s = 0.0
         self._clones = Clones(offline.boot_id)
         self._status_delivered = False
         self._n_taken_over = 0
@@ -215,7 +221,7 @@ class Uplink:
                 taken_over=n_taken_over > self._n_taken_over,
             )
             self._queue.all_have_waited()
-            again = [item for item in self._retained.values() if item.n_lost < MAX_LOST]
+            again = [item for item in self._retained.values() if item.n_lost < _patience(item)]
             again.sort(key=lambda item: item.place != self._status_place)
             for item in again:
                 if not self._queue.holds(item):
@@ -280,6 +286,12 @@ class Uplink:
                 self._departures.counters.n_delivered[item.kind] += 1
                 self._departures.leave(item)
                 self._status_delivered |= item.kind == "status"
+            elif refusal in _PASSING:
+                self._departures.log_fault(
+                    f"passing {refusal}", f"{item.topic}: not taken for now: {refusal}"
+                )
+                self._paused_until_s = time.monotonic() + PAUSE_S
+                self._departures.settle(*self._queue.put_back([item]))
             else:
                 self._drop(item, f"the broker refused it: {refusal}")
             self._moved.notify_all()
@@ -289,7 +301,7 @@ class Uplink:
             back = []
             for item in self._in_flight.values():
                 item.n_lost += not blameless
-                if item.n_lost >= MAX_LOST:
+                if item.n_lost >= _patience(item):
                     self._drop(item, f"the broker closed the connection {item.n_lost} times when sent it")
                 else:
                     back.append(item)
@@ -311,6 +323,8 @@ class Uplink:
     def _send(self, link: Link, unreadable: Outgoing | None) -> Outgoing | None:
         """Sends what may leave now; returns what would be next, if only the outbox has its payload."""
         with self._moved:
+            if time.monotonic() < self._paused_until_s:
+                return None
             self._allow_drain()
             while True:
                 may_drain = self._may_drain >= 1 and self._n_waited_in_flight < DRAIN_WINDOW
@@ -367,6 +381,11 @@ class Uplink:
         self._departures.log_fault(
             f"{reason} {item.kind}", f"{item.topic}: dropped a message of {item.n_bytes} bytes: {why}"
         )
+
+
+def _patience(item: Outgoing) -> int:
+    """After how many lost connections it is taken for their cause."""
+    return MAX_LOST_ALERT if item.kind == "alert" else MAX_LOST
 
 
 def _count(n: int) -> str:
