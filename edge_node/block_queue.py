@@ -25,6 +25,7 @@ class BlockQueue:
         self._blocks: deque[SampleBlock] = deque()
         self._n_samples = self._n_taken_up = 0
         self._n_put = self._n_taken = 0
+        self._n_accepted = 0
         self._lossy: set[str] = set()
         self._signalled = False
         self._filled = asyncio.Event()
@@ -33,6 +34,11 @@ class BlockQueue:
     def n_samples(self) -> int:
         """Values that wait."""
         return self._n_samples
+
+    def figures(self) -> tuple[int, int]:
+        """Values that were accepted since the start, and of these those that wait: of one instant."""
+        with self._lock:
+            return self._n_accepted, self._n_samples
 
     @property
     def n_taken(self) -> int:
@@ -54,6 +60,7 @@ class BlockQueue:
                 return 0
             self._blocks.append(block)
             self._n_samples += block.n_samples
+            self._n_accepted += block.n_samples
             self._n_taken_up += room
             self._n_put += 1
             ticket = self._n_put

@@ -73,6 +73,7 @@ class Continuity:
             committed=parts.sources.committed,
         )
         self.downtime = Downtime()
+        self.n_samples_before = 0  # values that earlier processes gave to the pipeline
         self._lossy: set[str] = set()  # of earlier processes
         self._begun_s = time.monotonic()
         self._ran_before_s = 0.0
@@ -103,6 +104,7 @@ class Continuity:
                 f"the state of the last run cannot be gone on from ({error}): it begins anew"
             )
             log.error(self._start_problem)
+        self.n_samples_before = self._parts.core.pipeline.counters().n_samples_in
         if messages:
             log.info(f"{len(messages)} messages of before wait for the broker")
         self.departures.load(messages, counters)

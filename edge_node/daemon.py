@@ -536,7 +536,7 @@ class Daemon:
             self._sources.counters(),
             self._sources.reach(),
             self._uplink,
-            self._queue.n_samples,
+            self._queue,
             self._latencies.totals(),
             self._continuity,
             self._recording,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from edge_node.assembly import Core
 from edge_node.black_box import BlackBox
+from edge_node.block_queue import BlockQueue
 from edge_node.continuity import Continuity
 from edge_node.counters import Counters
 from edge_node.metrics import Family
@@ -23,14 +24,15 @@ def families(
     sources: Mapping[str, SourceCounters],
     reach: Mapping[str, Reach],
     uplink: Uplink | None,
-    n_queued_samples: int,
+    queue: BlockQueue,
     latency_s: Mapping[str, tuple[int, float]],
     continuity: Continuity,
     recording: Recording | None = None,
     requests: RequestCounters | None = None,
     black_box: BlackBox | None = None,
 ) -> list[Family]:
-    """Every metric of the gateway but the process's own. ``latency_s``: kind of alert -> (count, sum)."""
+    """Every metric of the gateway but the process's own; between two turns, so that what was taken from ``queue`` is in the
+    pipeline, and whatever is lost between the two shows. ``latency_s``: kind of alert -> (count, sum)."""
     counters, by_device = core.pipeline.counters(), core.pipeline.counters_by_device()
     up, n_queued, n_queued_bytes = continuity.departures.figures()
     down = continuity.downtime
@@ -42,7 +44,8 @@ def families(
     if uplink is not None:
         connected[("uplink",)] = float(uplink.connected)
     refused = _sum(s.sample_drops for s in sources.values()) + Counter({DropReason.DOWN: down.n_samples})
-    samples_in = counters.n_samples_in + n_queued_samples + sum(refused.values())
+    n_accepted, n_queued_samples = queue.figures()
+    samples_in = continuity.n_samples_before + n_accepted + sum(refused.values())
     return [
         _counter("samples_in", "Values (one channel at one time) that sources delivered.", samples_in),
         _counter("samples_windowed", "Values that went into windows.", counters.n_windowed),
