@@ -168,7 +168,7 @@ class Continuity:
         due = self.checkpoints.due(now_s, wanted=wanted, changed=changed, ticket=ticket)
         if due == "messages":
             self.checkpoints.commit({}, None, now_s)
-        elif due == "all":
+        elif due == "all" and not self._parts.sources.splits(ticket):  # else after the next turn
             uplink = self._config.uplink or _NO_UPLINK
             self.departures.expire(self.ran_s - uplink.queue_max_age_s)
             self._commit(now_ns, now_s, ended=False)

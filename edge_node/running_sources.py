@@ -87,6 +87,10 @@ class RunningSources:
         """Whether some source waits for a commit before more can come."""
         return any(source.wants_commit for source in self._kept())
 
+    def splits(self, ticket: int) -> bool:
+        """Whether a checkpoint now, of all blocks up to this ticket, would split what a source brought as one."""
+        return any(source.splits(ticket) for source in self._kept())
+
     def committed(self, ticket: int) -> None:
         """All blocks up to this ticket are on disk."""
         self._committed = ticket

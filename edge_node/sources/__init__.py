@@ -105,6 +105,9 @@ class KeptSource(Source, Protocol):
     def wants_commit(self) -> bool:
         """Whether so much waits for acknowledgement that no more may come until some of it is committed."""
 
+    def splits(self, ticket: int) -> bool:
+        """Whether a checkpoint that contains all blocks up to this ticket would contain half of something."""
+
     def committed(self, ticket: int) -> None:
         """All blocks up to this ticket are on disk. From any thread."""
 

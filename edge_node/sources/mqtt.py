@@ -20,7 +20,7 @@ from edge_node.sources import Emit, Reach, SessionState, SourceCounters, refuse
 from edge_node.sources.arrivals import Arrivals
 from edge_node.sources.payloads import Decoder, Refusal
 from edge_node.sources.receipts import Receipts, digest_of
-from models.signal import Device, DropReason
+from models.signal import Device, DropReason, SampleBlock
 from models.topics import filter_matches
 
 MAX_CACHED_TOPICS = 10_000
@@ -153,6 +153,9 @@ class MqttSubscriber:
             self._n_stalled = n
         return stalled
 
+    def splits(self, ticket: int) -> bool:
+        return self._owner is not None and self._receipts.splits(ticket)
+
     def committed(self, ticket: int) -> None:
         self._receipts.commit(ticket)
         if self._owner is not None and self._connection is not None:
@@ -189,33 +192,37 @@ class MqttSubscriber:
         self._heard_s = time.monotonic()
         if self._n_stalled and self._acknowledged_s is not None:
             self._learn_window(self._heard_s - self._acknowledged_s)
-        ticket = self._take(topic, payload, retained, kept=True)
-        self._receipts.take(receipt.mid, digest, ticket)
+        first, last = self._take(topic, payload, retained, kept=True)
+        self._receipts.take(receipt.mid, digest, last, first)
 
-    def _take(self, topic: str, payload: bytes, retained: bool, *, kept: bool) -> int:
-        """Decodes and emits; returns the ticket of the last block, 0 if there is none."""
+    def _take(self, topic: str, payload: bytes, retained: bool, *, kept: bool) -> tuple[int, int]:
+        """Decodes and emits; returns the tickets of the first and the last block, 0 if there is none."""
         arrival_ns, counters = self._now_ns(), self._counters
-        last = 0
         routes = self._by_topic.get(topic)
         if routes is None:
             routes = self._routes_of(topic)
         if not routes:
             self._refused(topic, Refusal(DropReason.UNKNOWN_TOPIC, "no subscription is for this topic"))
+        found: list[SampleBlock] = []
         for route, device, channel in routes:
             blocks, refused = route.decoder.decode(
                 payload, arrival_ns, device=device, channel=channel, retained=retained
             )
-            for block in route.arrivals.spread(blocks, arrival_ns):
-                if ticket := self._emit(block, kept=kept):
-                    last = ticket
-                    counters.n_blocks += 1
-                    counters.n_samples += block.n_samples
-                else:
-                    counters.sample_drops[DropReason.QUEUE_FULL] += block.n_samples
-                    self._log_fault("", DropReason.QUEUE_FULL, "samples dropped: the gateway cannot keep up")
+            found += route.arrivals.spread(blocks, arrival_ns)
             for refusal in refused:
                 self._refused(topic, refusal)
-        return last
+        if kept and len(found) > 1:
+            self._receipts.begin()
+        tickets: list[int] = []
+        for block in found:
+            if ticket := self._emit(block, kept=kept):
+                tickets.append(ticket)
+                counters.n_blocks += 1
+                counters.n_samples += block.n_samples
+            else:
+                counters.sample_drops[DropReason.QUEUE_FULL] += block.n_samples
+                self._log_fault("", DropReason.QUEUE_FULL, "samples dropped: the gateway cannot keep up")
+        return (tickets[0], tickets[-1]) if tickets else (0, 0)
 
     def on_acked(self, mid: int, refusal: str | None) -> None:
         """A source publishes nothing."""

@@ -22,6 +22,7 @@ class _Taken:
     digest: bytes
     ticket: int  # of its last block in the daemon's queue; 0: it is in a checkpoint, or brought no block
     on_this_link: bool
+    first: int = 0  # ticket of its first block
 
 
 class Receipts:
@@ -37,6 +38,7 @@ class Receipts:
             (mid, _Taken(digest, 0, False)) for mid, digest in (marks or {}).items()
         )
         self._committed = 0
+        self._taking = False
         self.n_waiting = 0  # messages that no checkpoint contains yet
 
     def connected(self, *, session_present: bool) -> None:
@@ -61,11 +63,23 @@ class Receipts:
             self._taken.move_to_end(mid)
             return True
 
-    def take(self, mid: int, digest: bytes, ticket: int) -> None:
-        """A message was taken; its last block has ``ticket`` (0: there is none)."""
+    def begin(self) -> None:
+        """A message of several blocks is about to be taken, one after the other."""
+        self._taking = True
+
+    def splits(self, ticket: int) -> bool:
+        """Whether some message has blocks up to ``ticket`` and others after it: a checkpoint between would know half of it."""
         with self._lock:
+            if self._taking:
+                return True
+            return any(taken.first <= ticket < taken.ticket for taken in self._taken.values())
+
+    def take(self, mid: int, digest: bytes, ticket: int, first: int | None = None) -> None:
+        """A message was taken; its last block has ``ticket`` (0: there is none), its first one ``first`` (None: the same)."""
+        with self._lock:
+            self._taking = False
             self._acknowledged.pop(mid, None)
-            self._taken[mid] = _Taken(digest, ticket, True)
+            self._taken[mid] = _Taken(digest, ticket, True, ticket if first is None else first)
             self._taken.move_to_end(mid)
             self.n_waiting += ticket > self._committed
 

@@ -110,3 +110,13 @@ def test_a_broker_that_brings_all_again_is_taken_once(steps: list[str]) -> None:
             assert all(receipts.came_again(mid, b"%d" % mid, dup=True) for mid in unacknowledged)
     receipts.commit(len(taken))
     assert receipts.due() == unacknowledged
+
+
+def test_a_message_of_several_blocks_is_not_cut() -> None:
+    receipts = Receipts()
+    receipts.connected(session_present=False)
+    assert not receipts.splits(0)
+    receipts.begin()
+    assert receipts.splits(0)  # how many blocks it has nobody knows yet
+    receipts.take(1, b"1", 7, 5)
+    assert [receipts.splits(ticket) for ticket in (4, 5, 6, 7)] == [False, True, True, False]
