@@ -38,6 +38,7 @@ from models.messages import Alert, ModelStage, ModelState
 from models.refusals import RefusalReason
 from models.signal import NS_PER_S
 
+CLOCK_SET_S = 300.0  # a clock that has moved on by so much more than time has was set
 BLOB_PATIENCE_S = 60.0
 CANARY_PATIENCE_S = 10.0  # between what is retained of one model
 PROVED_S = 600.0  # a gateway that has lived for so long with a version is not ended by it
@@ -80,6 +81,8 @@ class Track:
         self._task: asyncio.Task[None] | None = None
         self._back: asyncio.Task[None] | None = None
         self._back_again_s = 0.0
+        self._looked: tuple[int, float] | None = None  # wall clock and monotonic clock, when last looked at
+        self._set_by_ns = 0
         self._watch = self._new_watch(None)
         self._since_s = time.monotonic()
         self._retained_s: dict[bool, float] = {}  # canary or not -> when it was heard that it is there
@@ -180,6 +183,7 @@ class Track:
         """What the pipeline in service was told of the time."""
         self.attempt.advance(now_ns)
         now_s = time.monotonic()
+        now_ns -= self._clock_set_by(now_ns, now_s)
         self._miss_canary(now_s)
         if self.record.n_starts and now_s - self._since_s >= PROVED_S:
             self._prove()
@@ -194,6 +198,15 @@ class Track:
             self._watch.step(runs, self._open_alerts(), now_ns)
         except NotAdmitted as misbehaved:
             self._go_back(misbehaved.reason, str(misbehaved), ban=True)
+
+    def _clock_set_by(self, now_ns: int, now_s: float) -> int:
+        """By how much the clock was set since the gateway started: a version is watched for as long as it serves."""
+        last_ns, last_s = self._looked or (now_ns, now_s)
+        moved_ns = now_ns - last_ns - round((now_s - last_s) * NS_PER_S)
+        if abs(moved_ns) > CLOCK_SET_S * NS_PER_S:
+            self._set_by_ns += moved_ns
+        self._looked = (now_ns, now_s)
+        return self._set_by_ns
 
     def stop(self) -> None:
         """The gateway stops, in order: what serves is not what ended it."""

@@ -14,6 +14,7 @@ import pytest
 from edge_node import model_admission
 from edge_node.assembly import assemble
 from models.refusals import RefusalReason
+from models.signal import NS_PER_S
 from tests.edge_node.adopting import Gateway, Site, run
 from tests.edge_node.versions import good, signed
 
@@ -55,6 +56,22 @@ def test_a_reload_without_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         without_model(gateway, site)
         await asyncio.sleep(0.8)
         gateway.models.check()  # raises what ended a part of it
+        await gateway.stop()
+
+    run(story)
+
+
+def test_a_clock_that_is_set_is_no_time_in_service(tmp_path: Path) -> None:
+    async def story() -> None:
+        gateway = Gateway(Site(tmp_path, good(1)))
+        (track,) = gateway.models._tracks.values()
+        second, day = NS_PER_S, 86_400 * NS_PER_S
+        start_ns, now_s = 1_790_000_000 * second, 100.0
+        assert track._clock_set_by(start_ns, now_s) == 0
+        assert track._clock_set_by(start_ns + second, now_s + 1) == 0
+        assert track._clock_set_by(start_ns + 2 * second + day, now_s + 2) == day
+        assert track._clock_set_by(start_ns + 3 * second + day, now_s + 3) == day
+        assert track._clock_set_by(start_ns + 4 * second, now_s + 4) == 0
         await gateway.stop()
 
     run(story)
