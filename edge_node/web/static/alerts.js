@@ -25,6 +25,10 @@ function nothingOpen(device) {
   const n = live.now.filter((d) => d.state !== "learning").length;
   if (live.devices.length === 0) return "No device is configured: add a [[device]] to gateway.toml.";
   if (n === 0) return "No device has filled its first window yet.";
+  const lost = Object.values(live.health.status.connections).some((c) => !c.connected);
+  if (lost) return "No alert is open, but not all that is watched is heard: see above.";
+  const above = live.now.filter((d) => d.score > d.level).length;
+  if (above > 0) return `No alert is open. ${plural(above, "device")} above the alert level: an alert follows if it lasts, and none within cooldown_s of the last one.`;
   return `All is well with ${plural(n, "device")} that the gateway watches.`;
 }
 

@@ -68,7 +68,7 @@ function Troubles({ status }) {
   if (uplink !== null && !uplink.connected) lost.push(["uplink", uplink]);
   return html`<div class="troubles">
     ${live.trouble && html`<p role="alert"><b>${live.trouble.text}.</b> What is shown is from ${duration((Date.now() - live.heardAt) / 1000)} ago; it goes on by itself.</p>`}
-    ${lost.map(([name, { error }]) => html`<p key=${name}><b>${name} is not connected${error ? ":" : "."}</b> ${error} ${name === "uplink" ? "Alerts are kept, and sent once it is." : ""}</p>`)}
+    ${lost.map(([name, { error }]) => html`<p key=${name}><b>${name} is not connected${error ? ":" : "."}</b> ${error ? `${error}.` : ""} ${name === "uplink" ? "Alerts are kept, and sent once it is." : ""}</p>`)}
   </div>`;
 }
 
