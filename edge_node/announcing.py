@@ -85,6 +85,10 @@ class Announcer:
         """Whether the device's state has been published yet."""
         return self._published is not None
 
+    def last(self, key: str) -> Alert | None:
+        """What was last said of the episode ``key``, while that is open."""
+        return self._open.get(key)
+
     def alert(
         self,
         kind: AlertKind,

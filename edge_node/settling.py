@@ -155,6 +155,10 @@ class Settler:
             self.finish(silence.arrival_ns)
         start = self._stale_since_ns
         end = max(silence.end_ns, start)
+        if not self._stale and (said := self._announcer.last("stale")) is not None:
+            end = max(
+                end, said.end_ns
+            )  # what was kept back elsewhere came after all: the silence was one none the less
         change = self._silence.step(start, end, self._stale, not self._stale, "warning", "")
         if change is not None:
             device = self._plan.device

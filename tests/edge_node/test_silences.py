@@ -170,3 +170,12 @@ def test_a_machine_without_a_model_is_still_watched_for_silence() -> None:
     plant = Plant(quiet).play([block(healthy(50)[:, :1], channels=("Pressure",)), 90])
     assert story(plant.alerts()) == ["stale raised"]
     assert plant.alerts()[0].model_id is None
+
+
+def test_what_was_kept_back_elsewhere_does_not_end_a_silence_before_it_was_said() -> None:
+    """A broker was away, and the sensor then sends what it has kept: event time goes on where it had stopped."""
+    plant = Plant(plan()).play([block(healthy(100)), 131, block(healthy(32), 100), 133])
+    raised, cleared = plant.alerts()
+    assert (raised.state, cleared.state) == ("raised", "cleared")
+    assert cleared.end_ns == raised.end_ns
+    assert cleared.message == "press-4: data from d again after 31 s"
