@@ -27,7 +27,7 @@ from edge_node.plans import DevicePlan, ServedModel
 from edge_node.portions import Portion
 from edge_node.runs import Runs
 from edge_node.scorer import Scorer
-from edge_node.workers import Workers
+from edge_node.workers import SHARED, Workers
 from models import codec
 from models.alerting import AlertPolicy
 from models.calibration import AlertLevel, level_for_budget, level_for_p
@@ -266,9 +266,11 @@ def build_engine(
     *,
     on_notice: Callable[[str], None],
     workers: Workers | None = None,
+    group: int = SHARED,
 ) -> ScoringEngine:
-    """What scores with ``bundle`` as ``gateway`` is configured, in ``workers`` (which tell of fallbacks themselves) or in
-    this process (None), its golden vectors checked on the backend that it got. Close it when it is not needed any more.
+    """What scores with ``bundle`` as ``gateway`` is configured, in ``workers`` (its ``group``; they tell of fallbacks
+    themselves) or in this process (None), its golden vectors checked on the backend that it got. Close it when it is not
+    needed any more.
 
     Raises what :class:`Engine` raises, and BundleRefused."""
     engine: ScoringEngine
@@ -279,6 +281,7 @@ def build_engine(
             device=backend,
             precision=precision,
             delegate_library=gateway.edgetpu_library,
+            group=group,
         )
     else:
         engine = Engine(

@@ -153,7 +153,7 @@ class Continuity:
         self.checkpoints.every_s = config.gateway.checkpoint_s
         self.checkpoints.begin_anew()
 
-    def hold(self, message: Event | Response, topics: GatewayTopics) -> None:
+    def hold(self, message: Event | Response | ModelState, topics: GatewayTopics) -> None:
         """``message`` leaves once it is on disk, together with the state that said it. Raises what
         :func:`~edge_node.egress.outgoing` raises."""
         item = outgoing(message, topics)

@@ -439,7 +439,7 @@ class Daemon:
                 self._config.uplink, topics, offline, inbound, departures=departures, payload_of=payload_of
             )
         for said in self._models.states:
-            self._uplink.publish(said)
+            self._continuity.hold(said, topics)
         if self._parts.states:  # said over the uplink before this one
             self._publish_status("online")
             for state in self._parts.states.values():
@@ -474,7 +474,7 @@ class Daemon:
 
     def _publish_model(self, state: ModelState) -> None:
         if self._uplink is not None:
-            self._uplink.publish(state)
+            self._continuity.hold(state, self._uplink.topics)
 
     def _publish_status(self, state: GatewayState) -> None:
         if self._uplink is not None:

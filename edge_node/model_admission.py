@@ -23,7 +23,7 @@ from edge_node.model_probe import ProbeFailed, probe
 from edge_node.model_record import NotAdmitted
 from edge_node.model_store import Bundle, BundleRefused
 from edge_node.plans import DevicePlan
-from edge_node.workers import Workers
+from edge_node.workers import SHARED, Workers
 from models import manifest as manifests
 from models.manifest import ManifestError, ModelManifest
 from models.refusals import RefusalReason
@@ -95,9 +95,11 @@ def prepare(
     stop: threading.Event,
     on_notice: Notice,
     probed: bool = False,
+    apart: bool = True,
 ) -> Prepared:
     """What would serve the devices of ``running`` with ``bundles`` (by device) in place of what does, in ``workers`` as that
-    does. ``probed``: these graphs have passed the probe here before. ProbeStopped when ``stop`` is set."""
+    does; ``apart``: in one of its own, so that what is being scored does not wait for it. ``probed``: these graphs have passed
+    the probe here before. ProbeStopped when ``stop`` is set."""
     chosen = {plan.device.device_id: bundles(plan.device.device_id) for plan in running}
     plans = tuple(_fitting(config, plan, chosen[plan.device.device_id]) for plan in running)
     limits = config.models
@@ -108,12 +110,13 @@ def prepare(
             except ProbeFailed as error:
                 raise NotAdmitted(error.reason, str(error)) from error
     engines: dict[str, ScoringEngine] = {}
+    group = workers.apart() if workers is not None and apart else SHARED
     try:
         for plan in plans:
             if plan.engine not in engines:
                 device = config.device(plan.device.device_id)
                 bundle = chosen[plan.device.device_id]
-                engines[plan.engine] = _engine(config, bundle, device, workers, on_notice)
+                engines[plan.engine] = _engine(config, bundle, device, workers, group, on_notice)
     except NotAdmitted:
         for engine in engines.values():
             engine.close()
@@ -137,11 +140,22 @@ def _fitting(config: Config, running: DevicePlan, bundle: Bundle) -> DevicePlan:
 
 
 def _engine(
-    config: Config, bundle: Bundle, device: DeviceConfig, workers: Workers | None, on_notice: Notice
+    config: Config,
+    bundle: Bundle,
+    device: DeviceConfig,
+    workers: Workers | None,
+    group: int,
+    on_notice: Notice,
 ) -> ScoringEngine:
     try:
         return build_engine(
-            config.gateway, bundle, device.backend, device.precision, on_notice=on_notice, workers=workers
+            config.gateway,
+            bundle,
+            device.backend,
+            device.precision,
+            on_notice=on_notice,
+            workers=workers,
+            group=group,
         )
     except BundleRefused as error:
         raise NotAdmitted(error.reason, str(error)) from error

@@ -77,7 +77,15 @@ def restore(
         try:
             in_memory = bundle is not None
             bundle = kept_bundle(config, shelf, kept) if bundle is None else _still_trusted(config, bundle)
-            _serve(config, core, plans, bundle, stop, probed=in_memory)
+            try:
+                _serve(config, core, plans, bundle, stop, probed=in_memory)
+            except NotAdmitted as error:
+                if error.reason is not RefusalReason.OVERLOADED or in_memory:
+                    raise
+                log.warning(
+                    f"model {shelf.model_id} version {kept.version}: {error}; it passed when it was adopted"
+                )
+                _serve(config, core, plans, bundle, stop, probed=True)
         except NotAdmitted as error:
             log.error(f"model {shelf.model_id} version {kept.version} cannot be served again: {error}")
             tried, bundle = msgspec.structs.replace(tried, current=tried.before, before=None), None
@@ -132,6 +140,7 @@ def _serve(
             stop=stop,
             on_notice=log.warning,
             probed=probed,
+            apart=False,  # nothing scores before this does
         )
     except ProbeStopped:
         raise NotAdmitted(RefusalReason.PROBE_HUNG, "the gateway is stopping") from None

@@ -46,6 +46,11 @@ class Place:
     def usable(self) -> bool:
         return self.seat.usable(self.model)
 
+    @property
+    def ready(self) -> bool:
+        """Whether it can be run at once: it is usable, and no other model is being loaded beside it."""
+        return self.usable and not self.seat.busy
+
     def unavailable(self) -> EdgeTpuUnavailable:
         """Why an Edge TPU does not run it."""
         error = self.model.refusal or self.seat.failure
@@ -146,17 +151,20 @@ class WorkerEngine:
         if place is self._tpu:
             if not place.usable:
                 raise place.unavailable()
-            try:
-                return place, place.seat.run(place.model, inputs)
-            except WorkerFailed as error:
-                if self._cpu is None:
-                    raise unavailable(error.kind, error.text) from error
-            self._step()  # says so
+            if place.ready:
+                try:
+                    return place, place.seat.run(place.model, inputs)
+                except WorkerFailed as error:
+                    if self._cpu is None:
+                        raise unavailable(error.kind, error.text) from error
+                self._step()  # says so
+            elif self._cpu is None:
+                raise NotReady("the Edge TPU is loading another model")
         assert self._cpu is not None
         return self._cpu, self._run_on_cpu(self._cpu, inputs)
 
     def _run_on_cpu(self, cpu: Place, inputs: NDArray[np.float32]) -> Evaluated:
-        while cpu.usable or cpu.seat.wait(lambda: cpu.usable or cpu.model.refusal is not None, WAIT_S):
+        while cpu.ready or cpu.seat.wait(lambda: cpu.ready or cpu.model.refusal is not None, WAIT_S):
             if cpu.model.refusal is not None:
                 raise GraphUnusable(str(cpu.model.refusal))
             try:

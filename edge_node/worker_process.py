@@ -103,9 +103,13 @@ class WorkerProcess:
         return self._process.pid
 
     def load(self, key: int, model: bytes, trial: NDArray[np.float32]) -> None:
-        """Ask for ``model`` to be loaded and tried on ``trial`` [g, k]. Raises WorkerFailed (CRASHED)."""
+        """Ask for ``model`` to be loaded and tried on ``trial`` [g, k]. Raises WorkerFailed (CRASHED, HUNG, or NOT_STARTED
+        where the system has no memory or descriptor for it)."""
         self._area.inputs(*trial.shape)[:] = trial
-        descriptor = blob(model)
+        try:
+            descriptor = blob(model)
+        except OSError as error:
+            raise WorkerFailed(Failure.NOT_STARTED, str(error)) from error
         try:
             self._send(Message(Kind.LOAD, key, len(model), trial.shape[0]), descriptor)
         finally:

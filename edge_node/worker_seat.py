@@ -100,6 +100,21 @@ class Seat:
         """Whether ``model`` can be run now."""
         return self._up_s is not None and model.loaded
 
+    @property
+    def busy(self) -> bool:
+        """Whether the process is loading a model, and scores nothing until it has."""
+        return self._loading is not None
+
+    @property
+    def vacant(self) -> bool:
+        """Whether there is nothing left of it: no model, no process."""
+        return not self.models and self._process is None and not self._dying
+
+    @property
+    def next_s(self) -> float:
+        """When something may happen next, on the monotonic clock."""
+        return 0.0 if self._process is not None else self._retry_s
+
     def add(self, model: SeatedModel) -> None:
         """Have ``model`` loaded, by the process that is there or by the next one."""
         self.models[model.key] = model
@@ -139,17 +154,16 @@ class Seat:
             if until():
                 return True
             now_s = time.monotonic()
-            wakes_s = now_s if self._process is not None else self._retry_s
-            if not self.models or max(wakes_s, now_s) >= ends_s:
+            if not self.models or max(self.next_s, now_s) >= ends_s:
                 return False
             if self._process is None:
-                time.sleep(max(0.0, wakes_s - now_s))
+                time.sleep(max(0.0, self.next_s - now_s))
             else:
                 self._hear(min(0.05, ends_s - now_s))
 
     def run(self, model: SeatedModel, inputs: NDArray[np.float32]) -> Evaluated:
-        """What ``model``, which is usable, makes of ``inputs``. Raises WorkerFailed; unless it is the graph's (GRAPH_UNUSABLE),
-        the process is given up."""
+        """What ``model``, which is usable, makes of ``inputs``; not while the seat is busy. Raises WorkerFailed; unless it is
+        the graph's (GRAPH_UNUSABLE), the process is given up."""
         assert self._process is not None
         try:
             return self._process.run(model.key, inputs, self._patience.stall_s, self._patience.batch_s)

@@ -122,9 +122,13 @@ def new_area() -> int:
 def blob(data: bytes) -> int:
     """A descriptor of anonymous memory that holds ``data``, to be sent and closed. Raises OSError."""
     fd = os.memfd_create("linewatch-model", os.MFD_CLOEXEC)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 

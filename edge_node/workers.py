@@ -1,6 +1,8 @@
 """The inference workers of a gateway, and the engines that use them.
 
-Strategy: one worker for all models on the CPU, one for all on an Edge TPU (a stick can be opened by one process). With
+Strategy: one worker for all models on the CPU, one for all on an Edge TPU (a stick can be opened by one process). A model
+that is to take over while others score is loaded by another worker of the CPU (:meth:`Workers.apart`), in which it stays
+when it does: nothing that is being scored waits for it, whatever it does. With
 ``backend = "auto"`` a model is loaded in both: the CPU's worker is the warm standby, so that a batch whose TPU hung, aborted
 or failed is scored again within milliseconds of its being given up. The standby is in a worker as well, rather than in the
 gateway: it is the one that serves ``backend = "cpu"`` anyway, and what the runtime's CPU kernels do to the process stays there.
@@ -43,13 +45,15 @@ TPU_PATIENCE = Patience(start_s=10.0, stall_s=0.4)
 CPU_RESTARTS_S = (0.0, 0.25, 10.0)  # after the first failure, the second, and at most
 TPU_RESTARTS_S = (1.0, 1.0, 60.0)
 _END_S = 1.0
+_LOOK_S = 0.005  # how often a worker that loads is listened to
 CPU, EDGE_TPU = "cpu", "edgetpu"  # the workers' names
+SHARED = 0
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerFigures:
-    """Of the workers now, by name: whether each is up, and how many ended, by reason. ``n_fallbacks``: how often scoring
-    went from an Edge TPU to the CPU; ``last``: why the last worker of the CPU ended."""
+    """Of the workers now, by what they run on: whether all of them are up, and how many ended, by reason. ``n_fallbacks``:
+    how often scoring went from an Edge TPU to the CPU; ``last``: why the last worker of the CPU ended."""
 
     up: Mapping[str, bool]
     ends: Mapping[tuple[str, str], int]
@@ -65,12 +69,20 @@ class Workers:
         self._lock = threading.RLock()
         self._on_notice = on_notice
         self._spawner = Spawner()
-        self._seats: dict[str | None, Seat] = {}
+        self._seats: dict[tuple[str | None, int], Seat] = {}
+        self._past: Counter[tuple[str, str]] = Counter()  # ends, of seats that are no more
+        self._n_groups = 0
         self._engines: list[WorkerEngine] = []
         self._next_key = 0
         self._said: dict[str, WorkerEngine] = {}  # notices, each with an engine that it is of
         self._n_changes = 0  # of the seats, that were looked at
         self._n_fallbacks = 0
+
+    def apart(self) -> int:
+        """For :meth:`engine`: a ``group`` whose models are loaded by a worker of the CPU that scores for no other."""
+        with self._lock:
+            self._n_groups += 1
+            return self._n_groups
 
     def engine(
         self,
@@ -81,37 +93,38 @@ class Workers:
         precision: Precision = "float32",
         delegate_library: str = DEFAULT_LIBRARY,
         clock: Callable[[], int] = time.perf_counter_ns,
+        group: int = SHARED,
     ) -> WorkerEngine:
         """What scores for the model; its worked examples have come out. As :class:`edge_node.inference.Engine`, and raises
         what that raises. With "auto" a TPU is waited for for AUTO_WAIT_S, one that is known to be lost not at all: it is
         taken up when it is there."""
         cpu = tpu = absent = None
+        try:
+            if device != "edgetpu":
+                target, model = cpu_artifact(manifest, artifacts, precision)
+                cpu = self._seated(manifest, target, model, (None, group), 2 * CPU_PATIENCE.start_s)
+                if not cpu.usable:
+                    error = cpu.model.refusal or cpu.seat.last_failure
+                    raise GraphUnusable(f"model {manifest.model_id} cannot be loaded: {error}")
+            if device != "cpu":
+                try:
+                    model = edge_tpu_artifact(manifest, artifacts)
+                except EdgeTpuUnavailable as error:
+                    if device == "edgetpu":
+                        raise
+                    absent = error
+                else:
+                    wait_s = AUTO_WAIT_S if device == "auto" else 2 * TPU_PATIENCE.start_s
+                    tpu = self._seated(manifest, "edgetpu-int8", model, (delegate_library, SHARED), wait_s)
+                    if device == "edgetpu" and not tpu.usable:
+                        raise tpu.unavailable()
+        except (GraphUnusable, EdgeTpuUnavailable):
+            self._release(cpu, tpu)
+            raise
+        engine = WorkerEngine(
+            manifest, cpu, tpu, absent, clock, lock=self._lock, step=self.step, leave=self._leave
+        )
         with self._lock:
-            try:
-                if device != "edgetpu":
-                    target, model = cpu_artifact(manifest, artifacts, precision)
-                    cpu = self._seated(manifest, target, model, None, 2 * CPU_PATIENCE.start_s)
-                    if not cpu.usable:
-                        error = cpu.model.refusal or cpu.seat.last_failure
-                        raise GraphUnusable(f"model {manifest.model_id} cannot be loaded: {error}")
-                if device != "cpu":
-                    try:
-                        model = edge_tpu_artifact(manifest, artifacts)
-                    except EdgeTpuUnavailable as error:
-                        if device == "edgetpu":
-                            raise
-                        absent = error
-                    else:
-                        wait_s = AUTO_WAIT_S if device == "auto" else 2 * TPU_PATIENCE.start_s
-                        tpu = self._seated(manifest, "edgetpu-int8", model, delegate_library, wait_s)
-                        if device == "edgetpu" and not tpu.usable:
-                            raise tpu.unavailable()
-            except (GraphUnusable, EdgeTpuUnavailable):
-                self._release(cpu, tpu)
-                raise
-            engine = WorkerEngine(
-                manifest, cpu, tpu, absent, clock, lock=self._lock, step=self.step, leave=self._leave
-            )
             self._engines.append(engine)
             self._tell()
         return engine
@@ -119,8 +132,11 @@ class Workers:
     def step(self) -> None:
         """Look after the workers: call it a few times a second, also when there is nothing to score."""
         with self._lock:
-            for seat in self._seats.values():
+            for place, seat in list(self._seats.items()):
                 seat.step()
+                if seat.vacant and place[1] != SHARED:
+                    del self._seats[place]
+                    self._past.update(_ends(seat))
             n_changes = sum(seat.n_changes for seat in self._seats.values())
             if n_changes != self._n_changes:
                 self._n_changes = n_changes
@@ -128,18 +144,31 @@ class Workers:
 
     def figures(self) -> WorkerFigures:
         with self._lock:
-            ends: Counter[tuple[str, str]] = Counter()
+            ends = Counter(self._past)
+            up: dict[str, bool] = {}
             for seat in self._seats.values():
-                ends.update({(_name(seat), reason): n for reason, n in seat.ends.items()})
-            used = [seat for seat in self._seats.values() if seat.models]
-            up = {_name(seat): seat.up for seat in used}
-            last = self._seats[None].last_failure if None in self._seats else None
-            return WorkerFigures(up, dict(ends), self._n_fallbacks, None if last is None else last.text)
+                ends.update(_ends(seat))
+                if seat.models:
+                    up[_name(seat)] = up.get(_name(seat), True) and seat.up
+            failures = [
+                seat.last_failure
+                for (library, _), seat in self._seats.items()
+                if library is None and seat.models
+            ]
+            last = next((failure.text for failure in reversed(failures) if failure is not None), None)
+            return WorkerFigures(up, dict(ends), self._n_fallbacks, last)
 
     def pids(self) -> dict[str, int]:
-        """Of the workers that are there, up or not, by name."""
+        """Of the workers that are there, up or not, by name: a second one of the CPU is "cpu-2"."""
+        found: dict[str, int] = {}
+        n: Counter[str] = Counter()
         with self._lock:
-            return {_name(s): s.pid for s in self._seats.values() if s.pid is not None}
+            for seat in self._seats.values():
+                if seat.pid is not None:
+                    name = _name(seat)
+                    n[name] += 1
+                    found[name if n[name] == 1 else f"{name}-{n[name]}"] = seat.pid
+        return found
 
     def close(self) -> None:
         """End all workers; engines are not run any more."""
@@ -161,37 +190,44 @@ class Workers:
         manifest: ModelManifest,
         target: ArtifactTarget,
         model: bytes,
-        library: str | None,
+        where: tuple[str | None, int],
         wait_s: float,
     ) -> Place:
-        """``model`` in the seat for ``library``, loaded if that can be had within ``wait_s``."""
-        seat = self._seats.get(library)
-        if seat is None:
-            patience, waits_s = (
-                (CPU_PATIENCE, CPU_RESTARTS_S) if library is None else (TPU_PATIENCE, TPU_RESTARTS_S)
-            )
-            seat = self._seats[library] = Seat(self._spawner, library, patience, Restarts(*waits_s))
+        """``model`` in the seat ``where`` (a library and a group), loaded if that can be had within ``wait_s``."""
+        library = where[0]
         artifact = manifest.artifact(target)
         assert artifact is not None
-        verify = partial(check_trial, manifest, artifact)
-        seated = SeatedModel(self._next_key, model, trial(manifest, artifact), verify)
-        if seated.trial.size > MOST_VALUES:
-            raise GraphUnusable(f"model {manifest.model_id} takes {seated.trial.shape[1]} features: too many")
-        self._next_key += 1
-        lost = library is not None and seat.failure is not None
-        seat.add(seated)
-
-        def done() -> bool:
-            return seated.settled or (library is not None and seat.failure is not None)
-
-        if not lost:
-            seat.wait(done, wait_s)
+        tried = trial(manifest, artifact)
+        if tried.size > MOST_VALUES:
+            raise GraphUnusable(f"model {manifest.model_id} takes {tried.shape[1]} features: too many")
+        with self._lock:
+            if (seat := self._seats.get(where)) is None:
+                patience, waits_s = (
+                    (CPU_PATIENCE, CPU_RESTARTS_S) if library is None else (TPU_PATIENCE, TPU_RESTARTS_S)
+                )
+                seat = self._seats[where] = Seat(self._spawner, library, patience, Restarts(*waits_s))
+            seated = SeatedModel(self._next_key, model, tried, partial(check_trial, manifest, artifact))
+            self._next_key += 1
+            lost = library is not None and seat.failure is not None
+            seat.add(seated)
+        ends_s = time.monotonic() + (0.0 if lost else wait_s)
+        while not self._settled(seat, seated, ends_s):  # others score meanwhile
+            time.sleep(_LOOK_S)
         return Place(seat, seated, target)
 
+    def _settled(self, seat: Seat, model: SeatedModel, ends_s: float) -> bool:
+        """Whether nothing more is to be waited for."""
+        with self._lock:
+            seat.step()
+            if model.settled or (seat.library is not None and seat.failure is not None):
+                return True
+            return not seat.models or max(time.monotonic(), seat.next_s) >= ends_s
+
     def _release(self, *places: Place | None) -> None:
-        for place in places:
-            if place is not None:
-                place.seat.remove(place.model)
+        with self._lock:
+            for place in places:
+                if place is not None:
+                    place.seat.remove(place.model)
 
     def _tell(self) -> None:
         """Say what has become wrong, and what is right again."""
@@ -211,3 +247,7 @@ class Workers:
 
 def _name(seat: Seat) -> str:
     return CPU if seat.library is None else EDGE_TPU
+
+
+def _ends(seat: Seat) -> dict[tuple[str, str], int]:
+    return {(_name(seat), reason): n for reason, n in seat.ends.items()}

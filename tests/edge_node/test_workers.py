@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import itertools
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -15,11 +17,12 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 
-from edge_node.inference import ArtifactMissing, Engine, Precision, Scored
+from edge_node.inference import ArtifactMissing, Engine, NotReady, Precision, Scored
 from edge_node.worker_wire import new_area, rows_at_once
 from edge_node.workers import Workers
 from models.runtime import GraphUnusable, runtime_name
-from tests.edge_node.working import ARTIFACTS, gone, manifest, rows
+from tests.brokers import wait_for
+from tests.edge_node.working import ARTIFACTS, gone, manifest, rows, settle
 
 pytestmark = pytest.mark.tflite_runtime
 
@@ -143,6 +146,83 @@ def test_many_models_come_and_go_and_nothing_piles_up(workers: Workers) -> None:
     assert (worker.num_fds(), us.num_fds()) == before[:2]
     assert worker.memory_info().rss - before[2] < 4 << 20
     assert workers.pids() == {"cpu": pid}
+
+
+def test_a_model_that_hangs_while_it_is_loaded_apart_stops_nobody(workers: Workers) -> None:
+    serving = workers.engine(manifest(), ARTIFACTS)
+    (pid,) = workers.pids().values()
+    with ThreadPoolExecutor(1) as other:
+        candidate = other.submit(
+            workers.engine, manifest(), ARTIFACTS, precision="int8", group=workers.apart()
+        )
+        wait_for(lambda: "cpu-2" in workers.pids(), "its worker")
+        hangs = workers.pids()["cpu-2"]
+        os.kill(hangs, signal.SIGSTOP)
+        try:
+            for _ in range(20):
+                assert serving.run(rows(3)).target == "cpu-float32"
+            assert not candidate.done()
+            assert workers.figures().up == {"cpu": False}
+        finally:
+            os.kill(hangs, signal.SIGCONT)
+        takes_over = candidate.result()
+    assert workers.pids() == {"cpu": pid, "cpu-2": hangs}
+    serving.close()
+    assert takes_over.run(rows(3)).target == "cpu-int8"
+    wait_for(lambda: workers.step() or workers.pids() == {"cpu": hangs}, "the end of the first")
+    assert workers.figures().ends == {}
+
+
+def test_what_ended_with_a_worker_apart_stays_counted(workers: Workers) -> None:
+    serving = workers.engine(manifest(), ARTIFACTS)
+    candidate = workers.engine(manifest(), ARTIFACTS, group=workers.apart())
+    os.kill(workers.pids()["cpu-2"], signal.SIGKILL)
+    assert candidate.run(rows(3)).target == "cpu-float32"
+    candidate.close()
+    settle(workers, up={"cpu"})
+    wait_for(lambda: workers.step() or len(workers.pids()) == 1, "its end")
+    assert workers.figures().ends == {("cpu", "crashed"): 1}
+    assert serving.run(rows(3)).target == "cpu-float32"
+
+
+def test_while_a_stick_loads_another_model_the_cpu_scores(workers: Workers, fake_edgetpu: str) -> None:
+    both = workers.engine(manifest(), ARTIFACTS, device="auto", delegate_library=fake_edgetpu)
+    alone = workers.engine(manifest(), ARTIFACTS, device="edgetpu", delegate_library=fake_edgetpu)
+    stick = workers.pids()["edgetpu"]
+    with ThreadPoolExecutor(1) as other:
+        os.kill(stick, signal.SIGSTOP)
+        try:
+            loaded = other.submit(
+                workers.engine, manifest(), ARTIFACTS, device="edgetpu", delegate_library=fake_edgetpu
+            )
+            wait_for(lambda: both.places[1].seat.busy, "the loading")
+            assert both.run(rows(3)).target == "cpu-float32"
+            with pytest.raises(NotReady, match="loading another model"):
+                alone.run(rows(3))
+        finally:
+            os.kill(stick, signal.SIGCONT)
+        assert loaded.result().run(rows(3)).target == "edgetpu-int8"
+    assert both.run(rows(3)).target == alone.run(rows(3)).target == "edgetpu-int8"
+    figures = workers.figures()
+    assert (figures.n_fallbacks, figures.ends) == (0, {})
+
+
+def test_no_descriptor_for_a_model_is_a_failure_like_another(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = workers.engine(manifest(), ARTIFACTS)
+
+    def exhausted(name: str, flags: int) -> int:
+        if name == "linewatch-model":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return memfd_create(name, flags)
+
+    memfd_create = os.memfd_create
+    monkeypatch.setattr(os, "memfd_create", exhausted)
+    with pytest.raises(GraphUnusable, match="Too many open files"):
+        workers.engine(manifest(), ARTIFACTS, precision="int8", group=workers.apart())
+    monkeypatch.undo()
+    assert serving.run(rows(3)).target == "cpu-float32"
 
 
 def test_a_worker_is_out_of_a_terminal_s_reach(workers: Workers) -> None:
