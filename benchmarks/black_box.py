@@ -93,7 +93,7 @@ def _recorded(
     """``turns`` through a black box, ``pace`` times as fast as they came, without a pipeline that is given them, too."""
     core = assemble(config, on_notice=lambda text: None)
     boxed = msgspec.structs.replace(options, flush_s=options.flush_s / pace)
-    box = BlackBox(folder, replace(config, black_box=boxed), core, now_ns=lambda: plant.START_NS)
+    box = BlackBox(folder, replace(config, black_box=boxed), core)
     (thread,) = (t for t in threading.enumerate() if t.name == "black box")
     assert thread.ident is not None
     clock = time.pthread_getcpuclockid(thread.ident)
@@ -138,7 +138,7 @@ def _by_record(path: Path, turns: Sequence[Sequence[LogItem]], seconds: int) -> 
 def _at_rest(options: Options, folder: Path, *, slow: bool, n_flushes: int) -> float:
     """Bytes of files a day where a few sensors send a row a second, or none does."""
     every_s = options.flush_s if slow else 60.0
-    ring = Ring(folder, options, lambda: plant.START_NS)
+    ring = Ring(folder, options, time.monotonic)
     ring.recover()
     ring.begin(Begin((), b"", False))
     for i in range(n_flushes):

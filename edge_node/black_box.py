@@ -44,14 +44,13 @@ class BlackBox:
         config: Config,
         core: Core,
         *,
-        now_ns: Callable[[], int] = time.time_ns,
         now_s: Callable[[], float] = time.monotonic,
         retry_s: float = RETRY_S,
         segment_s: float = SEGMENT_S,
     ) -> None:
         """Begins to record what ``core`` will be given; without a ``state_dir`` it never does, and says so."""
         self._folder = None if state_dir is None else state_dir / FOLDER
-        self._now_ns, self._now_s = now_ns, now_s
+        self._now_s = now_s
         self._retry_s, self._segment_s = retry_s, segment_s
         self._recorder: Recorder | None = None
         self._ended: Recorder | None = None  # that may still be writing
@@ -158,7 +157,7 @@ class BlackBox:
             return
         if self._recorder is None:
             self._recorder = Recorder(
-                self._folder, self._options, now_ns=self._now_ns, retry_s=self._retry_s, after=self._ended
+                self._folder, self._options, now_s=self._now_s, retry_s=self._retry_s, after=self._ended
             )
             self._paused = None
         self._recorder.take_up(self._options)

@@ -22,8 +22,8 @@ class BlockQueue:
         self._max_samples = max_samples
         self._loop = loop
         self._lock = threading.Lock()
-        self._blocks: deque[SampleBlock] = deque()
-        self._n_samples = self._n_taken_up = 0
+        self._blocks: deque[tuple[SampleBlock, int]] = deque()  # and how many values nobody would bring again
+        self._n_samples = self._n_taken_up = self._n_at_risk = 0
         self._n_put = self._n_taken = 0
         self._n_accepted = 0
         self._lossy: set[str] = set()
@@ -39,6 +39,11 @@ class BlockQueue:
         """Values that were accepted since the start, and of these those that wait: of one instant."""
         with self._lock:
             return self._n_accepted, self._n_samples
+
+    @property
+    def n_at_risk(self) -> int:
+        """Of the values that wait, those that nobody would bring again."""
+        return self._n_at_risk
 
     @property
     def n_taken(self) -> int:
@@ -58,7 +63,9 @@ class BlockQueue:
             room = max(block.n_samples, BLOCK_SAMPLES)
             if self._n_taken_up + room > self._max_samples:
                 return 0
-            self._blocks.append(block)
+            at_risk = 0 if kept else block.n_samples
+            self._blocks.append((block, at_risk))
+            self._n_at_risk += at_risk
             self._n_samples += block.n_samples
             self._n_accepted += block.n_samples
             self._n_taken_up += room
@@ -76,8 +83,10 @@ class BlockQueue:
         """Up to ``max_blocks`` of the oldest blocks; may be none."""
         with self._lock:
             n = min(max_blocks, len(self._blocks))
-            taken = [self._blocks.popleft() for _ in range(n)]
+            popped = [self._blocks.popleft() for _ in range(n)]
+            taken = [block for block, _ in popped]
             self._n_taken += n
+            self._n_at_risk -= sum([at_risk for _, at_risk in popped])
             sizes = [block.n_samples for block in taken]
             self._n_samples -= sum(sizes)
             self._n_taken_up -= sum([max(size, BLOCK_SAMPLES) for size in sizes])

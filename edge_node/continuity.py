@@ -200,7 +200,7 @@ class Continuity:
             ran_s=self.ran_s,
             written_ns=now_ns,
             ended=ended,
-            n_queued=parts.queue.n_samples,
+            n_queued=parts.queue.n_at_risk,
             lossy=sorted(self._lossy | parts.queue.lossy),
             downtime=self.downtime,
             sources=source_counts(parts.sources.counters()),

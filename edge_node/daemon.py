@@ -193,7 +193,7 @@ class Daemon:
         serves = gateway.metrics_port and not self._dry_run  # the port may be the running gateway's
         address = self._open_front(to_close) if serves else None
         self._start_uplink()
-        self._black_box = BlackBox(self._state_dir.path, self._config, self._core, now_ns=self._now_ns)
+        self._black_box = BlackBox(self._state_dir.path, self._config, self._core)
         to_close.callback(self._black_box.close)
         self._sources.start(self._config.sources, self._devices())
         log.info(

@@ -67,7 +67,7 @@ def families(
         ),
         Family(
             "source_samples",
-            "Values that a source delivered, or knows to be lost on the way to it.",
+            "Values that a source delivered (what is brought again after a crash: again), or knows to be lost on the way to it.",
             "counter",
             ("source",),
             {(name,): s.n_samples + sum(s.sample_drops.values()) for name, s in sources.items()},

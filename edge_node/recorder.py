@@ -56,7 +56,7 @@ class Recorder:
         folder: Path,
         options: BlackBox,
         *,
-        now_ns: Callable[[], int] = time.time_ns,
+        now_s: Callable[[], float] = time.monotonic,
         retry_s: float = RETRY_S,
         after: Recorder | None = None,
     ) -> None:
@@ -75,7 +75,7 @@ class Recorder:
         self._is_usable = False  # though it failed
         self._done = Done()
         self._n_in_hand = 0  # values that are being written
-        self._ring = Ring(folder, options, now_ns)
+        self._ring = Ring(folder, options, now_s)
         self._is_recovered = False
         self._dropped: Counter[DropReason] = Counter()
         self._n_recorded = self._n_failures = 0
@@ -135,6 +135,22 @@ class Recorder:
     # What follows is of the thread alone.
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # a defect of ours: the gateway watches on without a black box
+            log.error("the black box has failed", exc_info=error)
+            text = f"it failed by a defect ({type(error).__name__}: {error}): nothing is recorded until a restart"
+            with self._lock:
+                n_lost = self._n_samples + self._n_in_hand
+                self._entries.clear()
+                self._n_taken_up = self._n_samples = self._n_in_hand = 0
+                self.failing, self._is_usable = DropReason.UNWRITABLE, False
+                self._dropped[DropReason.UNWRITABLE] += n_lost
+                self._n_failures += 1
+                self._done = replace(self._done, n_failures=self._n_failures, dropped=Counter(self._dropped))
+            self.error = text
+
+    def _serve(self) -> None:
         if self._after is not None:
             self._after._thread.join()
             self._after = None

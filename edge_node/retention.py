@@ -1,8 +1,9 @@
 """Which files of the black box may stay. Pure.
 
 A file is in the *ring* while it is young and the ring has room for it. What falls out of the ring stays if it is near an
-alert, within bounds of its own; the rest goes. Where the file system needs room, what is near no alert goes first. In all
-of it the oldest goes before the newer.
+alert, within bounds of its own; the rest goes. How old a file is, is reckoned in the time for which there has been a black
+box since: neither a clock that is set nor a gateway that was off makes evidence old. Where the file system needs room, what
+is near no alert goes first. In all of it the oldest goes before the newer.
 """
 
 from __future__ import annotations
@@ -51,13 +52,15 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A file: ``number`` grows from file to file; ``first_ns`` and ``last_ns`` are of arrivals; ``spans`` event time of the
+    """A file: ``number`` grows from file to file; ``first_ns`` and ``last_ns`` are of arrivals; ``ran_ns``: for how long there
+    had been a black box when it ended; ``spans`` event time of the
     first and the last row, by device; ``marks`` the alerts that were said in it."""
 
     number: int
     n_bytes: int
     first_ns: int | None
     last_ns: int
+    ran_ns: int
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     marks: Sequence[Mark] = ()
     n_raw_bytes: int = 0  # of the signal in it
@@ -106,16 +109,17 @@ class Verdict:
 
 
 def judge(
-    pieces: Sequence[Piece], wanted: Wanted, bounds: Bounds, now_ns: int, lacking_bytes: int = 0
+    pieces: Sequence[Piece], wanted: Wanted, bounds: Bounds, ran_ns: int, lacking_bytes: int = 0
 ) -> Verdict:
-    """What is to become of ``pieces`` (finished ones, the oldest first); ``lacking_bytes``: how much more room is needed on the
+    """What is to become of ``pieces`` (finished ones, the oldest first); ``ran_ns``: for how long there has been a black box;
+    ``lacking_bytes``: how much more room is needed on the
     file system."""
     gone: dict[int, tuple[Piece, Removal]] = {}
     ring: list[Piece] = []
     near: list[Piece] = []
     n_bytes, is_full = 0, False
     for piece in reversed(pieces):
-        young = now_ns - piece.last_ns <= bounds.ring_ns
+        young = ran_ns - piece.ran_ns <= bounds.ring_ns
         is_full |= n_bytes + piece.n_bytes > bounds.ring_bytes
         if young and not is_full:
             n_bytes += piece.n_bytes
@@ -128,7 +132,7 @@ def judge(
     n_bytes, is_full = 0, False
     for piece in near:
         is_full |= n_bytes + piece.n_bytes > bounds.keep_bytes
-        if now_ns - piece.last_ns > bounds.keep_ns:
+        if ran_ns - piece.ran_ns > bounds.keep_ns:
             gone[piece.number] = (piece, Removal.KEEP_DAYS)
         elif is_full:
             gone[piece.number] = (piece, Removal.KEEP_BYTES)

@@ -64,10 +64,11 @@ def segment_bytes(options: BlackBox, n_state: int) -> int:
 class Ring:
     """See the module's docstring. Of one thread."""
 
-    def __init__(self, folder: Path, options: BlackBox, now_ns: Callable[[], int]) -> None:
+    def __init__(self, folder: Path, options: BlackBox, now_s: Callable[[], float]) -> None:
         self._folder = folder
         self.options = options
-        self._now_ns = now_ns
+        self._now_s = now_s  # monotonic
+        self._begun_s, self._ran_before_s = now_s(), 0.0
         self._packer = ItemPacker()
         self._file: SegmentFile | None = None
         self._reserved = 0  # for the file that is being written
@@ -75,6 +76,11 @@ class Ring:
         self._next = 1
         self.n_written = 0  # bytes, since this process began
         self.removed: Counter[Removal] = Counter()
+
+    @property
+    def _ran_s(self) -> float:
+        """For how long there has been a black box, over all processes that left something of it."""
+        return self._ran_before_s + self._now_s() - self._begun_s
 
     @property
     def is_open(self) -> bool:
@@ -85,6 +91,8 @@ class Ring:
         """Takes up what an earlier process has left; what there is to say of it."""
         segments, said = recover(self._folder)
         self._verdict = Verdict([segment.piece for segment in segments], [], [])
+        self._ran_before_s = max((piece.ran_ns for piece in self._verdict.ring), default=0) / NS_PER_S
+        self._begun_s = self._now_s()
         numbers = (path.stem for path in self._folder.glob(f"*{SUFFIX}"))
         self._next = max((int(number) for number in numbers if number.isdigit()), default=0) + 1
         self._retain()
@@ -109,7 +117,7 @@ class Ring:
         self._retain()
 
         def create() -> SegmentFile:
-            return SegmentFile(self._folder, self._next, follows, begin.devices, state)
+            return SegmentFile(self._folder, self._next, follows, begin.devices, state, self._ran_s)
 
         self._file = self._with_room(len(state), create)
         self._next += 1
@@ -204,7 +212,7 @@ class Ring:
             marks += self._file.contents.marks
         bounds = bounds_of(self.options, self._reserved)
         wanted = Wanted(stretch(mark, bounds) for mark in marks)
-        self._verdict = judge(pieces, wanted, bounds, self._now_ns(), lacking_bytes)
+        self._verdict = judge(pieces, wanted, bounds, round(self._ran_s * NS_PER_S), lacking_bytes)
         for piece, reason in self._verdict.gone:
             segment_path(self._folder, piece.number).unlink(missing_ok=True)
             self.removed[reason] += 1

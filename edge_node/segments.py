@@ -16,10 +16,12 @@ from edge_node.retention import Piece
 from models.block_frames import SUFFIX, Contents, Head, Survey, end_frames, head_frames, survey
 from models.evidence import Mark
 from models.logs import LogError, LogItem, Warn, default_warn
+from models.signal import NS_PER_S
 from models.time_policy import RecordedDevice
 
 FOLDER = "blackbox"
 _DIGITS = 10
+_MOST_NS = 2 * 3600 * NS_PER_S  # that a file takes to fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Segment:
     @property
     def piece(self) -> Piece:
         """What retention needs to know of it."""
-        return _piece(self.number, self.n_bytes, self.contents)
+        return _piece(self.number, self.n_bytes, self.head.ran_s, self.contents)
 
 
 def segment_path(folder: Path, number: int) -> Path:
@@ -96,14 +98,20 @@ class SegmentFile:
     """The file that is being written."""
 
     def __init__(
-        self, folder: Path, number: int, follows: bool, devices: Sequence[RecordedDevice], state: bytes
+        self,
+        folder: Path,
+        number: int,
+        follows: bool,
+        devices: Sequence[RecordedDevice],
+        state: bytes,
+        ran_s: float = 0.0,
     ) -> None:
         """Begins it. Raises OSError; there is then no file."""
         self.path = segment_path(folder, number)
-        beginning = head_frames(number, follows, devices, state)
+        beginning = head_frames(number, follows, devices, state, ran_s)
         self._contents = Contents()
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._number, self.n_bytes = number, 0
+        self._number, self._ran_s, self.n_bytes = number, ran_s, 0
         try:
             self._write(beginning)
             os.fsync(self._file)
@@ -116,7 +124,7 @@ class SegmentFile:
     @property
     def piece(self) -> Piece:
         """What there is of it so far."""
-        return _piece(self._number, self.n_bytes, self._contents)
+        return _piece(self._number, self.n_bytes, self._ran_s, self._contents)
 
     @property
     def contents(self) -> Contents:
@@ -165,17 +173,26 @@ class SegmentFile:
         self.n_bytes = size
 
 
-def _piece(number: int, n_bytes: int, contents: Contents) -> Piece:
+def _piece(number: int, n_bytes: int, ran_s: float, contents: Contents) -> Piece:
     spans = {device: (one.first_ns, one.last_ns) for device, one in contents.devices.items()}
     return Piece(
         number,
         n_bytes,
         contents.first_arrival_ns,
         contents.last_arrival_ns or 0,
+        round(ran_s * NS_PER_S) + _took_ns(contents),
         spans,
         tuple(contents.marks),
         contents.n_raw_bytes,
     )
+
+
+def _took_ns(contents: Contents) -> int:
+    """How long it took to fill a file, as far as its clock can be believed."""
+    if contents.first_arrival_ns is None or contents.last_arrival_ns is None:
+        return 0
+    took_ns = contents.last_arrival_ns - contents.first_arrival_ns
+    return took_ns if 0 <= took_ns <= _MOST_NS else 0
 
 
 def _finish(path: Path, found: Survey) -> int:

@@ -46,13 +46,15 @@ T = TypeVar("T")
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """What a file is. ``follows``: its first item came right after the last one of the file numbered one less."""
+    """What a file is. ``follows``: its first item came right after the last one of the file numbered one less; ``ran_s``: for
+    how long, in all, there had been a black box when it was begun."""
 
     format: str
     version: int
     number: int
     follows: bool
     devices: tuple[RecordedDevice, ...]
+    ran_s: float = 0.0
 
 
 class DeviceSpan(msgspec.Struct, kw_only=True):
@@ -147,9 +149,13 @@ def _parquet(batch: Any, dictionary: bool) -> bytes:
     return buffer.getvalue()
 
 
-def head_frames(number: int, follows: bool, devices: Sequence[RecordedDevice], state: bytes) -> bytes:
+def head_frames(
+    number: int, follows: bool, devices: Sequence[RecordedDevice], state: bytes, ran_s: float = 0.0
+) -> bytes:
     """How a file begins; ``state`` packed as a :class:`Beginning` has it."""
-    head = Head(format=FORMAT, version=VERSION, number=number, follows=follows, devices=tuple(devices))
+    head = Head(
+        format=FORMAT, version=VERSION, number=number, follows=follows, devices=tuple(devices), ran_s=ran_s
+    )
     return frame(FrameKind.HEAD, codec.encode(head)) + frame(FrameKind.STATE, state)
 
 

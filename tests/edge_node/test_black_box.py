@@ -67,7 +67,7 @@ class Loop:
     def __init__(self, state_dir: Path | None, config: Config, **more: Any) -> None:
         self.core: Core = assemble(config, on_notice=unheard)
         self.now_ns = at(0)
-        self.box = BlackBox(state_dir, config, self.core, now_ns=lambda: self.now_ns, **more)
+        self.box = BlackBox(state_dir, config, self.core, **more)
         self.said: list[Alert] = []
         self.n_given = 0
 
@@ -113,6 +113,23 @@ def replayed(log: Path, config: Config, *, afresh: bool = False) -> list[bytes]:
         resume([log], on, unheard)
     items = as_received(read_log(log, warn=unheard), on, recorded=True)
     return [encode(a) for step in play(items, on, recorded=True) for a in step.alerts]
+
+
+def test_a_defect_of_its_own_ends_the_black_box_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr("edge_node.segments.SegmentFile.append", broken)
+    loop = Loop(tmp_path, configured(tmp_path, flush_s=0.1))
+    loop.play(stream(100))
+    wait_for(lambda: loop.box.error is not None, "the failure")
+    assert "ValueError: a defect" in str(loop.box.error)
+    loop.play(stream(50, begin=100))
+    loop.check()
+    assert (loop.recorded(), loop.dropped()) == (0, {"unwritable": loop.n_given})
+    loop.box.close()
 
 
 def test_a_part_begins_with_what_the_pipeline_remembered_and_says_what_it_said(tmp_path: Path) -> None:

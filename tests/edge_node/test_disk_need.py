@@ -53,7 +53,7 @@ def test_the_estimate_is_near_what_is_written_and_not_below_it(
     tmp_path: Path, rate: int, seconds: int
 ) -> None:
     """Noise of a board, or a plant at rest of which only slow values come; five seconds at a time."""
-    ring = Ring(tmp_path, BlackBox(min_free_bytes=0), lambda: 0)
+    ring = Ring(tmp_path, BlackBox(min_free_bytes=0), lambda: 0.0)
     ring.recover()
     ring.begin(Begin((), b"", False))
     rng = np.random.default_rng(3)

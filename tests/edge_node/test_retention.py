@@ -32,7 +32,7 @@ def piece(
 ) -> Piece:
     """A file of half an hour that ended ``age_h`` ago."""
     last = NOW - round(age_h * HOUR)
-    return Piece(number, n_bytes, last - HOUR // 2, last, {device: (last - HOUR // 2, last)}, marks)
+    return Piece(number, n_bytes, last - HOUR // 2, last, last, {device: (last - HOUR // 2, last)}, marks)
 
 
 def mark(age_h: float, duration_s: float = 10, device: str = "d", name: str = "a") -> Mark:
@@ -120,7 +120,7 @@ def test_bounds_hold_whatever_there_is(
     assert sum(p.n_bytes for p in verdict.ring) <= ring_bytes
     assert sum(p.n_bytes for p in verdict.kept) <= keep_bytes
     assert all(wanted.is_near(p) for p in verdict.kept)
-    assert all(NOW - p.last_ns <= of.ring_ns for p in verdict.ring)
+    assert all(NOW - p.ran_ns <= of.ring_ns for p in verdict.ring)
     freed = sum(p.n_bytes for p, _ in verdict.gone)
     assert freed >= lacking or len(verdict.gone) == len(pieces)
     assert all(reason in Removal for _, reason in verdict.gone)

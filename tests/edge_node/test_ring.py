@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,18 @@ def options(**more: Any) -> BlackBox:
     return BlackBox(**({"min_free_bytes": 0} | more))
 
 
-def ring(folder: Path, now_ns: int = NOW_NS, **more: Any) -> Ring:
-    made = Ring(folder / "blackbox", options(**more), lambda: now_ns)
+class Clock:
+    """Monotonic seconds, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def ring(folder: Path, clock: Callable[[], float] = lambda: 0.0, **more: Any) -> Ring:
+    made = Ring(folder / "blackbox", options(**more), clock)
     made.recover()
     return made
 
@@ -83,7 +94,7 @@ def test_whatever_a_kill_left_of_the_last_file_is_taken_up(
     path.write_bytes(torn)
     n_whole = sum(end <= at for end in ends[1:])
     said = ring(folder)
-    after = Ring(folder / "blackbox", options(), lambda: NOW_NS)
+    after = Ring(folder / "blackbox", options(), lambda: 0.0)
     assert after.recover() == []  # it was finished the first time
     assert len(items(folder)) >= 2 * (1 + n_whole)
     assert items(folder)[: 2 * (1 + n_whole)] == [key(i) for n in range(1 + n_whole) for i in noise(n)]
@@ -126,18 +137,48 @@ def test_bytes_are_bounded_with_the_file_that_is_being_written(tmp_path: Path) -
 
 
 def test_age_is_bounded_and_alerts_are_kept_longer(tmp_path: Path) -> None:
-    one = ring(tmp_path, hours=1.0, keep_days=1.0)
-    for i, age_s in enumerate((90_000, 80_000, 70_000, 4_000, 10)):
+    clock = Clock()
+    one = ring(tmp_path, clock, hours=1.0, keep_days=1.0)
+    last_s = 90_000.0
+    for i, age_s in enumerate((90_000, 80_000, 70_000, 3_000, 10)):
+        clock.now_s += last_s - age_s
+        last_s = age_s
         one.begin(BEGIN)
         one.append([*noise(i, age_s=age_s), *([mark(age_s)] if i < 2 else [])])
+    clock.now_s += last_s
     one.begin(BEGIN)
-    assert {reason.value: n for reason, n in one.removed.items()} == {"keep_days": 1, "hours": 2}
+    assert {reason.value: n for reason, n in one.removed.items()} == {"keep_days": 1, "hours": 1}
     there = one.holding()
-    assert (there.n_ring, there.n_kept) == (2, 1)
+    assert (there.n_ring, there.n_kept) == (3, 1)
     assert there.oldest_ns == noise(1, age_s=80_000)[1].now_ns  # type: ignore[union-attr]
-    again = Ring(tmp_path / "blackbox", one.options, lambda: NOW_NS)
+    one.append(noise(7))
+    one.end()
+    clock.now_s = 5.0  # the computer was started again, and this goes on from what it left
+    again = Ring(tmp_path / "blackbox", one.options, clock)
     again.recover()
-    assert (again.holding().n_ring, again.holding().n_kept) == (1, 1)
+    assert (again.holding().n_ring, again.holding().n_kept) == (3, 1)
+    clock.now_s += 1_000
+    again.begin(BEGIN)
+    assert (again.holding().n_ring, again.holding().n_kept) == (
+        3,
+        1,
+    )  # the new one among them: another is too old
+    clock.now_s += 10_000
+    again.begin(BEGIN)
+    assert (again.holding().n_ring, again.holding().n_kept) == (1, 0)
+
+
+@pytest.mark.parametrize("years", [-60, 11])
+def test_a_clock_that_is_set_makes_nothing_old(tmp_path: Path, years: int) -> None:
+    one = ring(tmp_path, hours=1.0, keep_days=1.0)
+    for i, age_s in enumerate((20, 10, years * -3e7)):
+        one.begin(BEGIN)
+        one.append([*noise(i, age_s=age_s), mark(age_s)])
+    one.append(noise(3))  # and in the midst of a file
+    again = ring(tmp_path, hours=1.0, keep_days=1.0)
+    again.begin(BEGIN)
+    assert not again.removed
+    assert len(items(tmp_path)) == 8
 
 
 def test_so_much_stays_free_as_is_asked_for(tmp_path: Path) -> None:
@@ -183,7 +224,7 @@ def test_what_cannot_be_read_is_left_and_its_number_is_not_used_again(tmp_path: 
     (path,) = (tmp_path / "blackbox").iterdir()
     newer = path.with_name("0000000007.blocks")
     newer.mkdir()
-    two = Ring(tmp_path / "blackbox", options(), lambda: NOW_NS)
+    two = Ring(tmp_path / "blackbox", options(), lambda: 0.0)
     (said,) = two.recover()
     assert "0000000007.blocks" in said
     two.begin(BEGIN)
