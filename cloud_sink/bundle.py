@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from models import manifest as manifests
+from models.files import sync_folder, write_whole
 from models.manifest import ManifestError, ModelManifest, artifact_file
 from models.signal import ArtifactTarget
 
@@ -81,8 +82,8 @@ def write_bundle(path: Path, manifest: ModelManifest, artifacts: Mapping[Artifac
 def replace_manifest(path: Path, manifest: ModelManifest) -> None:
     """``manifest`` in place of the one of the bundle ``path``, whose files it names. Raises BundleError."""
     try:
-        _write(path / MANIFEST_NAME, manifests.encode(manifest))
-        _sync(path)
+        write_whole(path / MANIFEST_NAME, manifests.encode(manifest))
+        sync_folder(path)
     except OSError as error:
         raise BundleError(f"{path / MANIFEST_NAME} cannot be written ({error.strerror or error})") from error
 
@@ -93,12 +94,12 @@ def _create(path: Path, manifest: ModelManifest, files: Mapping[str, bytes]) -> 
     fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
     try:
         for name, data in files.items():
-            _write(fresh / name, data)
-        _write(fresh / MANIFEST_NAME, manifests.encode(manifest))
+            write_whole(fresh / name, data)
+        write_whole(fresh / MANIFEST_NAME, manifests.encode(manifest))
         fresh.chmod(0o755)
-        _sync(fresh)
+        sync_folder(fresh)
         fresh.rename(path)
-        _sync(parent)
+        sync_folder(parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
@@ -109,11 +110,11 @@ def _replace(path: Path, manifest: ModelManifest, files: Mapping[str, bytes]) ->
         for name, data in files.items():
             if not (path / name).exists():
                 undo.callback((path / name).unlink, missing_ok=True)
-            _write(path / name, data)
-        _sync(path)
-        _write(path / MANIFEST_NAME, manifests.encode(manifest))
+            write_whole(path / name, data)
+        sync_folder(path)
+        write_whole(path / MANIFEST_NAME, manifests.encode(manifest))
         undo.pop_all()
-    _sync(path)
+    sync_folder(path)
     for file in path.iterdir():
         if _OURS.fullmatch(file.name) and file.name not in (*before, *files):
             file.unlink(missing_ok=True)
@@ -126,27 +127,6 @@ def _files_named_in(path: Path) -> tuple[str, ...]:
     except ManifestError:
         return ()
     return tuple(artifact.file for artifact in old.artifacts)
-
-
-def _write(file: Path, data: bytes) -> None:
-    """``file`` as ``data``, all at once: before, or where this fails, it is what it was."""
-    fresh = file.with_name(f".{file.name}.new")
-    try:
-        with fresh.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(file)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _existing(path: Path) -> Path:

@@ -465,7 +465,7 @@ class Daemon:
             self._core.pipeline.finish()
             self._core.score()
             self._deliver_all()
-        self._close_alerts()  # of a gateway that does not run nothing is wrong
+            self._close_alerts()
         self._desk.close(self._now_ns(), time.monotonic())
         await self._continuity.commit(self._now_ns(), ended=True)
         await self._stop_uplink(final)

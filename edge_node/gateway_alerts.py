@@ -1,7 +1,8 @@
 """Alerts of kind ``system``: what is wrong with the gateway itself, on ``alert/_gateway``.
 
 A trouble is a count of what went wrong. It is raised when the count grows, and cleared when the count has stood still
-for ``hold_s`` or is 0 again (a new configuration). Unlike all other alerts these depend on the run, not on the signal:
+for ``hold_s`` or is 0 again (a new configuration). What was open when the gateway stopped goes on being so until it has had
+the time to be found again. Unlike all other alerts these depend on the run, not on the signal:
 no replay says them. Pure.
 """
 
@@ -15,6 +16,8 @@ import msgspec
 from models.messages import Alert, Severity, episode_id, rfc3339
 from models.signal import Clock
 from models.topics import GATEWAY_DEVICE
+
+SETTLE_S = 60.0  # after a start: a source that cannot be reached is one only when it has not been for a while
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class GatewayAlertsState(msgspec.Struct, kw_only=True):
 class _Open:
     alert: Alert
     since_s: float  # when n last grew
+    settles_s: float = 0.0  # it is not over before then
 
 
 class GatewayAlerts:
@@ -62,9 +66,12 @@ class GatewayAlerts:
         )
 
     def restore(self, state: GatewayAlertsState, monotonic_s: float) -> None:
-        """Goes on from ``state``: all counts have stood still since ``monotonic_s``."""
+        """Goes on from ``state``: all counts have stood still since ``monotonic_s``; SETTLE_S later what is not there is over."""
         self._seen = dict(state.seen)
-        self._open = {subject: _Open(alert, monotonic_s) for subject, alert in state.open.items()}
+        self._open = {
+            subject: _Open(alert, monotonic_s, monotonic_s + SETTLE_S)
+            for subject, alert in state.open.items()
+        }
 
     def step(self, troubles: Iterable[Trouble], now_ns: int, monotonic_s: float) -> list[Alert]:
         """What there is to say at ``now_ns`` (wall clock); ``monotonic_s`` measures how long a count stood still.
@@ -72,6 +79,7 @@ class GatewayAlerts:
         A trouble that is not listed any more is over.
         """
         said: list[Alert] = []
+        over: list[str] = []
         present = {trouble.subject: trouble for trouble in troubles}
         for subject, trouble in present.items():
             grew = trouble.n > self._seen.get(subject, 0)
@@ -84,13 +92,14 @@ class GatewayAlerts:
             elif grew and found is not None:
                 found.since_s = monotonic_s
             elif found is not None and (trouble.n == 0 or monotonic_s - found.since_s >= trouble.hold_s):
-                said.append(self._cleared(subject, now_ns))
-        said += [self._cleared(subject, now_ns) for subject in list(self._open) if subject not in present]
+                over.append(subject)
+        over += [subject for subject in self._open if subject not in present]
+        said += [self._cleared(s, now_ns) for s in over if monotonic_s >= self._open[s].settles_s]
         self._seen = {subject: n for subject, n in self._seen.items() if subject in present}
         return said
 
     def close(self, now_ns: int) -> list[Alert]:
-        """The end of everything that is open: the gateway stops."""
+        """The end of everything that is open: the gateway stops, and nothing goes on from here."""
         return [self._cleared(subject, now_ns) for subject in list(self._open)]
 
     def _cleared(self, subject: str, now_ns: int) -> Alert:

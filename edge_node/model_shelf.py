@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ import structlog
 from edge_node.model_record import Kept, Record
 from edge_node.model_store import MANIFEST_NAME, Bundle
 from models import manifest as manifests
+from models.files import sync_folder, write_whole
 
 RECORD_NAME = "record.json"
 MAX_DAMAGED = 3  # that are kept for somebody to look at
@@ -74,8 +74,10 @@ class Shelf:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if bundle is not None and record.current is not None:
             self._write_bundle(self._path / _name(record.current), bundle)
-        _write(self._path / RECORD_NAME, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-        _sync(self._path)
+        write_whole(
+            self._path / RECORD_NAME, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+        )
+        sync_folder(self._path)
         self._clear(record)
 
     def _write_bundle(self, place: Path, bundle: Bundle) -> None:
@@ -87,11 +89,11 @@ class Shelf:
         fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=self._path))
         try:
             for artifact in bundle.manifest.artifacts:
-                _write(fresh / artifact.file, bundle.artifacts[artifact.target])
-            _write(fresh / MANIFEST_NAME, manifests.encode(bundle.manifest))
-            _sync(fresh)
+                write_whole(fresh / artifact.file, bundle.artifacts[artifact.target])
+            write_whole(fresh / MANIFEST_NAME, manifests.encode(bundle.manifest))
+            sync_folder(fresh)
             fresh.rename(place)
-            _sync(self._path)
+            sync_folder(self._path)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
 
@@ -138,27 +140,6 @@ def _holds(place: Path, bundle: Bundle) -> bool:
         return all((place / name).read_bytes() == data for name, data in files.items())
     except OSError:
         return False
-
-
-def _write(file: Path, data: bytes) -> None:
-    """``file`` as ``data``, all at once."""
-    fresh = file.with_name(f".{file.name}.new")
-    try:
-        with fresh.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(file)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _delete(found: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from edge_node.retention import Piece
 from models.block_frames import SUFFIX, Contents, Head, Survey, end_frames, head_frames, survey
 from models.evidence import Mark
+from models.files import sync_folder
 from models.logs import LogError, LogItem, Warn, default_warn
 from models.signal import NS_PER_S
 from models.time_policy import RecordedDevice
@@ -115,7 +116,7 @@ class SegmentFile:
         try:
             self._write(beginning)
             os.fsync(self._file)
-            _sync_folder(folder)
+            sync_folder(folder)
         except OSError:
             os.close(self._file)
             self.path.unlink(missing_ok=True)
@@ -212,11 +213,3 @@ def _finish(path: Path, found: Survey) -> int:
 
 def _paths(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{'[0-9]' * _DIGITS}{SUFFIX}"))
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -71,7 +71,7 @@ def test_two_gateways_of_one_name_report_each_other(tmp_path: Path) -> None:
                 for daemon in (other, one):
                     daemon.send_signal(signal.SIGTERM)
                     assert daemon.wait(15) == 0
-        wait_for(lambda: len(system(seen, "SD card", "cleared")) == 2, "the end of both alerts")
+        assert not system(seen, "SD card", "cleared")  # nothing says that it is over
 
 
 def test_a_clone_that_is_gone_leaves_the_status_when_its_alert_is_over(tmp_path: Path) -> None:
@@ -89,7 +89,9 @@ def test_a_clone_that_is_gone_leaves_the_status_when_its_alert_is_over(tmp_path:
                 return [s for s in statuses(seen) if s["boot_id"] == ours and s["state"] == "online"]
 
             assert any(s["conflicts"] for s in of_ours())
-            wait_for(lambda: len(system(seen, "SD card", "cleared")) == 2, "the end of both alerts")
+            wait_for(
+                lambda: system(seen, "SD card", "cleared"), "the end of the alert of the one that is left"
+            )
             wait_for(lambda: not of_ours()[-1]["conflicts"], "a status without it")
             one.send_signal(signal.SIGTERM)
             assert one.wait(15) == 0
@@ -134,7 +136,7 @@ def test_a_fallback_and_lost_samples_are_alerts_until_they_are_over(tmp_path: Pa
             assert not system(seen, "samples are dropped", "cleared")
             daemon.send_signal(signal.SIGTERM)
             assert daemon.wait(15) == 0
-        wait_for(lambda: system(seen, "samples are dropped", "cleared"), "the end with the gateway")
+        assert not system(seen, "samples are dropped", "cleared")  # it was not mended
 
 
 FAILING = """

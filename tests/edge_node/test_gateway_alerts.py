@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 
-from edge_node.gateway_alerts import GatewayAlerts, Trouble
+from edge_node.gateway_alerts import SETTLE_S, GatewayAlerts, Trouble
 from models.messages import Alert, encode
 from models.topics import GATEWAY_DEVICE
 
@@ -64,3 +64,19 @@ def test_troubles_are_told_apart_and_all_end_with_the_gateway() -> None:
     assert said(ended) == [("cleared", 1), ("cleared", 1)]
     assert all(alert.end_ns == alert.start_ns for alert in ended)
     assert gateway.close(9) == []
+
+
+def test_over_a_restart_an_alert_goes_on_until_it_has_had_the_time_to_be_found_again() -> None:
+    before = GatewayAlerts("s1", "g1")
+    lasting = [trouble(1, subject, math.inf) for subject in ("source/a", "source/b")]
+    raised = before.step(lasting, 5, 5)
+    after = GatewayAlerts("s1", "g1")
+    after.restore(before.state(), 1000.0)
+    assert after.open == raised
+    assert after.step([trouble(0)], 6, 1000.2) == []
+    assert after.step([lasting[0]], 7, 1000.0 + SETTLE_S / 2) == []  # found again: not raised anew
+    (cleared,) = after.step([lasting[0]], 8, 1000.0 + SETTLE_S)
+    assert (cleared.alert_id, cleared.state) == (raised[1].alert_id, "cleared")
+    assert [alert.alert_id for alert in after.open] == [raised[0].alert_id]
+    (cleared,) = after.step([], 9, 1001.0 + SETTLE_S)
+    assert cleared.alert_id == raised[0].alert_id

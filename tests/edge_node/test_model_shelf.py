@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from edge_node import model_shelf
 from edge_node.model_record import Kept, Record
 from edge_node.model_shelf import MAX_DAMAGED, Shelf, folder_name
 from edge_node.model_store import Bundle, read_bundle
@@ -57,7 +56,7 @@ def test_a_crash_at_any_write_leaves_what_was_there(tmp_path: Path, monkeypatch:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
-    monkeypatch.setattr(model_shelf.os, "fsync", fsync)
+    monkeypatch.setattr("os.fsync", fsync)
     n_steps = 0
     while True:
         left = n_steps
