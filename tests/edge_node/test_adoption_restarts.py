@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -66,6 +67,30 @@ def test_what_is_damaged_on_disk_is_set_aside(tmp_path: Path, damage: Callable[[
         last = Gateway(site)
         assert last.version == 1  # what the configuration names
         await last.stop()
+
+    run(story)
+
+
+def test_where_nothing_can_be_tried_what_was_adopted_serves_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It passed when it was adopted, and it is what was signed."""
+    site = Site(tmp_path, good(1))
+
+    def no_process(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    async def story() -> None:
+        gateway = Gateway(site)
+        await gateway.adopt(signed(good(2)))
+        await gateway.stop()
+        with monkeypatch.context() as patched:
+            patched.setattr("edge_node.model_probe.subprocess.Popen", no_process)
+            again = Gateway(site)
+            assert again.version == 2
+            again.offer(signed(good(3)))
+            assert (await again.decided("refused", 3)).reason == "overloaded"
+        await again.stop()
 
     run(story)
 
