@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import msgspec
 import structlog
 
-from edge_node.assembly import Core
-from edge_node.block_queue import BlockQueue
 from edge_node.checkpoints import UPLINK, Checkpoints, Urgency
 from edge_node.config import Config
 from edge_node.config_schema import ReplaySource
 from edge_node.config_schema import Uplink as UplinkConfig
 from edge_node.departures import Departures, UplinkCounters
 from edge_node.egress import outgoing
-from edge_node.gateway_alerts import GatewayAlerts
 from edge_node.gateway_state import Downtime, GatewayState, UplinkCounts, packed, source_counts, unpacked
-from edge_node.latencies import Latencies
 from edge_node.outbox import Outbox
-from edge_node.requests import Requests
-from edge_node.running_sources import RunningSources
+from edge_node.parts import Parts
 from edge_node.state_dir import StateDir
-from models.messages import Alert, DeviceStateMessage, Event, ModelState, Response, Summary
+from models.messages import Alert, Event, ModelState, Response, Summary
 from models.signal import NS_PER_S
 from models.topics import GatewayTopics
 
@@ -41,26 +35,11 @@ _NO_UPLINK = UplinkConfig(host="none")
 log = structlog.get_logger("linewatch.outbox")
 
 
-@dataclass(slots=True)
-class Parts:
-    """What of a running gateway is remembered. The daemon's own; its core changes with its configuration."""
-
-    core: Core
-    queue: BlockQueue
-    sources: RunningSources
-    alerts: GatewayAlerts
-    latencies: Latencies
-    requests: Requests
-    states: dict[str, DeviceStateMessage] = field(default_factory=dict)  # the last of each device
-
-
 class Continuity:
     """``released``: called on the loop when messages may leave."""
 
-    def __init__(
-        self, config: Config, state_dir: StateDir, parts: Parts, *, released: Callable[[], None]
-    ) -> None:
-        self._config = config
+    def __init__(self, parts: Parts, state_dir: StateDir, *, released: Callable[[], None]) -> None:
+        self._config = config = parts.config
         self._parts = parts
         uplink = config.uplink or _NO_UPLINK
         self.departures = Departures(uplink.queue_messages, uplink.queue_bytes)
@@ -128,7 +107,7 @@ class Continuity:
         parts.latencies.restore(state.latencies)
         parts.alerts.restore(state.alerts, time.monotonic())
         if REQUESTS in kept:
-            parts.requests.restore(kept[REQUESTS])
+            parts.desk.requests.restore(kept[REQUESTS])
         parts.states.update(state.device_states)
         self._lossy = set(state.lossy)
         down_s = max((now_ns - state.written_ns) / NS_PER_S, 0.0)
@@ -144,10 +123,9 @@ class Continuity:
             n_devices=len(devices.keys() & watched),
         )
 
-    def take_up(self, config: Config, core: Core, alerts: GatewayAlerts) -> None:
-        """A new configuration, and the core that it has made."""
+    def take_up(self, config: Config) -> None:
+        """A new configuration; the core that it has made is there."""
         self._config = config
-        self._parts.core, self._parts.alerts = core, alerts
         uplink = config.uplink or _NO_UPLINK
         self.departures.bound(uplink.queue_messages, uplink.queue_bytes)
         self.checkpoints.every_s = config.gateway.checkpoint_s
@@ -189,8 +167,8 @@ class Continuity:
         ticket = parts.queue.n_taken
         state = {f"{DEVICE}{device_id}": part for device_id, part in devices.items()}
         state[PIPELINE] = rest
-        if parts.requests.take_changed() or self.checkpoints.wants_all:
-            state[REQUESTS] = parts.requests.state()
+        if parts.desk.requests.take_changed() or self.checkpoints.wants_all:
+            state[REQUESTS] = parts.desk.requests.state()
         state[GATEWAY] = packed(self._state(now_ns, ticket, ended=ended))
         self.checkpoints.commit(state, ticket, now_s)
 

@@ -7,32 +7,22 @@ from collections.abc import Iterable, Mapping
 
 from edge_node.assembly import Core
 from edge_node.black_box import BlackBox
-from edge_node.block_queue import BlockQueue
-from edge_node.continuity import Continuity
 from edge_node.counters import Counters
 from edge_node.metrics import Family
+from edge_node.parts import Parts
 from edge_node.recording import Recording
 from edge_node.requests import RequestCounters
-from edge_node.sources import Reach, SourceCounters
-from edge_node.uplink import Uplink
+from edge_node.sources import Reach
 from models.messages import ConnectionStatus
 from models.signal import DropReason
 
 
-def families(
-    core: Core,
-    sources: Mapping[str, SourceCounters],
-    reach: Mapping[str, Reach],
-    uplink: Uplink | None,
-    queue: BlockQueue,
-    latency_s: Mapping[str, tuple[int, float]],
-    continuity: Continuity,
-    recording: Recording | None = None,
-    requests: RequestCounters | None = None,
-    black_box: BlackBox | None = None,
-) -> list[Family]:
-    """Every metric of the gateway but the process's own; between two turns, so that what was taken from ``queue`` is in the
-    pipeline, and whatever is lost between the two shows. ``latency_s``: kind of alert -> (count, sum)."""
+def families(parts: Parts) -> list[Family]:
+    """Every metric of the gateway's own parts but for those of models and of its supervision; between two turns, so that what
+    was taken from the queue is in the pipeline, and whatever is lost between the two shows."""
+    core, continuity, uplink = parts.core, parts.continuity, parts.uplink
+    sources, reach = parts.sources.counters(), parts.sources.reach()
+    latency_s = parts.latencies.totals()
     counters, by_device = core.pipeline.counters(), core.pipeline.counters_by_device()
     up, n_queued, n_queued_bytes = continuity.departures.figures()
     down = continuity.downtime
@@ -44,7 +34,7 @@ def families(
     if uplink is not None:
         connected[("uplink",)] = float(uplink.connected)
     refused = _sum(s.sample_drops for s in sources.values()) + Counter({DropReason.DOWN: down.n_samples})
-    n_accepted, n_queued_samples = queue.figures()
+    n_accepted, n_queued_samples = parts.queue.figures()
     samples_in = continuity.n_samples_before + n_accepted + sum(refused.values())
     return [
         _counter("samples_in", "Values (one channel at one time) that sources delivered.", samples_in),
@@ -53,9 +43,9 @@ def families(
         _by_reason(
             "samples_dropped", "Values that went no further.", refused + Counter(counters.sample_drops)
         ),
-        *_recorded(recording),
-        *([] if requests is None else _asked(requests)),
-        *_kept(black_box),
+        *_recorded(parts.recording),
+        *_asked(parts.desk.counters()),
+        *_kept(parts.black_box),
         *windows(counters),
         *_inference(core),
         Family(

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from edge_node.assembly import Core
-from edge_node.black_box import BlackBox
 from edge_node.gateway_alerts import Trouble
-from edge_node.requests import RequestCounters
-from edge_node.sources import SourceCounters
-from edge_node.uplink import Uplink
+from edge_node.parts import Parts
 from edge_node.workers import CPU
 from models.requests import Refusal
 from models.signal import DropReason
@@ -19,52 +16,46 @@ HOLD_S = 60.0
 UNHEARD = 3  # a clone publishes its status, or connects, as often as we do: after so many that did not come it is gone
 
 
-def troubles(
-    core: Core,
-    sources: Iterable[SourceCounters],
-    outages: Mapping[str, str],
-    blind: Mapping[str, str],
-    uplink: Uplink | None,
-    status_s: float,
-    recording_error: str | None = None,
-    forgets: str | None = None,
-    requests: RequestCounters | None = None,
-    black_box: BlackBox | None = None,
-) -> list[Trouble]:
-    """Every trouble that there is or could be; ``outages``: sources that are in trouble, and what to say of it; ``blind``:
-    devices of which nothing is seen, and why; ``status_s``: how often the gateway publishes its status;
-    ``recording_error``: why the recording has ended; ``forgets``: why a restart would forget something, or has;
-    ``requests``: what came of them. A ``black_box`` that cannot be written to fails again with every attempt."""
-    found = _of_scoring(core)
-    n_full = sum(counters.sample_drops[DropReason.QUEUE_FULL] for counters in sources)
+def troubles(parts: Parts, outages: Mapping[str, str], blind: Mapping[str, str]) -> list[Trouble]:
+    """Every trouble that there is or could be, but for those of models; ``outages``: sources that are in trouble, and what to
+    say of it; ``blind``: devices of which nothing is seen, and why. A black box that cannot be written to fails again with
+    every attempt."""
+    found = _of_scoring(parts.core)
+    n_full = sum(
+        counters.sample_drops[DropReason.QUEUE_FULL] for counters in parts.sources.counters().values()
+    )
     full = "samples are dropped, the gateway cannot keep up with its sources"
     found.append(Trouble("queue_full", full, n_full, HOLD_S, "critical"))
     found += [Trouble(f"source/{name}", text, 1, math.inf) for name, text in outages.items()]
     found += [Trouble(f"blind/{device_id}", text, 1, math.inf) for device_id, text in blind.items()]
-    if recording_error is not None:
-        found.append(Trouble("recording", f"the recording has ended: {recording_error}", 1, math.inf))
-    if forgets is not None:
+    if (error := parts.recording_error) is not None:
+        found.append(Trouble("recording", f"the recording has ended: {error}", 1, math.inf))
+    if (forgets := parts.continuity.problem) is not None:
         found.append(Trouble("outbox", forgets, 1, math.inf, "critical"))
-    if requests is not None:
-        n_many = requests.refused[Refusal.RATE_LIMITED] + requests.refused[Refusal.QUEUE_FULL]
-        many = "requests are refused, more come than [gateway] max_requests_per_minute lets in"
-        found.append(Trouble("requests", many, n_many, HOLD_S))
+    requests = parts.desk.counters()
+    n_many = requests.refused[Refusal.RATE_LIMITED] + requests.refused[Refusal.QUEUE_FULL]
+    many = "requests are refused, more come than [gateway] max_requests_per_minute lets in"
+    found.append(Trouble("requests", many, n_many, HOLD_S))
+    black_box = parts.black_box
     if black_box is not None and (done := black_box.done) is not None:
         failure = f"raw signal is not kept, the black box cannot be written: {black_box.error}"
         found.append(Trouble("black_box", failure, done.n_failures, HOLD_S))
         slow = "raw signal is not kept, the disk is too slow for the black box"
         found.append(Trouble("black_box_slow", slow, black_box.n_pauses, HOLD_S))
-    if uplink is not None:
-        who = (
-            f"publishes under this name (boot id {', '.join(uplink.conflicts)})"
-            if uplink.conflicts
-            else "connects with this gateway's client_id"
-        )
-        hold_s = UNHEARD * max(status_s, uplink.reconnect_max_s)
-        found.append(
-            Trouble("clone", f"another computer {who}: was an SD card cloned?", uplink.n_foreign, hold_s)
-        )
-    return found
+    return found + _of_clones(parts)
+
+
+def _of_clones(parts: Parts) -> list[Trouble]:
+    uplink = parts.uplink
+    if uplink is None:
+        return []
+    who = (
+        f"publishes under this name (boot id {', '.join(uplink.conflicts)})"
+        if uplink.conflicts
+        else "connects with this gateway's client_id"
+    )
+    hold_s = UNHEARD * max(parts.config.gateway.status_s, uplink.reconnect_max_s)
+    return [Trouble("clone", f"another computer {who}: was an SD card cloned?", uplink.n_foreign, hold_s)]
 
 
 def _of_scoring(core: Core) -> list[Trouble]:

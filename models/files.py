@@ -1,0 +1,29 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """``file`` as ``data``, all at once: before, or where this fails (OSError), it is what it was. Its name is on the disk once
+    :func:`sync_folder` has returned."""
+    fresh = file.with_name(f".{file.name}.new")
+    try:
+        with fresh.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(file)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """What was created, renamed and removed in ``folder`` is on the disk. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
