@@ -121,7 +121,9 @@ class Daemon:
         )
         self._reporting = Reporting(self._parts, now_ns)
         self._upstream = Upstream(self._parts, self._reporting, self._build_uplink)
-        self._front = Front(self._reporting.families, self._reporting.sight, self._parts.desk.ask, now_ns)
+        self._parts.front = Front(
+            self._reporting.families, self._reporting.sight, self._parts.desk.ask, now_ns
+        )
 
     @property
     def config(self) -> Config:
@@ -181,8 +183,10 @@ class Daemon:
 
     def _start(self, to_close: contextlib.ExitStack) -> None:
         parts, config = self._parts, self._parts.config
-        serves = config.gateway.metrics_port and not self._dry_run  # the port may be the running gateway's
-        address = self._open_front(to_close) if serves else None
+        address = None
+        if config.gateway.metrics_port and not self._dry_run:  # the port may be the running gateway's
+            address = parts.front.open(config.gateway, self._loop)
+            to_close.callback(parts.front.close)
         self._upstream.start()
         parts.black_box = BlackBox(self._state_path, config, parts.core)
         to_close.callback(parts.black_box.close)
@@ -197,18 +201,6 @@ class Daemon:
         for plan in parts.core.plans:
             for target, level in plan.levels.items():
                 log.debug("level", device=plan.device.device_id, target=target, level=level.text())
-
-    def _open_front(self, to_close: contextlib.ExitStack) -> str:
-        gateway = self._parts.config.gateway
-        try:
-            address = self._front.open(gateway, self._loop)
-        except OSError as error:
-            raise StartError(
-                f"the page and the metrics cannot be served on {gateway.metrics_host}:{gateway.metrics_port}: "
-                f"{error.strerror}. Set [gateway] metrics_port to a free port, or to 0 for none"
-            ) from error
-        to_close.callback(self._front.close)
-        return address
 
     def _build_uplink(self, topics: GatewayTopics, offline: Status) -> Uplink:
         parts, config = self._parts, self._parts.config.uplink
@@ -258,7 +250,7 @@ class Daemon:
             parts.core.pipeline.advance(now_ns)
             parts.core.score()
             parts.models.advance(now_ns)
-            self._front.page.step(parts.core)
+            parts.front.page.step(parts.core)
             self._watch_ourselves(now_ns)
         self._deliver_all()
         if parts.black_box is not None:
@@ -267,6 +259,7 @@ class Daemon:
     def _watch_ourselves(self, now_ns: int) -> None:
         self._workers.step()
         parts, now_s = self._parts, time.monotonic()
+        parts.front.step()
         outages = self._outages.step(parts.sources.reach(), now_s)
         if self._blindness.due(now_s):
             self._blindness.step(parts.core.pipeline.counters_by_device(), now_ns, now_s)
@@ -289,7 +282,7 @@ class Daemon:
     def _deliver(self, event: PipelineEvent) -> None:
         parts = self._parts
         message = parts.desk.noted(event.event)
-        self._front.page.noted(message)
+        parts.front.page.noted(message)
         if isinstance(message, Alert):
             message = parts.latencies.stamped(message, event, self._now_ns())
             if parts.black_box is not None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edge_node.running_sources import RunningSources
     from edge_node.supervision import Supervision
     from edge_node.uplink import Uplink
+    from edge_node.web.front import Front
 
 
 @dataclass(slots=True)
@@ -37,6 +38,7 @@ class Parts:
     desk: RequestDesk
     supervision: Supervision
     recording: Recording | None
+    front: Front = field(init=False)
     queue: BlockQueue = field(init=False)  # from here on: there is one once the gateway runs
     sources: RunningSources = field(init=False)
     continuity: Continuity = field(init=False)

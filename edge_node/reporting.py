@@ -60,7 +60,12 @@ class Reporting:
     def families(self) -> list[Family]:
         """Every metric of the gateway but the process's own."""
         parts = self._parts
-        return figures.families(parts) + parts.supervision.families() + parts.models.families()
+        return [
+            *figures.families(parts),
+            *parts.supervision.families(),
+            *parts.models.families(),
+            *parts.front.families(),
+        ]
 
     def sight(self) -> Sight:
         parts = self._parts

@@ -30,6 +30,8 @@ def troubles(parts: Parts, outages: Mapping[str, str], blind: Mapping[str, str])
     found += [Trouble(f"blind/{device_id}", text, 1, math.inf) for device_id, text in blind.items()]
     if (error := parts.recording_error) is not None:
         found.append(Trouble("recording", f"the recording has ended: {error}", 1, math.inf))
+    if (error := parts.front.error) is not None:
+        found.append(Trouble("http", error, 1, math.inf))
     if (forgets := parts.continuity.problem) is not None:
         found.append(Trouble("outbox", forgets, 1, math.inf, "critical"))
     requests = parts.desk.counters()

@@ -177,30 +177,27 @@ def test_what_cannot_start_says_why_in_a_line(tmp_path: Path, change: tuple[str,
     assert "Traceback" not in done.stderr
 
 
-def test_a_metrics_port_that_is_taken_and_a_log_that_cannot_be_written(tmp_path: Path) -> None:
-    with broker(tmp_path) as mosquitto:
-        path = config(tmp_path, mosquitto.port, mosquitto.port)
-        for arguments, expected in (
-            ((), "metrics_port"),
-            (("--record", "/proc/nowhere/log.jsonl"), "/proc/nowhere"),
-        ):
-            command = edge_node("run", "-c", path, *arguments)
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=os.environ.copy())
-            assert done.returncode == 1, done.stderr
-            assert expected in done.stderr
-            assert "Traceback" not in done.stderr
+def test_a_log_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
+    command = edge_node("run", "-c", config(tmp_path, free_port()), "--record", "/proc/nowhere/log.jsonl")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=os.environ.copy())
+    assert done.returncode == 1, done.stderr
+    assert "/proc/nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
 def test_a_start_that_fails_leaves_no_recording(tmp_path: Path, suffix: str) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
-    with broker(tmp_path) as mosquitto:
-        path = config(tmp_path, mosquitto.port, mosquitto.port)
+    path = config(tmp_path, free_port())
+    with running(path) as daemon:
+        wait_for(lambda: (tmp_path / "gateway-state" / "lock").exists(), "its state")
         command = edge_node("run", "-c", path, "--record", logs / f"run.{suffix}")
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(15) == 0
     assert done.returncode == 1
-    assert "metrics_port" in done.stderr.splitlines()[-1]
+    assert "in use by another gateway process" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert list(logs.iterdir()) == []
 

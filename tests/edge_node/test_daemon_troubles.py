@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -137,6 +138,27 @@ def test_a_fallback_and_lost_samples_are_alerts_until_they_are_over(tmp_path: Pa
             daemon.send_signal(signal.SIGTERM)
             assert daemon.wait(15) == 0
         assert not system(seen, "samples are dropped", "cleared")  # it was not mended
+
+
+def test_a_port_that_another_program_has_keeps_nothing_from_being_watched(tmp_path: Path) -> None:
+    with (
+        broker(tmp_path) as mosquitto,
+        Subscriber(mosquitto.port, "linewatch/#") as seen,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        port = other.getsockname()[1]
+        path = config(tmp_path, mosquitto.port, port)
+        with running(path) as daemon:
+            raised = wait_for(lambda: system(seen, "cannot be served", "raised"), "an alert of the port")[0]
+            assert f"127.0.0.1:{port}" in raised["message"]
+            assert statuses(seen)[-1]["counters"]["http_failed"] == 1
+            feed(seen, rows())
+            wait_for(lambda: [a for a in alerts(seen) if a["kind"] == "machine"], "an alert of the machine")
+            other.close()
+            wait_for(lambda: connected(port), "the page")  # within RETRY_S
+            wait_for(lambda: system(seen, "cannot be served", "cleared"), "its end")
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(15) == 0
 
 
 FAILING = """
