@@ -22,8 +22,10 @@ help:
 demo: $(VENV)/.installed
 	@$(PY) -m examples.demo
 
+# Most tests wait for brokers, processes and clocks, so that one more at a time than there are cores is the quickest.
+TEST_JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 7 ] && n=7; echo $$((n + 1)))
 test: $(VENV)/.installed
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n $(TEST_JOBS) --dist worksteal
 
 check: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .

@@ -59,7 +59,7 @@ class BlackBox:
         self._n_dropped: Counter[DropReason] = Counter()
         self.n_pauses = 0  # because the disk was too slow
         if self._folder is None and config.black_box.enabled:
-            log.warning("there is no black box: it needs the gateway's state_dir")
+            log.info("no raw signal is kept: there is no state directory for a black box")
         self._take_up(config, core)
 
     # What the daemon calls in its turn.

@@ -109,6 +109,7 @@ def _checks(path: Path, host: Host, case: _Case) -> Iterator[tuple[str, float, C
     yield "user", QUICK_S, lambda: files.user(host, path)
     if config is not None:
         yield "state", QUICK_S, lambda: files.state(host, config)
+        yield "set aside", QUICK_S, lambda: files.set_aside(host, config)
         yield "keys", QUICK_S, lambda: files.secrets(host, config)
         yield "certificates", QUICK_S, lambda: files.certificates(host, config)
     yield "serial", QUICK_S, lambda: ports.serial(host, config)

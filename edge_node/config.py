@@ -162,7 +162,9 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
 
     if gateway is not None:
         problems += as_far_as_known(
-            *(_check_level(gateway, key) for key in ("name", "site")), check_http(gateway)
+            *(_check_level(gateway, key) for key in ("name", "site")),
+            check_http(gateway),
+            _check_state_dir(gateway, base),
         )
     if uplink is not None:
         problems += check_uplink(uplink)
@@ -256,6 +258,12 @@ def _check_level(gateway: Gateway, key: str) -> Iterator[Problem]:
         yield Problem(
             ("gateway", key), "models are published there, beside the sites: choose another name", value, True
         )
+
+
+def _check_state_dir(gateway: Gateway, base: Path) -> Iterator[Problem]:
+    given = sure(gateway.state_dir)
+    if given is not None and (base / given).exists() and not (base / given).is_dir():
+        yield Problem(("gateway", "state_dir"), "that is a file: name a directory", str(given), True)
 
 
 def _check_duplicates(raw: Mapping[str, Any], lines: Positions) -> Iterator[Problem]:

@@ -12,6 +12,12 @@ from typing import Any
 from edge_node.config_validation import Problem, show
 from edge_node.toml_positions import KeyPath, Positions
 
+_HINTS = {
+    "Cannot overwrite a value": "this key or table stands in the file before",
+    "Invalid value": 'text needs quotes, as in name = "pump"; true and false have no capitals',
+    "Expected newline or end of document after a statement": "one key = value a line; text needs quotes",
+    "Illegal character": "a text that begins in this line does not end in it: where is its second quote?",
+}
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -43,6 +49,7 @@ def parse(path: Path) -> tuple[dict[str, Any], Positions]:
     except tomllib.TOMLDecodeError as error:
         found = _AT.search(str(error))
         what = str(error)[: found.start()] if found else str(error)
+        what += next((f": {hint}" for sign, hint in _HINTS.items() if what.startswith(sign)), "")
         if found and found[1]:
             raise ConfigError(
                 f"{path}:{found[1]}: not valid TOML: {what} (column {found[2]})", partial=True

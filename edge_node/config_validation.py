@@ -94,6 +94,9 @@ def misspelt(table: Iterable[str], names: Collection[str]) -> set[str]:
     return near.difference(table)
 
 
+MAX_SHOWN = 160  # a path fits
+
+
 def show(value: object) -> str:
     """``value`` as TOML would write it, cut short."""
     if isinstance(value, Fraction):
@@ -106,7 +109,7 @@ def show(value: object) -> str:
         text = json.dumps(value, ensure_ascii=False, default=str)
     else:
         text = str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 def describe(kind: inspect.Type) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from edge_node.config_schema import MqttSource, Tls, Uplink
 from edge_node.secret_values import read_secret
@@ -70,6 +71,17 @@ def _load_own(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
         if _certificate(cert) is None:
             raise OSError(f"tls.cert_file {cert} is not a certificate as PEM: {_what(error)}") from None
         raise OSError(f"{own} holds no private key as PEM: {_what(error)}") from None
+
+
+def another_s_certificate(tls: Tls | None, site: str, gateway: str) -> str | None:
+    """What there is to say where the certificate in ``tls`` names somebody else than ``gateway`` of ``site``: a broker with the
+    rules that we give (examples/mosquitto/acl) then takes nothing of what it publishes. None where it does not."""
+    if tls is None or tls.cert_file is None or (found := _certificate(tls.cert_file)) is None:
+        return None
+    names = [str(a.value) for a in found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if not names or f"{site}/{gateway}" in names:
+        return None
+    return f"tls.cert_file {tls.cert_file} is the certificate of {names[0]!r}, and this gateway is {site}/{gateway}"
 
 
 def read_password(broker: MqttSource | Uplink) -> str | None:

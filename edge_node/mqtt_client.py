@@ -38,7 +38,7 @@ from edge_node.mqtt_access import TlsSocket, explain, explain_close, read_passwo
 
 CONNECT_TIMEOUT_S = 10.0
 STABLE_S = 5.0  # a connection that lived this long was a good one: the next attempt follows soon
-SAME_ERROR_LOG_S = 300.0
+SAME_ERROR_LOG_S = 30.0
 MAX_PACKET_BYTES = 268_435_460  # MQTT section 2.1.4: no packet is larger
 SESSION_TAKEN_OVER = 0x8E  # MQTT 5 section 3.14.2.1
 
@@ -251,6 +251,7 @@ class Connection:
 
     def _run(self) -> None:
         n_retries = 0
+        down_s: float | None = None  # since when
         while not self._stopping.is_set():
             accepted_at = self._attempt()
             if self._stopping.is_set():
@@ -260,10 +261,13 @@ class Connection:
             self.n_failures += 1
             delay = self._delay_s(n_retries)
             n_retries += 1
-            n_held = self._log_limit.due(self.last_error, time.monotonic())
+            now_s = time.monotonic()
+            if accepted_at is not None or down_s is None:
+                down_s = now_s
+            n_held = self._log_limit.due(self.last_error, now_s)
             if n_held is not None:
-                more = f" ({n_held} more times since it was last logged)" if n_held else ""
-                self._log.warning(f"{self.where}: {self.last_error}{more}; trying again in {delay:.1f} s")
+                since = f" (for {now_s - down_s:.0f} s now, {n_held + 1} attempts)" if n_held else ""
+                self._log.warning(f"{self.where}: {self.last_error}{since}; trying again in {delay:.1f} s")
             self._stopping.wait(delay)
 
     def _delay_s(self, n_retries: int) -> float:

@@ -290,7 +290,9 @@ class Outbox:
             why = f"{why}; {error.strerror}"
         self.problem = (
             f"{self._path} cannot be gone on from ({why}): it was set aside as {aside.name} at "
-            f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}, and what it held is not sent"
+            f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}. What it held is gone: messages that the broker had not "
+            "taken, open alerts (they stay open upstream, where nobody clears them), what operators had accepted as normal, "
+            "windows in progress"
         )
         log.error(self.problem)
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from edge_node.config import Config
 from edge_node.config_schema import ModbusSource, MqttSource, SerialSource, Uplink
+from edge_node.mqtt_access import another_s_certificate
 from edge_node.mqtt_client import AT_MOST_ONCE, Connection, Link, Persistence, Receipt
 from edge_node.sources import SOURCES
 from edge_node.sources.mqtt import filters_of
@@ -154,9 +155,22 @@ class _Ahead:
 
 
 class _Broker:
-    """A connection that subscribes, and leaves what comes."""
+    """A connection that subscribes, and leaves what comes. ``publish_to``: a topic of ours on which nobody waits for anything:
+    a broker that speaks MQTT 5 says whether we may publish; ``hint``: what to say beside where we may not."""
 
-    def __init__(self, label: str, broker: MqttSource | Uplink, filters: list[tuple[str, int]]) -> None:
+    def __init__(
+        self,
+        label: str,
+        broker: MqttSource | Uplink,
+        filters: list[tuple[str, int]],
+        publish_to: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self._publish_to = publish_to if broker.version == "5" else None
+        self._hint = hint
+        self._published: int | None = None
+        self._acked = self._publish_to is None
+        self._refusal: str | None = None
         self._ahead: _Ahead | None = None
         if isinstance(broker, MqttSource) and any(qos for _, qos in filters):
             self._ahead = _Ahead(broker.max_inflight)
@@ -187,17 +201,24 @@ class _Broker:
         """The broker has answered all that was asked, or there is an error."""
         if self._connection.last_error is not None:
             return True
-        asked = self._link is not None and self._link.answered
+        asked = self._link is not None and self._link.answered and self._acked
         return asked and (self._ahead is None or self._ahead.known)
 
     @property
     def error(self) -> str | None:
-        if self._connection.last_error is not None or self._ahead is None:
+        if self._connection.last_error is not None:
             return self._connection.last_error
-        return self._ahead.error
+        if self._refusal is not None:
+            text = f"it may not publish on {self._publish_to} ({self._refusal})"
+            return f"{text}: {self._hint or 'let this user, by the access rules of the broker'}"
+        return None if self._ahead is None else self._ahead.error
 
     def line(self) -> str:
         went = f"connected with MQTT {self._broker.version}, and may subscribe"
+        if self._publish_to is not None:
+            went += " and publish"
+        elif self._hint is not None:
+            went += f"; MQTT {self._broker.version} does not tell whether to publish, and {self._hint}"
         if self._ahead is not None:
             went += f"; {self._ahead.told}"
         if not self.answered:
@@ -216,14 +237,20 @@ class _Broker:
             self._link.acknowledge(receipt.mid)  # a sample, which the running gateway gets as well
 
     def on_acked(self, mid: int, refusal: str | None) -> None:
-        if refusal is not None and self._ahead is not None:
+        if mid == self._published:
+            self._refusal, self._acked = refusal, True
+        elif refusal is not None and self._ahead is not None:
             self._ahead.refused = refusal
 
     def on_lost(self, blameless: bool) -> None: ...
 
     def on_turn(self, link: Link) -> None:
-        if self._ahead is not None and link.answered:
+        if not link.answered:
+            return
+        if self._ahead is not None:
             self._ahead.ask(link)
+        if self._publish_to is not None and self._published is None:
+            self._published = link.publish(self._publish_to, b"{}", retain=False)
 
 
 def report(config: Config) -> tuple[int, int]:
@@ -237,7 +264,8 @@ def report(config: Config) -> tuple[int, int]:
             probes.append(_Line(source, devices))
     if config.uplink is not None:
         topics = GatewayTopics(config.uplink.prefix, config.gateway.site, config.gateway.name)
-        probes.append(_Broker("uplink", config.uplink, [(topics.status, 1)]))
+        hint = another_s_certificate(config.uplink.tls, topics.site, topics.gateway)
+        probes.append(_Broker("uplink", config.uplink, [(topics.status, 1)], topics.response("check"), hint))
     for probe in probes:
         probe.start()
     deadline = time.monotonic() + PATIENCE_S

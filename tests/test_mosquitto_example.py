@@ -20,7 +20,7 @@ from tests.authority import Own
 from tests.brokers import HOST, Broker, Subscriber, wait_for
 from tests.brokers import broker as sensors_broker
 from tests.edge_node.daemons import config as gateway_toml
-from tests.edge_node.daemons import feed, rows, running
+from tests.edge_node.daemons import edge_node, feed, rows, running
 from tests.edge_node.test_mqtt_client import connection, failure
 from tests.shipped_broker import SHIPPED, Account, Keys, shipped_broker
 
@@ -221,6 +221,28 @@ def test_the_gateway_itself_keeps_to_these_rules(tmp_path: Path, broker: Broker,
         wait_for(lambda: told("device/pump-1/state")[-1]["acked"] == [alert_id], "the state")
         daemon.kill()
         wait_for(lambda: told("status")[-1]["state"] == "offline", "its last will")
+
+
+@pytest.mark.parametrize("whose", ["s1/g1", "s1/g2"])
+def test_check_and_doctor_tell_whose_certificate_it_is(
+    tmp_path: Path, broker: Broker, keys: Keys, whose: str
+) -> None:
+    with sensors_broker(tmp_path) as sensors:
+        path = gateway_toml(tmp_path, sensors.port, uplink=keys.toml(whose))
+        head, mark, rest = path.read_text().partition("[uplink]\n")
+        path.write_text(head + mark + rest.replace(f"port = {sensors.port}", f"port = {broker.port}", 1))
+        done = subprocess.run(
+            edge_node("check", "-c", path, "--test"), capture_output=True, text=True, timeout=60
+        )
+        passed, said = done.returncode == 0, done.stdout
+        doctor = subprocess.run(
+            edge_node("doctor", "-c", path), capture_output=True, text=True, timeout=60
+        ).stdout
+    assert passed == (whose == "s1/g1")
+    if passed:
+        assert "and may subscribe and publish" in said
+    told = "is the certificate of 's1/g2', and this gateway is s1/g1"
+    assert (told in said) == (told in " ".join(doctor.split())) == (not passed)
 
 
 def test_the_page_names_every_request_and_every_refusal() -> None:

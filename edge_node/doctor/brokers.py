@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from edge_node.config import Config
 from edge_node.config_schema import MqttSource, Uplink
 from edge_node.doctor.findings import Finding, fail, ok, warn
+from edge_node.mqtt_access import another_s_certificate
 from edge_node.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt
 from edge_node.sources.mqtt import filters_of
 from edge_node.uplink import PACKET_OVERHEAD, WINDOW
@@ -140,6 +141,8 @@ def uplink(config: Config, largest_bytes: int) -> Iterator[Finding]:
         yield fail("access", "the broker took the connection and then did not answer", "see the broker's log")
         return
     grant = f"let it write below {topics.root} and read {topics.status} and {topics.requests}: examples/mosquitto/acl"
+    if (another := another_s_certificate(config.uplink.tls, topics.site, topics.gateway)) is not None:
+        grant = f"{another}: use its own, or correct [gateway] site and name; or {grant}"
     denied = [f for f in hears if f in visit.link.refused]
     for wanted in denied:
         yield warn("access", f"may not subscribe to {wanted}: {hears[wanted]}", grant)

@@ -53,16 +53,30 @@ def state(host: Host, config: Config) -> Iterator[Finding]:
     elif not stat.S_ISDIR(found.st_mode):
         yield fail("state", f"{place} is not a directory", "name another as [gateway] state_dir")
     elif not host.may(place, os.R_OK | os.W_OK | os.X_OK):
-        yield fail(
-            "state",
-            f"{place} may not be written to by this user",
-            f"sudo chown -R {_name(host.uid)} {place}",
-        )
+        yield fail("state", f"{place} may not be written to by this user", _opened(host, place, found))
     elif found.st_mode & 0o077:
         yield warn("state", f"{place} can be looked into by other users", f"chmod 700 {place}")
     else:
         running = "; a gateway runs with it" if gateway_runs(host, config) else ""
         yield ok("state", f"{place}: this user's alone{running}")
+
+
+def set_aside(host: Host, config: Config) -> Iterator[Finding]:
+    """What a gateway could not go on from, and has left for somebody to look at."""
+    for file in host.glob(f"{state_dir_of(config).absolute()}/*.set-aside"):
+        if (found := host.stat(file)) is not None:
+            yield warn(
+                "state",
+                f"{file} ({found.st_size / 1e6:.1f} MB) could not be read by an earlier run, which began without it",
+                "look at the disk (dmesg, smartctl); then delete it, or keep it for who can mend it",
+            )
+
+
+def _opened(host: Host, place: Path, found: os.stat_result) -> str:
+    """The command by which this user may write to ``place``."""
+    if found.st_uid == host.uid:
+        return f"chmod u+rwx {place}"
+    return f"sudo chown -R {_name(host.uid)} {place}"
 
 
 def gateway_runs(host: Host, config: Config) -> bool:

@@ -67,8 +67,14 @@ def test_not_utf8(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('[gateway]\nname = "a"\nname = "b"\n', "gateway.toml:3: not valid TOML: Cannot overwrite a value"),
-        ('[gateway]\nname = "a"\n\nsite =\n', "gateway.toml:4: not valid TOML: Invalid value"),
+        (
+            '[gateway]\nname = "a"\nname = "b"\n',
+            "gateway.toml:3: not valid TOML: Cannot overwrite a value: this key",
+        ),
+        (
+            '[gateway]\nname = "a"\n\nsite =\n',
+            "gateway.toml:4: not valid TOML: Invalid value: text needs quotes",
+        ),
         ("[gateway]\n[[gateway", "gateway.toml:2: not valid TOML: "),
     ],
 )
@@ -353,3 +359,10 @@ def without_lines(found: list[str]) -> list[str]:
 
 def test_the_sound_configuration_is_one(tmp_path: Path) -> None:
     assert len(load_config(write(tmp_path, SOUND)).devices) == 2
+
+
+def test_a_state_directory_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("")
+    (line,) = errors(tmp_path, '[gateway]\nname = "g1"\nstate_dir = "state"\n' + PRESS)
+    place = 'gateway.toml:3: [gateway]: state_dir = "state"'
+    assert line == f"{place}: that is a file: name a directory"

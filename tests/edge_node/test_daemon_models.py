@@ -111,7 +111,8 @@ def test_a_better_model_serves_a_bad_one_is_refused_and_one_that_misbehaves_is_r
             assert said(seen, "refused", 3)[0]["reason"] == "bad_graph"
             publish(seen, signed(narrow(4)))
             feed.until(lambda: said(seen, "refused", 4), "version 4 refused", healthy)
-            assert said(seen, "refused", 4)[0]["reason"] == "other_scores"
+            reason = said(seen, "refused", 4)[0]["reason"]
+            assert reason in ("other_scores", "too_many_alerts")  # whichever shows first in what was fed
             assert serving(seen) == 2
 
             publish(seen, signed(narrow(5)))

@@ -182,6 +182,29 @@ def test_the_state(computer: Computer, tmp_path: Path) -> None:
     assert "is not a directory" in found.text
 
 
+@pytest.mark.parametrize(
+    ("whose", "remedy"), [(os.geteuid(), "chmod u+rwx"), (os.geteuid() + 1, "sudo chown -R")]
+)
+def test_a_state_directory_that_nobody_may_write_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: int, remedy: str
+) -> None:
+    loaded = configured(tmp_path, gateway='state_dir = "state"')
+    (tmp_path / "state").mkdir(mode=0o555)
+    host = Host(uid=whose)
+    monkeypatch.setattr(Host, "may", lambda *_: False)
+    (found,) = files.state(host, loaded)
+    assert found.remedy.startswith(f"{remedy} ")
+
+
+def test_what_was_set_aside_is_told(tmp_path: Path) -> None:
+    loaded = configured(tmp_path, gateway='state_dir = "state"')
+    (tmp_path / "state").mkdir()
+    assert list(files.set_aside(Host(), loaded)) == []
+    (tmp_path / "state" / "outbox.sqlite.set-aside").write_bytes(bytes(2_000_000))
+    (found,) = files.set_aside(Host(), loaded)
+    assert (found.level, "(2.0 MB)" in found.text) == ("warn", True)
+
+
 def test_a_gateway_that_runs_is_seen(tmp_path: Path) -> None:
     loaded = configured(tmp_path, gateway='state_dir = "state"')
     assert not files.gateway_runs(Host(), loaded)
