@@ -62,6 +62,16 @@ def next_version(path: Path, model_id: str) -> int:
     return old.version + 1
 
 
+def read_manifest(path: Path) -> ModelManifest:
+    """The manifest of the bundle ``path``. Raises BundleError."""
+    try:
+        return manifests.decode((path / MANIFEST_NAME).read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path / MANIFEST_NAME} cannot be read: {error.strerror}") from error
+    except ManifestError as error:
+        raise BundleError(f"{path / MANIFEST_NAME} cannot be read as a model: {error}") from error
+
+
 def write_bundle(path: Path, manifest: ModelManifest, artifacts: Mapping[ArtifactTarget, bytes]) -> None:
     """Writes ``manifest`` and its ``artifacts`` as the directory ``path``. Raises BundleError; ValueError where a
     file is not named after its content (``models.manifest.artifact_file``)."""

@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import TypeVar
 
 from cloud_sink import signing, train_options
-from cloud_sink.bundle import BundleError
+from cloud_sink.bundle import BundleError, read_manifest
 from cloud_sink.signing import NotSigned
 from models.cli_values import USAGE, Parser, UsageError, labels_of, log_options_of, time_ns
 from models.keys import KeyUnusable, read_private_key
@@ -24,6 +25,7 @@ from models.recording import log_files
 from models.signal import Mode
 
 REFUSED = 1
+T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -70,7 +72,10 @@ def _train(given: argparse.Namespace) -> int:
     from cloud_sink.cutting import DatasetError, Request
     from cloud_sink.train import FitError
 
-    model_id = given.model_id or given.out.absolute().name
+    like = None if given.like is None else read_manifest(given.like)
+    if like is None and given.features is None:
+        raise UsageError("say --features slow or vibration, or --like a bundle")
+    model_id = given.model_id or (given.out.absolute().name if like is None else like.model_id)
     if not _NAME.fullmatch(model_id):
         raise UsageError(
             f"{model_id!r} cannot be a model's name: use letters, digits, '.', '_', '-', or give --model-id"
@@ -81,10 +86,11 @@ def _train(given: argparse.Namespace) -> int:
     request = Request(
         logs=logs,
         options=options,
-        feature_set=given.features,
-        n=given.window,
-        hop=given.hop,
-        n_fast=given.n_fast,
+        feature_set=given.features or ("slow" if like is None else like.features.set),
+        n=_first(given.window, None if like is None else like.window.n),
+        hop=_first(given.hop, None if like is None else like.window.hop),
+        n_fast=_first(given.n_fast, 10 if like is None else like.features.n_fast),
+        floors=None if like is None else like.features.floors,
         mode=Mode(given.mode) if given.mode else None,
         device=given.device,
         n_rows=given.rows,
@@ -103,18 +109,23 @@ def _train(given: argparse.Namespace) -> int:
             out=given.out,
             family=given.family,
             model_id=model_id,
-            class_=given.class_,
+            class_=given.class_ or ("" if like is None else like.class_),
             created_ns=time.time_ns(),
             seed=given.seed,
-            recentring=given.recentring,
+            recentring=_first(given.recentring, like is None or like.recentring is not None),
             edge_tpu=given.edgetpu,
             alerts_per_week=given.alerts_per_week,
             key=key,
+            like=like,
         )
     except (DatasetError, FitError) as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
     return 0
+
+
+def _first(given: T | None, otherwise: T) -> T:
+    return otherwise if given is None else given
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ class Request:
     of ``exclude``. ``labels`` mark anomalies and test the finished model. A part that is named is taken at
     its word to be healthy; of a whole recording the anomalies are left out. ``units`` (by channel), ``wear``
     and the options' origins add to, or take the place of, what a recording of ours says of its device.
-    ``active_when`` and ``settle_s`` say when its machine runs ("": always); None: as the recording says.
+    ``floors``: amplitude floors by channel, in the order of the recording's; None: learned from it. ``active_when`` and
+    ``settle_s`` say when its machine runs ("": always); None: as the recording says.
     """
 
     logs: tuple[Path, ...]
@@ -57,6 +58,7 @@ class Request:
     n: int | None = None
     hop: int | None = None
     n_fast: int = 10
+    floors: tuple[float, ...] | None = None
     mode: Mode | None = None
     device: str | None = None
     n_rows: int | None = None

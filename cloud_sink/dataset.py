@@ -118,8 +118,12 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
     spec = FeatureSpec(
         set=request.feature_set,
         n_fast=request.n_fast if request.feature_set == "slow" else FeatureSpec(set="slow").n_fast,
-        floors=learn_floors(values, valid),
+        floors=learn_floors(values, valid) if request.floors is None else request.floors,
     )
+    if len(spec.floors) != len(device.channels):
+        raise DatasetError(
+            f"the recording has {len(device.channels)} channels, and the model that it is to be like {len(spec.floors)}"
+        )
     n_channels = len(device.channels)
     columns = _second_pass(request, device, window, usual, spec, part, warn, progress)
     _warn_of_intervals(request, part, columns, warn)

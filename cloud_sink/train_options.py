@@ -32,7 +32,16 @@ def add(train: argparse.ArgumentParser) -> None:
     )
     what = train.add_argument_group("the model")
     what.add_argument(
-        "--features", choices=("slow", "vibration"), required=True, help="slow: around 1 Hz; vibration: kHz"
+        "--features",
+        choices=("slow", "vibration"),
+        help="slow: around 1 Hz; vibration: kHz; needed without --like",
+    )
+    what.add_argument(
+        "--like",
+        metavar="DIR",
+        type=Path,
+        help="a bundle whose features, windows and amplitude floors it is to have, so that a gateway which serves that one "
+        "can adopt it between two windows",
     )
     what.add_argument(
         "--family",
@@ -56,13 +65,11 @@ def add(train: argparse.ArgumentParser) -> None:
         "--n-fast",
         metavar="N",
         type=count(0),
-        default=10,
-        help="slow: the window's tail for fast features, samples; default: %(default)s",
+        help="slow: the window's tail for fast features, samples; default: 10",
     )
     what.add_argument(
         "--recentring",
         action=argparse.BooleanOptionalAction,
-        default=True,
         help="follow slow drift of slow features, bounded (default: yes)",
     )
     what.add_argument(

@@ -17,16 +17,19 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from cloud_sink.bundle import next_version, write_bundle
-from cloud_sink.cutting import Progress, Request
+from cloud_sink.cutting import DatasetError, Progress, Request
 from cloud_sink.dataset import Dataset, read_dataset
 from cloud_sink.fit import FitOptions, Trained, fit_dataset, n_steps
 from cloud_sink.sample_size import duration
 from models import manifest as manifests
 from models.calibration import AlertLevel, level_for_budget
 from models.episodes import AlertPolicy
+from models.evidence import Mark
 from models.gating import GateSpec
-from models.manifest import Family
+from models.labels import merge
+from models.manifest import Family, ModelManifest
 from models.messages import rfc3339
+from models.recording import log_beginning
 from models.runtime import Graph, runtime_name
 from models.signal import NS_PER_S, ArtifactTarget, Channel
 
@@ -47,12 +50,16 @@ def run(
     edge_tpu: bool,
     alerts_per_week: float,
     key: Ed25519PrivateKey | None = None,
+    like: ModelManifest | None = None,
 ) -> Trained:
-    """Trains on ``request``, writes the bundle ``out``, signed with ``key``, and prints what came of it.
+    """Trains on ``request``, writes the bundle ``out``, signed with ``key``, and prints what came of it. ``like``: its feature
+    rows must mean what those of that one do, else DatasetError.
 
     Raises LogError, DatasetError, FitError and BundleError; then nothing was written.
     """
     version = next_version(out, model_id)
+    if like is not None and like.model_id == model_id:
+        version = max(version, like.version + 1)
     options = FitOptions(
         family=family,
         model_id=model_id,
@@ -63,12 +70,16 @@ def run(
         recentring=recentring,
         edge_tpu=edge_tpu,
     )
+    request = _without_alerts(request)
     with _reading() as progress:
         dataset = read_dataset(request, warn=_warn, progress=progress)
     if not class_:
         options = dataclasses.replace(options, class_=dataset.device.class_)
     with tqdm(total=n_steps(dataset), unit="step", disable=None, leave=False) as bar:
         trained = fit_dataset(dataset, options, tick=lambda step: _advance(bar, step))
+    if like is not None and trained.manifest.schema_id != like.schema_id:
+        what = "; ".join(manifests.departures(like, trained.manifest)) or "another version of its features"
+        raise DatasetError(f"it is not like {like.model_id} version {like.version}: {what}")
     manifest = trained.manifest if key is None else manifests.sign(trained.manifest, key)
     write_bundle(out, manifest, trained.artifacts)
     print(report(dataset, trained, alerts_per_week))
@@ -79,6 +90,35 @@ def run(
     signed = "" if manifest.key_id is None else f"; signed with key {manifest.key_id}"
     print(f"wrote {out} ({model_id} version {version}: {', '.join(trained.artifacts)}{signed})")
     return trained
+
+
+def _without_alerts(request: Request) -> Request:
+    """``request`` without the alerts that a part of a black box says were raised in it: nobody has said that they were false.
+    A part that is named is taken at its word."""
+    marks: dict[str, Mark] = {}
+    for log in request.logs:
+        for mark in log_beginning(log).marks:
+            if mark.kind != "system" and request.device in (None, mark.device):
+                marks[mark.alert_id] = (
+                    mark if mark.alert_id not in marks else max(marks[mark.alert_id], mark, key=_seq)
+                )
+    if not marks:
+        return request
+    named = ", ".join(
+        f"{mark.alert_id} ({rfc3339(mark.start_ns)[:19]}Z)" for mark in list(marks.values())[:5]
+    )
+    if request.names_a_part:
+        _warn(f"alerts were raised in what is trained on, or near it: {named}. Was it healthy?")
+        return request
+    _warn(
+        f"left out, since alerts were raised then: {named}. Name the healthy part to train on all of it (--from, --until)"
+    )
+    spans = np.array([(mark.start_ns, mark.end_ns + 1) for mark in marks.values()], np.int64)
+    return dataclasses.replace(request, exclude=(*request.exclude, merge(spans)))
+
+
+def _seq(mark: Mark) -> int:
+    return mark.seq
 
 
 def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:

@@ -132,9 +132,12 @@ def _fitting(config: Config, running: DevicePlan, bundle: Bundle) -> DevicePlan:
         raise NotAdmitted(RefusalReason.WRONG_SCHEMA, str(error)) from error
     if not running.fits(plan):
         assert running.model is not None
-        ours, theirs = running.model.manifest.schema_id, bundle.manifest.schema_id
-        what = f"features (schema {theirs}, and {ours} is served)" if ours != theirs else "treatment of time"
-        text = f"it was made with another {what}: {plan.device.device_id} cannot go on with it between two windows"
+        ours, theirs = running.model.manifest, bundle.manifest
+        cannot = f"{plan.device.device_id} cannot go on with it between two windows"
+        text = f"it was made with another treatment of time: {cannot}"
+        if ours.schema_id != theirs.schema_id:
+            what = "; ".join(manifests.departures(ours, theirs)) or "another version of its features"
+            text = f"its features mean something else ({what}): {cannot}. Train it with --like, naming the bundle in service"
         raise NotAdmitted(RefusalReason.WRONG_SCHEMA, text)
     return plan
 

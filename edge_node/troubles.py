@@ -57,7 +57,14 @@ def _of_clones(parts: Parts) -> list[Trouble]:
         else "connects with this gateway's client_id"
     )
     hold_s = UNHEARD * max(parts.config.gateway.status_s, uplink.reconnect_max_s)
-    return [Trouble("clone", f"another computer {who}: was an SD card cloned?", uplink.n_foreign, hold_s)]
+    return [
+        Trouble(
+            "clone",
+            f"another computer {who}: was an SD card cloned? Give one of them another [gateway] name",
+            uplink.n_foreign,
+            hold_s,
+        )
+    ]
 
 
 def _of_scoring(core: Core) -> list[Trouble]:

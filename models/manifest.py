@@ -253,3 +253,31 @@ def verify(manifest: ModelManifest, trusted: tuple[Ed25519PublicKey, ...]) -> No
         raise ManifestError(
             f"the signature of model {manifest.model_id} version {manifest.version} does not hold"
         ) from None
+
+
+def departures(ours: ModelManifest, theirs: ModelManifest) -> list[str]:
+    """What of the meaning of a feature row ``theirs`` has otherwise than ``ours``, each in a few words: what makes their
+    schema_id another."""
+    found = []
+    ours_named, theirs_named = ours.channel_names, theirs.channel_names
+    if ours_named != theirs_named:
+        found.append(f"channels {', '.join(theirs_named)} instead of {', '.join(ours_named)}")
+    pairs: list[tuple[str, object, object]] = [
+        (name, getattr(ours.features, name), getattr(theirs.features, name))
+        for name in ("set", "version", "n_fast", "n_bands")
+    ]
+    pairs += [
+        (name, getattr(ours.window, name), getattr(theirs.window, name))
+        for name in ("n", "hop", "rate_hz", "mode")
+    ]
+    names = {"set": "features", "version": "their version", "n": "window", "rate_hz": "rate in Hz"}
+    found += [
+        f"{names.get(name, name)} {other} instead of {own}" for name, own, other in pairs if own != other
+    ]
+    if ours.recentring != theirs.recentring:
+        found.append("another re-centring")
+    if ours.features.floors != theirs.features.floors and ours_named == theirs_named:
+        pairs_of_floors = zip(ours_named, ours.features.floors, theirs.features.floors, strict=False)
+        differing = [name for name, own, other in pairs_of_floors if own != other]
+        found.append(f"other amplitude floors of {', '.join(differing) or 'its channels'}")
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from cloud_sink.bundle import BundleError, next_version, write_bundle
 from cloud_sink.cli import REFUSED, USAGE, main
 from edge_node.model_store import load_bundle
 from models import manifest as manifests
+from models.evidence import Mark
 from models.features import extract
 from models.manifest import ModelManifest
 from models.messages import rfc3339
-from models.recording import RecordingWriter, read_log
+from models.recording import Beginning, RecordingWriter, read_log
 from models.scoring import normalise
 from models.signal import NS_PER_S, Channel, Device, Mode, SampleBlock
+from models.time_policy import RecordedDevice
 from models.windowing import Windower, default_policy
 from tests.cloud_sink.recordings import START_NS, slow_signal, write_csv
 from tests.data import data_path
@@ -627,3 +630,61 @@ def test_of_a_log_of_several_devices_the_chosen_one_says_rate_and_mode(
     assert (window.mode, window.rate_hz, window.n) == (Mode.CONTINUOUS, Fraction(1000), 1024)
     assert train(path, "--device", "press-9", out=tmp_path / "none") == REFUSED
     assert "no device 'press-9' in it, only board, meter" in capsys.readouterr().err
+
+
+def test_a_newer_model_like_the_one_in_service(log: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Another recording gives other floors, and so another schema: a gateway could not swap between two windows."""
+    first, plain, like = (tmp_path / name / "press-4" for name in ("first", "plain", "like"))
+    newer = write_csv(tmp_path / "newer.csv", slow_signal(1200, seed=8))
+    assert train(log, "--window", 40, "--class", "press", out=first) == 0
+    assert train(newer, "--window", 40, out=plain) == 0
+    assert main(["train", str(newer), "--like", str(first), "-o", str(like)]) == 0
+    ours, other, ours_anew = manifest_of(first), manifest_of(plain), manifest_of(like)
+    assert manifests.departures(ours, other) == ["other amplitude floors of flow, current"]
+    assert other.schema_id != ours.schema_id
+    assert manifests.departures(ours, ours_anew) == []
+    assert (ours_anew.schema_id, ours_anew.version, ours_anew.class_) == (ours.schema_id, 2, "press")
+    assert ours_anew.normalisation != ours.normalisation
+    capsys.readouterr()
+    assert (
+        main(["train", str(newer), "--like", str(first), "--hop", "2", "-o", str(tmp_path / "c")]) == REFUSED
+    )
+    assert "it is not like press-4 version 1: hop 2 instead of 1" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+    assert main(["train", str(newer), "-o", str(tmp_path / "c")]) == USAGE
+    assert "--like" in capsys.readouterr().err
+    assert main(["train", str(newer), "--like", str(tmp_path), "-o", str(tmp_path / "c")]) == REFUSED
+    assert "manifest.json cannot be read" in capsys.readouterr().err
+
+
+def test_what_was_exported_around_an_alert_is_not_taken_for_healthy(tmp_path: Path, capsys: Capture) -> None:
+    values = slow_signal(900).astype(np.float32)
+    values[400:430] += 50.0
+    channels = tuple(Channel(name=n) for n in ("pressure", "flow", "current"))
+    device = RecordedDevice(device_id="press", machine="press", channels=channels)
+    at_ns = START_NS + np.arange(900, dtype=np.int64) * NS_PER_S
+    mark = Mark(
+        alert_id="a1",
+        seq=0,
+        device="press",
+        kind="machine",
+        state="raised",
+        start_ns=int(at_ns[395]),
+        end_ns=int(at_ns[500]),
+        said_ns=int(at_ns[500]),
+        evidence=None,
+    )
+    log = tmp_path / "around.jsonl"
+    with closing(RecordingWriter(log, [device], Beginning(marks=(mark,)))) as writer:
+        writer.write(
+            SampleBlock.irregular(
+                "press", device.channel_names, values, time_ns=at_ns, arrival_ns=int(at_ns[-1])
+            )
+        )
+    assert train(log, out=tmp_path / "m") == 0
+    assert "left out, since alerts were raised then: a1 (2023-11-14T22:19:55Z)" in capsys.readouterr().err
+    report = manifest_of(tmp_path / "m").training
+    assert report.set_aside["excluded"] >= 105
+    assert train(log, "--rows", 900, out=tmp_path / "n") == 0
+    assert "Was it healthy?" in capsys.readouterr().err
+    assert manifest_of(tmp_path / "n").training.n_windows > report.n_windows

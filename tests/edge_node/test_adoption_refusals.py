@@ -108,7 +108,7 @@ SIGNED_CASES: list[tuple[str, str, Any, str, str]] = [
         "wrong_schema",
         lambda: other_features(good(2)),
         OPTIONS,
-        "made with another features",
+        "its features mean something else",
     ),
     (
         "another window",
