@@ -79,6 +79,7 @@ class Reporting:
             parts.continuity.problem,
             parts.latencies.totals(),
             lambda: self.status("online"),
+            parts.models.states,
         )
 
     def troubles(self, outages: Mapping[str, str], blind: Mapping[str, str]) -> list[Trouble]:

@@ -30,7 +30,7 @@ from edge_node.web.view import (
     latency_ms,
     shown,
 )
-from models.messages import Alert, ConnectionStatus, DeviceStateMessage, Event, Status
+from models.messages import Alert, ConnectionStatus, DeviceStateMessage, Event, ModelState, Status
 from models.signal import DeviceCondition
 
 FRESH_S = 0.8  # figures that old are new enough for who asks every second
@@ -62,6 +62,7 @@ class Sight:
     problem: str | None
     latency_s: Mapping[str, tuple[int, float]]
     status: Callable[[], Status]
+    model_states: Sequence[ModelState] = ()
 
 
 class Page:
@@ -174,6 +175,7 @@ def _health(sight: Sight) -> Health:
         else ConnectionStatus(connected=uplink.connected, error=uplink.last_error),
         problem=sight.problem,
         latency_ms=latency_ms(sight.latency_s),
+        model_states=tuple(sight.model_states),
     )
 
 

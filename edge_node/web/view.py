@@ -15,7 +15,16 @@ from edge_node.plans import DevicePlan
 from edge_node.requests import Known, Word
 from edge_node.web.scores import POINTS, Scores
 from models.limits import LimitSpec
-from models.messages import Alert, AlertKind, AlertState, ConnectionStatus, Contribution, Severity, Status
+from models.messages import (
+    Alert,
+    AlertKind,
+    AlertState,
+    ConnectionStatus,
+    Contribution,
+    ModelState,
+    Severity,
+    Status,
+)
 from models.requests import AlertLabel
 from models.signal import NS_PER_S, DeviceCondition
 
@@ -91,12 +100,14 @@ class ShownAlert(msgspec.Struct, frozen=True, kw_only=True):
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The gateway itself: its status as it is published, and what that cannot say. ``uplink`` None: none is configured;
-    ``problem``: why a restart would forget something; ``latency_ms``: kind of alert -> (how many, milliseconds in all)."""
+    ``problem``: why a restart would forget something; ``model_states``: what became last of models that were offered;
+    ``latency_ms``: kind of alert -> (how many, milliseconds in all)."""
 
     status: Status
     uplink: ConnectionStatus | None
     problem: str | None
     latency_ms: dict[str, tuple[int, float]]
+    model_states: tuple[ModelState, ...] = ()
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.brokers import HOST, Subscriber, broker, free_port, wait_for
 from tests.edge_node.browsers import Browser, browser
 from tests.edge_node.daemons import N_ROWS, config, connected, feed, metrics, rows, running, summed
 from tests.edge_node.test_local_http import TOKEN
+from tests.edge_node.versions import PUBLIC, good, signed, written
 
 ALERT = ".side [data-alert]"
 NO_MODEL = """
@@ -219,6 +221,72 @@ def test_it_fits_a_phone_and_the_dark(gateway: Gateway, chromium: Browser) -> No
     assert page.run("return document.querySelector('dialog').getBoundingClientRect().width") <= 360
     page.press(Keys.ESCAPE)
     page.resize(1280, 900)
+    assert page.complaints() == []
+
+
+def test_a_phone_shows_whole_words_and_what_time_it_was(gateway: Gateway, chromium: Browser) -> None:
+    page = chromium
+    fresh(page)
+    gateway.feed(0, N_ROWS)
+    page.open(gateway.url)
+    page.find(ALERT, "pump: ")
+    page.run(
+        """
+        window.written = [];
+        const fillText = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+          window.written.push(text);
+          return fillText.call(this, text, ...rest);
+        };
+        """
+    )
+    for width in (360, 390, 1400):
+        page.run("window.written.length = 0")
+        page.resize(width, 900)
+
+        def times_said() -> set[str]:
+            written = page.run("return window.written")
+            return {text for text in written if re.fullmatch(r"\d\d:\d\d(:\d\d)?", text)}
+
+        page.until(lambda said=times_said: len(said()) >= 2, f"times below the curve at {width}")
+    page.run("location.hash = '#/gateway'")
+    page.resize(360, 900)
+    page.find('[aria-labelledby="drops"] .table')
+    broken = page.run(
+        """
+        const found = [];
+        for (const cell of document.querySelectorAll(".table th, .table td")) {
+          const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+          while (walker.nextNode()) {
+            for (const { 0: word, index } of walker.currentNode.data.matchAll(/[^\\s]+/g)) {
+              const range = document.createRange();
+              range.setStart(walker.currentNode, index);
+              range.setEnd(walker.currentNode, index + word.length);
+              if (range.getClientRects().length > 1) found.push(word);
+            }
+          }
+        }
+        return found;
+        """
+    )
+    assert broken == []
+    page.resize(1280, 900)
+
+
+def test_a_model_that_was_refused_is_told(tmp_path: Path, chromium: Browser) -> None:
+    page, port = chromium, free_port()
+    fresh(page)
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        bundle = written(tmp_path / "bundle", signed(good(1)))
+        keys = f'[models]\ntrusted_keys = ["{PUBLIC}"]'
+        path = config(tmp_path, mosquitto.port, port, bundle=bundle, gateway=keys)
+        with running(path):
+            wait_for(lambda: connected(port), "the source's connection")
+            page.open(f"http://{HOST}:{port}/#/gateway")
+            page.find('[aria-labelledby="models"]', "version 1")
+            model_id = good(1)[0].model_id
+            seen.publish(f"linewatch/models/{model_id}/stable", b"{}", retain=True)
+            page.find('[aria-labelledby="models"] .error', "Refused:")
     assert page.complaints() == []
 
 

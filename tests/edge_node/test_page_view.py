@@ -42,6 +42,7 @@ STRUCTS = {
     "Contribution",
     "Scores",
     "Health",
+    "ModelState",
     # as it is published
     "Status",
     "ModelStatus",

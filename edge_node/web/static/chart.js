@@ -7,6 +7,9 @@ import { duration, number, utc } from "./format.js";
 const uPlot = globalThis.uPlot;
 const HOURS = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const SECONDS = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const DAYS = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+// Between the labels of the time axis, in seconds: close enough to one another that there are always some.
+const STEPS = [1, 2, 5, 10, 15, 20, 30, ...[1, 2, 3, 5, 10, 15, 20, 30].map((m) => 60 * m), ...[1, 2, 3, 4, 6, 8, 12, 24, 48].map((h) => 3600 * h)];
 const NOTHING = { at: [], score: [], level: [], logP: [], alerting: [] };
 
 const inSight = new IntersectionObserver(
@@ -101,7 +104,7 @@ export class ScoreChart extends Component {
         y: { distr: 100, fwd: (v) => Math.asinh(v / this.level), bwd: (v) => this.level * Math.sinh(v) },
       },
       axes: [
-        { ...axis, size: 19, space: large ? 90 : 70, grid: { show: false }, values: (u, at, i, space, step) => at.map((s) => timeLabel(u, s, step)) },
+        { ...axis, size: 19, space: large ? 80 : 58, incrs: STEPS, grid: { show: false }, values: (u, at, i, space, step) => at.map((s) => timeLabel(u, s, step)) },
         {
           ...axis,
           size: 42,
@@ -192,7 +195,9 @@ function said(scores, i) {
 // Not where the edge would cut it.
 function timeLabel(u, s, step) {
   const room = u.bbox.width / devicePixelRatio - u.valToPos(s, "x");
-  const [format, half] = step < 60 ? [SECONDS, 26] : [HOURS, 16];
+  const at = new Date(s * 1000);
+  const midnight = step >= 60 && at.getHours() === 0 && at.getMinutes() === 0;
+  const [format, half] = step < 60 ? [SECONDS, 26] : midnight ? [DAYS, 20] : [HOURS, 16];
   return room < half ? "" : format.format(s * 1000);
 }
 

@@ -3,10 +3,11 @@ import { html } from "./html.js";
 import { live } from "./live.js";
 import { bytes, duration, Moment, number, plural, REASONS, whole } from "./format.js";
 
+const STAGES = { shadow: "On trial:", refused: "Refused:", rolled_back: "Rolled back:" };
 const SAYS = { alert: "Alerts", summary: "Summaries", device_state: "States of devices", status: "Status", response: "Answers", model_state: "States of models" };
 
 export function GatewayView() {
-  const { status, uplink, problem, latency_ms } = live.health;
+  const { status, uplink, problem, latency_ms, model_states } = live.health;
   const c = (name) => status.counters[name] ?? 0;
   const ran = c("run_seconds"); // what little says nothing of an hour yet
   const started = Date.parse(status.started_at.replace(/(\.\d{3})\d*Z/, "$1Z"));
@@ -71,7 +72,11 @@ export function GatewayView() {
       <h2 id="models">Models</h2>
       ${status.models.length === 0 && html`<p class="empty">None yet: <code>edge-node record</code>, then <code>cloud-sink train</code>, then <code>model = …</code> for a device.</p>`}
       <ul class="plain">
-        ${status.models.map((m) => html`<li key=${m.model_id}><b>${m.model_id}</b> version ${m.version} <p class="soft">${m.backend}</p></li>`)}
+        ${status.models.map((m) => html`<li key=${m.model_id}><b>${m.model_id}</b> version ${m.version} <p class="soft">${m.backend}</p>
+          ${model_states.filter((s) => s.model_id === m.model_id && s.state !== "adopted").map((s) => html`<p key=${s.version} class=${s.state === "shadow" ? "soft" : "error"}>
+            ${STAGES[s.state]} version ${s.version || "?"}, <${Moment} ms=${Date.parse(s.since_at.replace(/(\.\d{3})\d*Z/, "$1Z"))} now=${live.nowMs} />: ${s.text}
+          </p>`)}
+        </li>`)}
       </ul>
     </section>
 
