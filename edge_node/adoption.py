@@ -22,8 +22,6 @@ from edge_node.assembly import Core
 from edge_node.config import Config
 from edge_node.gateway_alerts import Trouble
 from edge_node.inference import ScoringEngine
-from edge_node.log_limit import LogLimit
-from edge_node.metrics import Family
 from edge_node.model_admission import Prepared
 from edge_node.model_figures import families
 from edge_node.model_inbox import ModelInbox
@@ -35,8 +33,10 @@ from edge_node.model_track import Track
 from edge_node.plans import DevicePlan
 from edge_node.running_sources import raise_failure
 from models.acceptance import Acceptance
+from models.log_limit import LogLimit
 from models.manifest import ModelManifest
 from models.messages import ModelStage, ModelState, episode_id, rfc3339
+from models.metrics import Family
 from models.refusals import RefusalReason
 from models.signal import SampleBlock
 from models.topics import DEFAULT_PREFIX, ModelTopics

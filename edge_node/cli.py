@@ -11,20 +11,17 @@ import importlib.metadata
 import logging
 import os
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-import structlog
 from tabulate import tabulate
 
 from edge_node import cli_doctor, cli_plan, cli_recordings, cli_replay, probing
 from edge_node.assembly import assemble
 from edge_node.config import ConfigError, load_config
-from edge_node.config_schema import Gateway
-from edge_node.journal import is_journal, with_priority
 from models.cli_values import Parser, positive
 from models.logs import LogError
+from models.program_log import set_up_logging
 from models.runtime import RuntimeUnavailable
 
 FAILED = 1
@@ -103,7 +100,7 @@ def _run(given: argparse.Namespace) -> int:
     from edge_node.running_sources import DaemonFailed
 
     config = load_config(given.config)
-    set_up_logging(config.gateway)
+    set_up_logging(config.gateway.log_level, config.gateway.log_format)
     try:
         daemon = Daemon(given.config, record=given.record, dry_run=given.dry_run)
         asyncio.run(daemon.run(end_with_sources=given.dry_run))
@@ -138,7 +135,9 @@ def _check(given: argparse.Namespace) -> int:
     for notice in notices:
         print(f"warning: {notice}")
     if given.test:
-        set_up_logging(config.gateway, logging.CRITICAL)  # what a connection would log, the report says
+        set_up_logging(
+            config.gateway.log_level, config.gateway.log_format, logging.CRITICAL
+        )  # what a connection would log, the report says
         failed, n_tried = probing.report(config)
         if failed:
             print(f"{given.config}: {failed} of {_plural(n_tried, 'connection')} cannot be used")
@@ -158,7 +157,7 @@ def _record(given: argparse.Namespace) -> int:
     from edge_node.running_sources import DaemonFailed
 
     config = load_config(given.config, need_models=False)
-    set_up_logging(config.gateway)
+    set_up_logging(config.gateway.log_level, config.gateway.log_format)
     try:
         done = asyncio.run(record(config, given.output, for_s=given.for_s))
     except DaemonFailed as error:
@@ -170,50 +169,6 @@ def _record(given: argparse.Namespace) -> int:
         return FAILED
     print(f"wrote {done.n_values} values to {given.output}, {left_out}")
     return 0
-
-
-def set_up_logging(gateway: Gateway, least: int = logging.DEBUG) -> None:
-    """Structured logs on standard error: for people on a terminal, else one JSON object a line; of the gateway's level,
-    and at ``least`` this one."""
-    human = gateway.log_format == "human" or (gateway.log_format == "auto" and sys.stderr.isatty())
-    level = max(least, getattr(logging, gateway.log_level.upper()))
-    render: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        if human
-        else structlog.processors.JSONRenderer()
-    )
-    if is_journal(2):
-        render = with_priority(render)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            render,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=False,
-    )
-    threading.excepthook = _log_thread_failure
-    logging.basicConfig(handlers=[_Structured()], level=max(level, logging.WARNING), force=True)
-
-
-class _Structured(logging.Handler):
-    """What libraries log, and models/, which knows no structlog."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        logger = structlog.get_logger(record.name)
-        logger.log(record.levelno, record.getMessage(), exc_info=record.exc_info or None)
-
-
-def _log_thread_failure(failed: threading.ExceptHookArgs) -> None:
-    """A thread's traceback is a log entry like any other; whoever waits for the thread ends the program."""
-    error = failed.exc_value
-    if error is not None:
-        name = failed.thread.name if failed.thread is not None else "a thread"
-        structlog.get_logger("linewatch").critical(f"{name} failed", exc_info=error)
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:

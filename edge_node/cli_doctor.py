@@ -28,6 +28,7 @@ from edge_node.doctor import brokers, clock, disk, edgetpu, files, heat, ports, 
 from edge_node.doctor.findings import Finding, fail, ok, shown, total
 from edge_node.doctor.host import Host
 from edge_node.planning import Plan, plan_of
+from models.program_log import set_up_logging
 
 FAILED = 1
 OFFLINE_S = 6 * 3600.0  # that the disk should hold
@@ -164,10 +165,7 @@ def _models(config: Config, host: Host, case: _Case) -> Iterator[Finding]:
 
 
 def _doctor(given: argparse.Namespace) -> int:
-    from edge_node.cli import set_up_logging
-    from edge_node.config_schema import Gateway
-
-    set_up_logging(Gateway(name="doctor"), logging.CRITICAL)  # what a connection would log, the findings say
+    set_up_logging("info", "auto", logging.CRITICAL)  # what a connection would log, the findings say
     return report(examine(given.config, Host()), given.config, as_json=given.json)
 
 

@@ -19,17 +19,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge_node.config_device_checks import check_device
 from edge_node.config_devices import SPELLINGS, DeviceConfig, differences, resolve_device
-from edge_node.config_http import check_http
 from edge_node.config_models import check_models
-from edge_node.config_partial import UNKNOWN, Names, Salvage, as_far_as_known, sure
 from edge_node.config_schema import BlackBox, DeviceSection, Document, Gateway, Models, Source, Uplink
 from edge_node.config_sources import check_sources, check_uplink
-from edge_node.config_text import ConfigError as ConfigError
-from edge_node.config_text import name_tables, parse, place, report
 from edge_node.config_trust import check_trust, trusted_key
-from edge_node.config_validation import Problem, find_problems, misspelt
-from edge_node.toml_positions import KeyPath, Positions
+from models.config_http import check_http
+from models.config_partial import UNKNOWN, Names, Salvage, as_far_as_known, sure
+from models.config_text import ConfigError as ConfigError
+from models.config_text import name_tables, parse, place, report
+from models.config_validation import Problem, find_problems, misspelt
 from models.signal import Device, WindowSpec
+from models.toml_positions import KeyPath, Positions
 from models.topics import MODELS_LEVEL, check_level
 from models.windowing import TimePolicy, default_policy
 
@@ -142,7 +142,7 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
     ``need_models`` False accepts models that are not there yet and ``model = "learn"`` (for ``edge-node
     record``, which makes models possible).
     """
-    raw, lines = parse(path)
+    raw, lines = parse(path, "[gateway] and at least one [[device]]")
     base = path.absolute().parent
     problems = find_problems(raw, Document)
     wrong = list(problems)
@@ -163,7 +163,7 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
     if gateway is not None:
         problems += as_far_as_known(
             *(_check_level(gateway, key) for key in ("name", "site")),
-            check_http(gateway),
+            check_http(gateway, "gateway"),
             _check_state_dir(gateway, base),
         )
     if uplink is not None:

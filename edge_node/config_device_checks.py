@@ -13,9 +13,9 @@ from edge_node.config_devices import (
     parse_condition,
     rate_of,
 )
-from edge_node.config_partial import as_far_as_known, given
 from edge_node.config_schema import DeviceSection
-from edge_node.config_validation import Problem, nearest, show
+from models.config_partial import as_far_as_known, given
+from models.config_validation import Problem, nearest, show
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Mode
 from models.topics import GATEWAY_DEVICE, check_level

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_node.config_partial import sure
 from edge_node.config_schema import MAX_WINDOW, Backend, DeviceSection, Precision, Privacy
-from edge_node.config_validation import nearest, show
 from models.alerting import AlertPolicy
 from models.codec import parse_rate
+from models.config_partial import sure
+from models.config_validation import nearest, show
 from models.episodes import default_update_s
 from models.gating import GateSpec, parse_comparison
 from models.sensor_checks import LimitSpec

@@ -10,9 +10,9 @@ from itertools import chain, islice
 from pathlib import Path
 
 from edge_node.config_devices import LEARN, NO_MODEL, in_samples, listed, rate_of
-from edge_node.config_partial import known
 from edge_node.config_schema import DeviceSection
-from edge_node.config_validation import Problem, nearest, show
+from models.config_partial import known
+from models.config_validation import Problem, nearest, show
 
 VIBRATION_FROM_HZ = 100
 MAX_MODELS = 1000  # that are looked at for one that is meant

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from edge_node.config_partial import as_far_as_known, given, sure
-from edge_node.config_validation import Problem
 from edge_node.sources.payload_spec import PayloadSpec
-from edge_node.toml_positions import KeyPath
+from models.config_partial import as_far_as_known, given, sure
+from models.config_validation import Problem
+from models.toml_positions import KeyPath
 
 # Options of some formats: given with another they would be ignored, so they are refused.
 _ONLY_FOR = {

@@ -18,6 +18,20 @@ from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING
 from edge_node.sources.payload_spec import PayloadSpec
 from firmware_bridge.registers import Register
 from models.alerting import AlertPolicy
+from models.broker_options import (
+    Broker,
+    Bytes,
+    Count,
+    CountOrZero,
+    LogFormat,
+    LogLevel,
+    MqttVersion,
+    Name,
+    NotNegative,
+    Port,
+    PortOrOff,
+    Positive,
+)
 from models.logs import LogOptions
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Mode
@@ -25,7 +39,6 @@ from models.tflite_check import MAX_BYTES as MAX_MODEL_BYTES
 from models.time_policy import TimeOptions
 from models.topics import DEFAULT_PREFIX
 
-MqttVersion = Literal["3.1.1", "5"]
 Backend = Literal["cpu", "edgetpu", "auto"]
 Precision = Literal["float32", "int8"]
 Privacy = Literal["features", "statistics"]
@@ -34,17 +47,8 @@ MAX_WINDOW = 1 << 24  # samples: 64 MB a channel
 DEVICE_LEVEL = "{device}"
 CHANNEL_LEVEL = "{channel}"
 
-Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-PortOrOff = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Name = Annotated[str, msgspec.Meta(min_length=1)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Probability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
 Baud = Annotated[int, msgspec.Meta(ge=50, le=20_000_000)]
-CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
-Bytes = Annotated[int, msgspec.Meta(ge=1_000_000)]
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,8 +56,8 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     name: Name
     site: Name = "default"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["auto", "human", "json"] = "auto"
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "auto"
     metrics_host: Name = "127.0.0.1"
     metrics_port: PortOrOff = 9464
     page: bool = True
@@ -72,39 +76,9 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     edgetpu_library: Name = "libedgetpu.so.1"
 
 
-class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``tls = {…}`` of a broker; an empty table is TLS with the system's certificate authorities."""
-
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    verify_host: bool = True
-
-
-class Broker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to reach an MQTT broker. The password itself is read when connecting."""
-
-    host: Name
-    port: Port | None = None
-    client_id: Name | None = None
-    username: Name | None = None
-    password_file: Path | None = None
-    password_env: Name | None = None
-    tls: Tls | None = None
-    keepalive_s: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 30
-    reconnect_min_s: Positive = 1.0
-    reconnect_max_s: Positive = 60.0
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port; the port is 1883, or 8883 with TLS, unless given."""
-        return self.host, self.port or (8883 if self.tls is not None else 1883)
-
-
 class Uplink(Broker, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[uplink]``: the broker that alerts, summaries, states and status are published to."""
 
-    version: MqttVersion = "5"
     prefix: Name = DEFAULT_PREFIX
     queue_messages: Count = 50_000
     queue_bytes: Count = 256 << 20

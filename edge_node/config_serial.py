@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from edge_node.config_partial import Names
 from edge_node.config_payload import check_format
 from edge_node.config_schema import ModbusSource, SerialSource
-from edge_node.config_validation import Problem, nearest
 from edge_node.sources.payload_spec import PayloadSpec
-from edge_node.toml_positions import KeyPath
+from models.config_partial import Names
+from models.config_validation import Problem, nearest
+from models.toml_positions import KeyPath
 
 _VID_PID = re.compile("[0-9a-fA-F]{4}:[0-9a-fA-F]{4}")
 _NAMES = ("port", "usb_serial", "vid_pid", "by_path", "board")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from glob import glob
 
-from edge_node.config_partial import Names, as_far_as_known, given, sure
 from edge_node.config_payload import check_timezone
 from edge_node.config_schema import (
-    Broker,
     ModbusSource,
     MqttSource,
     MqttSubscription,
@@ -20,63 +17,18 @@ from edge_node.config_schema import (
 )
 from edge_node.config_serial import check_modbus, check_ports, check_serial
 from edge_node.config_subscriptions import check_subscription, unknown_device
-from edge_node.config_validation import Problem
-from edge_node.secret_values import read_secret
-from edge_node.toml_positions import KeyPath
-from models.topics import check_level, filters_overlap
-
-_LOCAL = ("localhost", "127.0.0.1", "::1")
-
-
-def check_broker(broker: Broker, path: KeyPath) -> Iterator[Problem]:
-    """Credentials and certificates: present, readable and complete; pauses in order."""
-    yield from as_far_as_known(
-        _check_password(broker, path), _check_tls(broker, path), _check_pauses(broker, path)
-    )
-
-
-def _check_password(broker: Broker, path: KeyPath) -> Iterator[Problem]:
-    file, variable = broker.password_file, broker.password_env
-    if given(file) and given(variable):
-        yield Problem((*path, "password_env"), "give either this or password_file", variable, True)
-    if (given(file) or given(variable)) and not given(broker.username):
-        yield Problem(path, "username is missing: a password needs one")
-    sure(file)
-    sure(variable)
-    try:
-        read_secret(file, variable)
-    except ValueError as error:
-        key, value = ("password_file", str(file)) if given(file) else ("password_env", variable)
-        yield Problem((*path, key), str(error), value, True)
-
-
-def _check_tls(broker: Broker, path: KeyPath) -> Iterator[Problem]:
-    if given(broker.tls):
-        for key in ("ca_file", "cert_file", "key_file"):
-            file = getattr(broker.tls, key)
-            if given(file) and not os.access(file, os.R_OK):
-                yield Problem((*path, "tls", key), "this file cannot be read", str(file), True)
-        if given(broker.tls.key_file) and not given(broker.tls.cert_file):
-            yield Problem((*path, "tls"), "cert_file is missing: a key_file needs one")
-
-
-def _check_pauses(broker: Broker, path: KeyPath) -> Iterator[Problem]:
-    if broker.reconnect_min_s > broker.reconnect_max_s:
-        text = f"expected at most reconnect_max_s = {broker.reconnect_max_s:g}"
-        yield Problem((*path, "reconnect_min_s"), text, broker.reconnect_min_s, True)
+from models.broker_checks import check_broker, check_prefix, same_broker
+from models.config_partial import Names, as_far_as_known, given
+from models.config_validation import Problem
+from models.toml_positions import KeyPath
+from models.topics import filters_overlap
 
 
 def check_uplink(uplink: Uplink) -> Iterator[Problem]:
     """All that no type can say about ``uplink``, of which parts may be UNKNOWN."""
-    yield from as_far_as_known(check_broker(uplink, ("uplink",)), _check_prefix(uplink))
-
-
-def _check_prefix(uplink: Uplink) -> Iterator[Problem]:
-    for level in uplink.prefix.split("/"):
-        try:
-            check_level(level, "a level of the prefix")
-        except ValueError as error:
-            yield Problem(("uplink", "prefix"), str(error), uplink.prefix, True)
+    yield from as_far_as_known(
+        check_broker(uplink, ("uplink",)), check_prefix(uplink.prefix, ("uplink", "prefix"))
+    )
 
 
 def check_sources(
@@ -151,13 +103,6 @@ def _check_overlap(
     if filters_overlap(sub.filter, f"{uplink.prefix}/#"):
         text = f'overlaps what the uplink publishes on the same broker, "{uplink.prefix}/#"'
         yield Problem((*at, "topic"), text, sub.topic, True)
-
-
-def same_broker(a: Broker, b: Broker) -> bool:
-    """Whether both are the same address, as far as names tell."""
-    (one, port), (two, other) = a.address, b.address
-    local = one.lower() in _LOCAL and two.lower() in _LOCAL
-    return port == other and (local or one.lower() == two.lower())
 
 
 def _check_paths(source: ReplaySource, at: KeyPath) -> Iterator[Problem]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edge_node.config_partial import Names, as_far_as_known, given
 from edge_node.config_payload import check_format
 from edge_node.config_schema import CHANNEL_LEVEL, DEVICE_LEVEL, MqttSubscription
-from edge_node.config_validation import Problem, nearest
-from edge_node.toml_positions import KeyPath
+from models.config_partial import Names, as_far_as_known, given
+from models.config_validation import Problem, nearest
+from models.toml_positions import KeyPath
 
 
 def check_subscription(

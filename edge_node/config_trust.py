@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from edge_node.config_partial import sure
 from edge_node.config_schema import Models
-from edge_node.config_validation import Problem
+from models.config_partial import sure
+from models.config_validation import Problem
 from models.keys import KeyUnusable, looks_like_a_key, public_key, read_public_key
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from edge_node.egress import EgressQueue, Outgoing
-from edge_node.log_limit import LogLimit
+from models.log_limit import LogLimit
 from models.signal import DropReason
 
 FAULT_LOG_S = 60.0

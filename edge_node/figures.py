@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from edge_node.assembly import Core
 from edge_node.black_box import BlackBox
 from edge_node.counters import Counters
-from edge_node.metrics import Family
 from edge_node.parts import Parts
 from edge_node.recording import Recording
 from edge_node.requests import RequestCounters
 from edge_node.sources import Reach
 from models.messages import ConnectionStatus
+from models.metrics import Family
 from models.signal import DropReason
 
 

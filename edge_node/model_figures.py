@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edge_node.metrics import Family
+from models.metrics import Family
 from models.refusals import RefusalReason
 
 Counts = Mapping[tuple[str, RefusalReason], int]

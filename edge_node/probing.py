@@ -14,10 +14,10 @@ from typing import Protocol
 
 from edge_node.config import Config
 from edge_node.config_schema import ModbusSource, MqttSource, SerialSource, Uplink
-from edge_node.mqtt_access import another_s_certificate
-from edge_node.mqtt_client import AT_MOST_ONCE, Connection, Link, Persistence, Receipt
 from edge_node.sources import SOURCES
 from edge_node.sources.mqtt import filters_of
+from models.mqtt_access import another_s_certificate
+from models.mqtt_client import AT_MOST_ONCE, Connection, Link, Persistence, Receipt
 from models.signal import Device, SampleBlock
 from models.topics import GatewayTopics
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 
 from edge_node import figures
 from edge_node.gateway_alerts import Trouble
-from edge_node.metrics import Family
 from edge_node.parts import Parts
 from edge_node.troubles import UNHEARD, troubles
 from edge_node.web.page import Sight
 from models.messages import GatewayState, Status, rfc3339
+from models.metrics import Family
 
 
 class Reporting:

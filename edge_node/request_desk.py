@@ -20,9 +20,9 @@ import structlog
 
 from edge_node.acceptance import Verdict
 from edge_node.config_schema import Gateway
-from edge_node.log_limit import LogLimit
 from edge_node.requests import MAX_BYTES, RequestCounters, Requests
 from models.acceptance import Acceptance
+from models.log_limit import LogLimit
 from models.messages import Alert, DeviceStateMessage, Event, Response, Status
 from models.requests import AcceptRequest, Refusal, ReloadRequest, StatusRequest
 from models.topics import GatewayTopics

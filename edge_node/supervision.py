@@ -16,10 +16,10 @@ from collections.abc import Mapping, MutableMapping
 import structlog
 
 from edge_node.assembly import Core
-from edge_node.metrics import Family
 from edge_node.sources import Reach
 from edge_node.uplink import Uplink
 from edge_node.watchdog import Progress, Watchdog
+from models.metrics import Family
 
 STATUS_S = 5.0  # how often the status line is looked at where there is no watchdog
 FEEDS = 4  # times that the watchdog is fed within its time

@@ -25,8 +25,8 @@ from edge_node.clones import Clones
 from edge_node.config_schema import Uplink as UplinkConfig
 from edge_node.departures import Departures, UplinkCounters
 from edge_node.egress import Outgoing, clearing, marked_delayed, outgoing
-from edge_node.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt, Will
 from models.messages import Event, ModelState, Response, Status, encode
+from models.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt, Will
 from models.signal import DropReason
 from models.topics import GatewayTopics, filter_matches
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from edge_node.config_schema import MqttSource, Tls
+from edge_node.config_schema import MqttSource
+from models.broker_options import Tls
 from models.requests import REQUESTS as REQUEST_KINDS
 from models.requests import Refusal
 from models.topics import GatewayTopics
@@ -21,7 +22,7 @@ from tests.brokers import HOST, Broker, Subscriber, wait_for
 from tests.brokers import broker as sensors_broker
 from tests.edge_node.daemons import config as gateway_toml
 from tests.edge_node.daemons import edge_node, feed, rows, running
-from tests.edge_node.test_mqtt_client import connection, failure
+from tests.models.test_mqtt_client import connection, failure
 from tests.shipped_broker import SHIPPED, Account, Keys, shipped_broker
 
 US, OTHER = "linewatch/plant-1/hall-3", "linewatch/plant-1/hall-4"

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from edge_node.config import Config
 from edge_node.config_schema import MqttSource, Uplink
 from edge_node.doctor.findings import Finding, fail, ok, warn
-from edge_node.mqtt_access import another_s_certificate
-from edge_node.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt
 from edge_node.sources.mqtt import filters_of
 from edge_node.uplink import PACKET_OVERHEAD, WINDOW
+from models.mqtt_access import another_s_certificate
+from models.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt
 from models.topics import GatewayTopics
 
 PATIENCE_S = 12.0  # a connection attempt gives up after 10

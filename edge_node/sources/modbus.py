@@ -14,12 +14,12 @@ import numpy as np
 import structlog
 
 from edge_node.config_schema import ModbusSource
-from edge_node.log_limit import LogLimit
 from edge_node.sources import Emit, Reach, SourceCounters, refuse
 from edge_node.sources.layout import Layout, timed_block
 from firmware_bridge.modbus import Poller, Reading
 from firmware_bridge.modbus_link import Bus, Fault
 from firmware_bridge.transport import PortName
+from models.log_limit import LogLimit
 from models.signal import Clock, Device, DropReason, SampleBlock
 
 SAME_FAULT_LOG_S = 300.0

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import structlog
 
 from edge_node.config_schema import MqttSource, MqttSubscription
-from edge_node.log_limit import LogLimit
-from edge_node.mqtt_client import AT_MOST_ONCE, Connection, Link, Persistence, Receipt
 from edge_node.sources import Emit, Reach, SessionState, SourceCounters, refuse
 from edge_node.sources.arrivals import Arrivals
 from edge_node.sources.payloads import Decoder, Refusal
 from edge_node.sources.receipts import Receipts, digest_of
+from models.log_limit import LogLimit
+from models.mqtt_client import AT_MOST_ONCE, Connection, Link, Persistence, Receipt
 from models.signal import Device, DropReason, SampleBlock
 from models.topics import filter_matches
 

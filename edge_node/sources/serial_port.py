@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from structlog.typing import FilteringBoundLogger
 
 from edge_node.config_schema import SerialSource
-from edge_node.log_limit import LogLimit
 from edge_node.sources import Emit, Reach, SourceCounters, refuse
 from firmware_bridge.transport import Line, LineSettings, PortName
+from models.log_limit import LogLimit
 from models.signal import DropReason, SampleBlock
 
 SAME_FAULT_LOG_S = 60.0

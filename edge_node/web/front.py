@@ -15,13 +15,13 @@ from wsgiref.simple_server import WSGIServer
 
 import structlog
 
-from edge_node import local_http, metrics
 from edge_node.config_schema import Gateway
-from edge_node.metrics import Family
 from edge_node.web.page import Page, Query, Sight
 from edge_node.web.site import NotNow, Site
 from edge_node.web.view import Live
+from models import local_http, metrics
 from models.messages import Response
+from models.metrics import Family
 
 LOOP_S = 5.0  # for which the loop is waited for
 RETRY_S = 10.0
@@ -82,7 +82,7 @@ class Front:
         def read() -> list[Family]:
             return [*self._on_loop(self._families), replace(refused, values={(): guard.n_refused})]
 
-        guard = local_http.Guard(metrics.application(read), gateway)
+        guard = local_http.Guard(metrics.application(read), gateway.http_token_file, gateway.http_token_env)
         site = Site(guard, self._look, self._ask, page=gateway.page)
         try:
             self._server = local_http.serve(gateway.metrics_host, gateway.metrics_port, site)

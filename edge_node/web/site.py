@@ -17,12 +17,12 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import msgspec
 
-from edge_node.config_http import is_loopback
-from edge_node.local_http import SESSION_S, Guard, cookie_name
 from edge_node.requests import MAX_BYTES
 from edge_node.web.assets import Asset, load_assets
 from edge_node.web.page import MAX_DRAWN, Query
 from edge_node.web.view import Live
+from models.config_http import is_loopback
+from models.local_http import SESSION_S, Guard, cookie_name
 from models.messages import Response
 from models.requests import RequestName
 

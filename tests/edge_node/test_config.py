@@ -11,10 +11,10 @@ import pytest
 
 from edge_node.config import Config, ConfigError, load_config
 from edge_node.config_schema import MqttSource
-from edge_node.secret_values import read_secret
 from models.features import FeatureSpec
 from models.gating import GateSpec
 from models.manifest import ModelManifest, Normalisation, TrainedChannel, TrainingReport
+from models.secret_values import read_secret
 from models.sensor_checks import ChannelBaseline
 from models.signal import Channel, Mode, WindowSpec
 from models.time_policy import TimeOptions, TimePolicy, default_policy

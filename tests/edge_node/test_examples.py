@@ -16,7 +16,7 @@ from msgspec import inspect
 
 from edge_node.config import ConfigError, load_config
 from edge_node.config_schema import Document
-from edge_node.config_validation import convert, find_problems
+from models.config_validation import convert, find_problems
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 REFERENCE = (EXAMPLES / "gateway.toml").read_text()

@@ -15,8 +15,8 @@ from selenium.webdriver.common.keys import Keys
 from tests.brokers import HOST, Subscriber, broker, free_port, wait_for
 from tests.edge_node.browsers import Browser, browser
 from tests.edge_node.daemons import N_ROWS, config, connected, feed, metrics, rows, running, summed
-from tests.edge_node.test_local_http import TOKEN
 from tests.edge_node.versions import PUBLIC, good, signed, written
+from tests.models.test_local_http import TOKEN
 
 ALERT = ".side [data-alert]"
 NO_MODEL = """

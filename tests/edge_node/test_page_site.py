@@ -14,19 +14,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge_node import local_http
 from edge_node.config_schema import Gateway
-from edge_node.local_http import _session
 from edge_node.requests import MAX_BYTES
 from edge_node.web import site as site_module
 from edge_node.web.page import MAX_DRAWN, Query
 from edge_node.web.site import SECURITY, NotNow, Site
 from edge_node.web.view import Health, Live
+from models import local_http
+from models.local_http import _session
 from models.messages import Response
 from models.requests import Refusal
 from tests.brokers import HOST
 from tests.edge_node.outgoing_messages import AT, status
-from tests.edge_node.test_local_http import hello
+from tests.models.test_local_http import hello
 
 TOKEN = "correct-horse-battery"
 NOTHING = Live(
@@ -61,7 +61,7 @@ class Served:
         self.asked: list[tuple[str, bytes]] = []
         self.looked: list[Query] = []
         self.answer: Callable[[Future[Response]], None] = lambda told: told.set_result(ANSWER)
-        self.guard = local_http.Guard(hello, gateway)
+        self.guard = local_http.Guard(hello, gateway.http_token_file, gateway.http_token_env)
         self.server = local_http.serve(HOST, 0, Site(self.guard, self.look, self.ask, page=gateway.page))
         self.host = f"{HOST}:{self.server.server_port}"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from edge_node.config import load_config
-from edge_node.mqtt_access import read_password
-from edge_node.secret_values import read_secret
+from models.mqtt_access import read_password
+from models.secret_values import read_secret
 from tests.authority import Authority
 from tests.brokers import HOST, Subscriber, broker, free_port, wait_for
 from tests.edge_node.daemons import config, edge_node, running, status

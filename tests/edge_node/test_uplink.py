@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from edge_node.config_schema import Tls
 from edge_node.config_schema import Uplink as UplinkConfig
 from edge_node.uplink import MAX_LOST, Uplink
+from models.broker_options import Tls
 from models.messages import Status, encode
 from models.signal import DeviceCondition, DropReason
 from tests.brokers import HOST, Broker, Subscriber, broker, certificates, free_port, retained, wait_for

@@ -1,4 +1,4 @@
-"""The text of gateway.toml: read with lines, and every problem with it written as ``file:line: table: key =
+"""The text of a configuration file: read with lines, and every problem with it written as ``file:line: table: key =
 value: what``."""
 
 from __future__ import annotations
@@ -9,14 +9,29 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_node.config_validation import Problem, show
-from edge_node.toml_positions import KeyPath, Positions
+from models.config_validation import Problem, show
+from models.toml_positions import KeyPath, Positions
 
 _HINTS = {
     "Cannot overwrite a value": "this key or table stands in the file before",
     "Invalid value": 'text needs quotes, as in name = "pump"; true and false have no capitals',
     "Expected newline or end of document after a statement": "one key = value a line; text needs quotes",
     "Illegal character": "a text that begins in this line does not end in it: where is its second quote?",
+}
+_TABLES = {
+    (name,)
+    for name in (
+        "gateway",
+        "uplink",
+        "models",
+        "defaults",
+        "sink",
+        "broker",
+        "store",
+        "influx",
+        "training",
+        "rollout",
+    )
 }
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
@@ -32,9 +47,9 @@ class ConfigError(ValueError):
         self.partial = partial
 
 
-def parse(path: Path) -> tuple[dict[str, Any], Positions]:
+def parse(path: Path, expected: str) -> tuple[dict[str, Any], Positions]:
     """The document in the file ``path``, and where its keys stand; ConfigError when it is no TOML, or
-    empty."""
+    empty (``expected``: what it should hold)."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -58,7 +73,7 @@ def parse(path: Path) -> tuple[dict[str, Any], Positions]:
             f"{path}:{text.count(chr(10)) + 1}: not valid TOML: {what} (end of file)", partial=True
         ) from None
     if not raw:
-        raise ConfigError(f"{path}: the file is empty: expected [gateway] and at least one [[device]]")
+        raise ConfigError(f"{path}: the file is empty: expected {expected}")
     return raw, Positions(data)
 
 
@@ -98,7 +113,7 @@ def name_tables(raw: Mapping[str, Any]) -> dict[KeyPath, str]:
 
 def _label(path: KeyPath, names: Mapping[KeyPath, str]) -> tuple[str, str]:
     """The table that ``path`` is in, as written in the file, and the key in it."""
-    if len(path) < 2 and path[:1] not in (("gateway",), ("uplink",), ("models",), ("defaults",)):
+    if len(path) < 2 and path[:1] not in _TABLES:
         return "", "".join(str(part) for part in path)
     n = 2 if len(path) > 1 and isinstance(path[1], int) else 1
     name = names.get(path[:n])

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from edge_node.config_schema import MqttSource, Tls, Uplink
-from edge_node.log_limit import LogLimit
-from edge_node.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt, Will, backoff_s
+from edge_node.config_schema import MqttSource, Uplink
+from models.broker_options import Tls
+from models.log_limit import LogLimit
+from models.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt, Will, backoff_s
 from tests.brokers import HOST, Broker, Subscriber, broker, certificates, free_port, wait_for
 
 

@@ -32,9 +32,9 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edge_node.config_schema import MqttSource, Uplink
-from edge_node.log_limit import LogLimit
-from edge_node.mqtt_access import TlsSocket, explain, explain_close, read_password, tls_context
+from models.broker_options import Broker
+from models.log_limit import LogLimit
+from models.mqtt_access import TlsSocket, explain, explain_close, read_password, tls_context
 
 CONNECT_TIMEOUT_S = 10.0
 STABLE_S = 5.0  # a connection that lived this long was a good one: the next attempt follows soon
@@ -166,7 +166,7 @@ class Connection:
 
     def __init__(
         self,
-        broker: MqttSource | Uplink,
+        broker: Broker,
         session: Session,
         *,
         label: str,

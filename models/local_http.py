@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -20,9 +21,8 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import structlog
 
-from edge_node.config_schema import Gateway
-from edge_node.log_limit import LogLimit
-from edge_node.secret_values import read_secret
+from models.log_limit import LogLimit
+from models.secret_values import read_secret
 
 PATIENCE_S = 10.0  # with a client that does not go on
 SESSION_S = 12 * 3600
@@ -32,15 +32,16 @@ log = structlog.get_logger("linewatch.http")
 
 
 class Guard:
-    """``app`` for those who know the token of ``gateway``; for all, where it has none. From any thread.
+    """``app`` for those who know the token in ``file`` or in the environment's ``variable``; for all, where neither is given.
+    From any thread.
 
     A program shows it as a bearer token; a person is given a session for it (:meth:`session_for`), which a cookie holds: an
     expiry, signed with the token, so that it ends with either and nothing need be remembered.
     """
 
-    def __init__(self, app: WSGIApplication, gateway: Gateway) -> None:
+    def __init__(self, app: WSGIApplication, file: Path | None, variable: str | None) -> None:
         self._app = app
-        self._file, self._variable = gateway.http_token_file, gateway.http_token_env
+        self._file, self._variable = file, variable
         self._lock = threading.Lock()
         self._log_limit = LogLimit(SAME_FAULT_LOG_S)
         self.n_refused = 0
@@ -49,9 +50,7 @@ class Guard:
         if self.admits(environ):
             return self._app(environ, start_response)
         self.refused(environ, "a request without the right token is not answered")
-        body = (
-            b"401: this wants the header Authorization: Bearer, with the token of [gateway] http_token_file\n"
-        )
+        body = b"401: this wants the header Authorization: Bearer, with the token of http_token_file\n"
         headers = [
             ("Content-Type", "text/plain; charset=utf-8"),
             ("Content-Length", str(len(body))),

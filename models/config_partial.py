@@ -16,8 +16,8 @@ from typing import Annotated, Any, NoReturn, TypeGuard, TypeVar, Union, get_args
 
 import msgspec
 
-from edge_node.config_validation import Problem, Refused, convert, misspelt
-from edge_node.toml_positions import KeyPath
+from models.config_validation import Problem, Refused, convert, misspelt
+from models.toml_positions import KeyPath
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ from typing import Any
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from edge_node.config_schema import MqttSource, Tls, Uplink
-from edge_node.secret_values import read_secret
+from models.broker_options import Broker, Tls
+from models.secret_values import read_secret
 
 ASK_AGAIN_S = 2.0
 
@@ -84,7 +84,7 @@ def another_s_certificate(tls: Tls | None, site: str, gateway: str) -> str | Non
     return f"tls.cert_file {tls.cert_file} is the certificate of {names[0]!r}, and this gateway is {site}/{gateway}"
 
 
-def read_password(broker: MqttSource | Uplink) -> str | None:
+def read_password(broker: Broker) -> str | None:
     """The broker's password, read when it is needed. Raises OSError naming what cannot be read."""
     try:
         return read_secret(broker.password_file, broker.password_env)

@@ -20,8 +20,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from edge_node.toml_positions import KeyPath
 from models.codec import parse_rate
+from models.toml_positions import KeyPath
 
 # Keys that people reach for and that are not there for a reason.
 _HINTS = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edge_node.toml_positions import KeyPath, Positions
+from models.toml_positions import KeyPath, Positions
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

@@ -15,10 +15,10 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import pytest
 from structlog.testing import capture_logs
 
-from edge_node import local_http
 from edge_node.config import ConfigError, load_config
-from edge_node.config_http import is_loopback
 from edge_node.config_schema import Gateway
+from models import local_http
+from models.config_http import is_loopback
 from tests.brokers import HOST, broker, free_port, wait_for
 from tests.edge_node.daemons import config, edge_node, running
 
@@ -32,7 +32,7 @@ def hello(_: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
 
 @contextmanager
 def served(gateway: Gateway) -> Iterator[tuple[str, local_http.Guard]]:
-    guard = local_http.Guard(hello, gateway)
+    guard = local_http.Guard(hello, gateway.http_token_file, gateway.http_token_env)
     server = local_http.serve(HOST, 0, guard)
     try:
         yield f"http://{HOST}:{server.server_port}/", guard

@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
-from edge_node.config_schema import MqttSource, Tls, Uplink
-from edge_node.mqtt_access import tls_context
-from edge_node.mqtt_client import Connection
+from edge_node.config_schema import MqttSource, Uplink
+from models.broker_options import Tls
+from models.mqtt_access import tls_context
+from models.mqtt_client import Connection
 from tests.authority import Authority, Own
 from tests.brokers import HOST, Broker, broker, free_port, wait_for
 from tests.edge_node.daemons import config as gateway_toml
 from tests.edge_node.daemons import connected, edge_node, metrics, running
-from tests.edge_node.test_mqtt_client import Recorded, failure
-from tests.edge_node.test_mqtt_client import connection as connecting
+from tests.models.test_mqtt_client import Recorded, failure
+from tests.models.test_mqtt_client import connection as connecting
 
 
 @pytest.fixture
@@ -127,8 +128,8 @@ def test_a_key_that_may_not_be_read_is_named(ca: Authority, tmp_path: Path) -> N
     own = ca.issue("hall-3")
     own.key.chmod(0)
     program = (
-        "import os, sys; from pathlib import Path; from edge_node.config_schema import Tls\n"
-        "from edge_node.mqtt_access import tls_context\n"
+        "import os, sys; from pathlib import Path; from models.broker_options import Tls\n"
+        "from models.mqtt_access import tls_context\n"
         "os.setuid(65534)\n"
         f"tls_context(Tls(ca_file=None, cert_file=Path({str(own.cert)!r}), key_file=Path({str(own.key)!r})))"
     )
