@@ -51,7 +51,7 @@ reliability: $(VENV)/.installed
 
 # tflite-runtime has wheels for CPython up to 3.11 only and needs numpy 1.
 tflite-runtime-test: $(TFLITE_VENV)/.installed
-	$(TFLITE_VENV)/bin/python -m pytest -q -m tflite_runtime
+	$(TFLITE_VENV)/bin/python -m pytest -q -m tflite_runtime -n $(TEST_JOBS) --dist worksteal
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@if [ -z "$(PYTHON)" ]; then echo "Linewatch needs Python 3.11 or newer with venv and pip (Debian: apt-get install python3-venv)"; exit 1; fi
@@ -63,7 +63,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(TFLITE_VENV)/.installed: pyproject.toml constraints-tflite-runtime.txt
 	@if ! command -v python3.11 >/dev/null; then echo "this needs python3.11: tflite-runtime has no wheels for newer Pythons"; exit 1; fi
 	python3.11 -m venv $(TFLITE_VENV)
-	$(TFLITE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-tflite-runtime.txt -e '.[tflite-runtime]' pytest pytest-timeout hypothesis psutil
+	$(TFLITE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-tflite-runtime.txt -e '.[tflite-runtime]' pytest pytest-timeout pytest-xdist hypothesis psutil
 	@touch $@
 
 clean:

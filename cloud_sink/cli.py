@@ -1,4 +1,5 @@
-"""The command line of the sink: ``train`` makes a model from a recording, ``keygen`` and ``sign`` vouch for it.
+"""The command line of the sink: ``run`` gathers what gateways publish, ``gateways`` shows it, ``train`` makes a model from a
+recording, ``keygen`` and ``sign`` vouch for it.
 
 Exit codes: 0 done, 1 refused (the recording, the target), 2 called wrongly. An error is one line: what,
 where, what to do.
@@ -14,10 +15,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TypeVar
 
-from cloud_sink import signing, train_options
+from cloud_sink import running, signing, train_options
 from cloud_sink.bundle import BundleError, read_manifest
 from cloud_sink.signing import NotSigned
 from models.cli_values import USAGE, Parser, UsageError, labels_of, log_options_of, time_ns
+from models.config_text import ConfigError
 from models.keys import KeyUnusable, read_private_key
 from models.labels import read_labels
 from models.logs import LogError
@@ -34,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of ``cloud-sink``."""
     top = Parser(
         prog="cloud-sink",
-        description="Trains and signs, and later gathers and publishes, the models that gateways run.",
+        description="Gathers what gateways publish; trains and signs the models that they run.",
     )
     top.add_argument("--version", action="version", version=f"cloud-sink {version('linewatch')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
@@ -46,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     train_options.add(train)
     train.set_defaults(act=_train)
     signing.add(commands)
+    running.add(commands)
     return top
 
 
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return USAGE
-    except (BundleError, KeyUnusable, LogError, NotSigned) as error:
+    except (BundleError, ConfigError, KeyUnusable, LogError, NotSigned) as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:

@@ -1,0 +1,295 @@
+"""The event database: alerts, labels, gateways, devices and what became of models. SQLite by default, PostgreSQL by URL.
+
+Invariants: :meth:`EventStore.commit` is one transaction, and doing it again, from whichever sink, changes nothing: of an alert
+the highest ``seq`` stays, of a label and of a model's state the newest, of what gateways retain what was heard last. Rows are
+written in the order of their keys, so that sinks that write at once wait for one another, and not each for the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, Table, create_engine, event, func, insert, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.sql import ColumnElement
+
+from cloud_sink import tables
+from cloud_sink.summaries import SummaryTable
+from models.messages import Alert, DeviceStateMessage, ModelState, Response, Status, encode
+
+_BUSY_S = 30.0
+_ROWS_AT_ONCE = 500  # of one statement: SQLite takes 32,766 values
+
+log = structlog.get_logger("linewatch.store")
+
+
+class EventsUnavailable(Exception):
+    """The database cannot be used now; the text says why. Nothing was committed."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is committed together; ``heard_ns``: when it came."""
+
+    heard_ns: int
+    alerts: list[Alert] = field(default_factory=list)
+    statuses: list[Status] = field(default_factory=list)
+    states: list[DeviceStateMessage] = field(default_factory=list)
+    models: list[ModelState] = field(default_factory=list)
+    responses: list[Response] = field(default_factory=list)
+    summaries: list[SummaryTable] = field(default_factory=list)
+
+
+class EventStore:
+    """See the module's docstring. From any thread; ``url`` of SQLAlchemy."""
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+        self._is_sqlite = self._url.get_backend_name() == "sqlite"
+        options: dict[str, Any] = (
+            {"connect_args": {"timeout": _BUSY_S}} if self._is_sqlite else {"pool_pre_ping": True}
+        )
+        self.engine: Engine = create_engine(self._url, **options)
+        if self._is_sqlite:
+            event.listen(self.engine, "connect", _durable)
+            event.listen(self.engine, "begin", _immediate)
+
+    @property
+    def where(self) -> str:
+        """The database, without secrets."""
+        return self._url.render_as_string(hide_password=True)
+
+    def create(self) -> None:
+        """Makes the tables that are missing. Raises EventsUnavailable, also for tables of a newer program."""
+        with self._errors():
+            tables.metadata.create_all(self.engine)
+        with self.begin() as connection:
+            found = connection.execute(select(func.max(tables.schema_version.c.version))).scalar()
+            if found is None:
+                connection.execute(insert(tables.schema_version).values(version=tables.VERSION))
+            elif found > tables.VERSION:
+                raise EventsUnavailable(
+                    f"{self.where} is of a newer Linewatch (version {found} of its tables, this one knows {tables.VERSION})"
+                )
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """One transaction. Raises EventsUnavailable."""
+        with self._errors(), self.engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """To look, at one instant, and not in anybody's way. Raises EventsUnavailable."""
+        with self._errors(), self.engine.connect() as connection:
+            yield connection.execution_options(reads=True)
+
+    def commit(self, batch: Batch) -> None:
+        """Raises EventsUnavailable."""
+        with self.begin() as connection:
+            self._put_alerts(connection, batch)
+            self._put_statuses(connection, batch)
+            self._put_devices(connection, batch)
+            self._put_models(connection, batch)
+            self._put_labels(connection, batch)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def _put_alerts(self, connection: Connection, batch: Batch) -> None:
+        newest: dict[str, Alert] = {}
+        for alert in batch.alerts:
+            known = newest.get(alert.alert_id)
+            if known is None or alert.seq > known.seq:
+                newest[alert.alert_id] = alert
+        t = tables.alerts
+        rows = [
+            {
+                "alert_id": a.alert_id,
+                "seq": a.seq,
+                "state": a.state,
+                "kind": a.kind,
+                "severity": a.severity,
+                "site": a.site,
+                "gateway": a.gateway,
+                "machine": a.machine,
+                "class": a.class_,
+                "device": a.device,
+                "message": a.message,
+                "start_ns": a.start_ns,
+                "end_ns": a.end_ns,
+                "score": a.score,
+                "p_value": a.p_value,
+                "model_id": a.model_id,
+                "model_version": a.model_version,
+                "payload": encode(a),
+                "heard_ns": batch.heard_ns,
+            }
+            for a in newest.values()
+        ]
+        self.upsert(connection, t, rows, lambda new: new.seq > t.c.seq)
+
+    def _put_statuses(self, connection: Connection, batch: Batch) -> None:
+        last = {(s.site, s.gateway): s for s in batch.statuses}
+        t = tables.gateways
+        rows = [
+            {
+                "site": s.site,
+                "gateway": s.gateway,
+                "state": s.state,
+                "version": s.version,
+                "boot_id": s.boot_id,
+                "config_hash": s.config_hash,
+                "updated_at": s.updated_at,
+                "started_at": s.started_at,
+                "payload": encode(s),
+                "heard_ns": batch.heard_ns,
+            }
+            for s in last.values()
+        ]
+        self.upsert(connection, t, rows, lambda new: new.heard_ns >= t.c.heard_ns)
+
+    def _put_devices(self, connection: Connection, batch: Batch) -> None:
+        t = tables.devices
+        rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for table in batch.summaries:
+            order = table.end_ns.argsort(kind="stable")
+            for i in order:  # the newest of each device stays
+                key = (str(table.site[i]), str(table.gateway[i]), str(table.device[i]))
+                known = rows.get(key)
+                if known is not None and known["last_end_ns"] > int(table.end_ns[i]):
+                    continue
+                rows[key] = {
+                    "site": key[0],
+                    "gateway": key[1],
+                    "device": key[2],
+                    "machine": str(table.machine[i]),
+                    "class": table.class_,
+                    "schema_id": table.schema_id,
+                    "model_id": str(table.model_id[i]) or None,
+                    "model_version": int(table.model_version[i]) or None,
+                    "last_end_ns": int(table.end_ns[i]),
+                }
+        self.upsert(
+            connection,
+            t,
+            list(rows.values()),
+            lambda new: or_(t.c.last_end_ns.is_(None), new.last_end_ns > t.c.last_end_ns),
+        )
+        last = {(s.site, s.gateway, s.device): s for s in batch.states}
+        states = [
+            {
+                "site": s.site,
+                "gateway": s.gateway,
+                "device": s.device,
+                "machine": s.machine,
+                "class": s.class_,
+                "state": s.state,
+                "state_heard_ns": batch.heard_ns,
+            }
+            for s in last.values()
+        ]
+        self.upsert(
+            connection,
+            t,
+            states,
+            lambda new: or_(t.c.state_heard_ns.is_(None), new.state_heard_ns >= t.c.state_heard_ns),
+        )
+
+    def _put_models(self, connection: Connection, batch: Batch) -> None:
+        last: dict[tuple[str, str, str], ModelState] = {}
+        for m in batch.models:
+            key = (m.site, m.gateway, m.model_id)
+            if key not in last or m.since_ns >= last[key].since_ns:
+                last[key] = m
+        t = tables.model_states
+        rows = [
+            {
+                "site": m.site,
+                "gateway": m.gateway,
+                "model_id": m.model_id,
+                "state": m.state,
+                "text": m.text,
+                "version": m.version,
+                "running": m.running,
+                "canary": m.canary,
+                "reason": None if m.reason is None else m.reason.value,
+                "since_ns": m.since_ns,
+                "heard_ns": batch.heard_ns,
+            }
+            for m in last.values()
+        ]
+        self.upsert(connection, t, rows, lambda new: new.since_ns >= t.c.since_ns)
+
+    def _put_labels(self, connection: Connection, batch: Batch) -> None:
+        """What operators called alerts, as gateways have confirmed it."""
+        newest: dict[str, Response] = {}
+        for r in batch.responses:
+            if r.request != "label" or not r.ok or r.alert_id is None or r.label is None:
+                continue
+            if r.alert_id not in newest or r.at_ns >= newest[r.alert_id].at_ns:
+                newest[r.alert_id] = r
+        t = tables.labels
+        rows = [
+            {
+                "alert_id": alert_id,
+                "label": r.label,
+                "site": r.site,
+                "gateway": r.gateway,
+                "note": r.note,
+                "by": r.by,
+                "at_ns": r.at_ns,
+            }
+            for alert_id, r in newest.items()
+        ]
+        self.upsert(connection, t, rows, lambda new: new.at_ns >= t.c.at_ns)
+
+    def upsert(
+        self,
+        connection: Connection,
+        table: Table,
+        rows: Sequence[Mapping[str, Any]],
+        newer: Any,
+    ) -> None:
+        """Inserts ``rows`` (distinct keys, the same columns); where the key is there, they replace its columns if ``newer`` of
+        what would be inserted holds."""
+        key = [column.name for column in table.primary_key]
+        for chunk in _chunks(sorted(rows, key=lambda row: [row[name] for name in key])):
+            statement: Any = (sqlite if self._is_sqlite else postgresql).insert(table).values(list(chunk))
+            new = statement.excluded
+            change = {name: new[name] for name in chunk[0] if name not in key}
+            condition: ColumnElement[bool] = newer(new)
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=key, set_=change, where=condition)
+            )
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            text = str(getattr(error, "orig", None) or error).strip().splitlines()
+            raise EventsUnavailable(f"{self.where}: {text[0] if text else type(error).__name__}") from error
+
+
+def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[Mapping[str, Any]]]:
+    return (rows[i : i + _ROWS_AT_ONCE] for i in range(0, len(rows), _ROWS_AT_ONCE))
+
+
+def _durable(connection: Any, _: object) -> None:
+    """SQLite keeps a power cut's promise only when asked to; several sinks on one computer share the file."""
+    connection.isolation_level = None  # transactions are begun by us
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _immediate(connection: Connection) -> None:
+    """Who means to write waits for its turn at the beginning, in place of failing in the middle."""
+    reads = connection.get_execution_options().get("reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -1,0 +1,299 @@
+"""Summaries on disk: a Parquet dataset in a folder, or in an object store by URL.
+
+Strategy: every commit writes new files and touches no old one; a file is written under a name that no reader looks at, synced and
+renamed (an object store makes it appear whole by itself). Files lie by class, schema and day of the summary, so a message that
+comes twice, from whichever sink, comes into one partition: who reads, and who compacts, drops doubles by ``message_id``.
+Compaction writes one file out of many and only then removes those; a reader that meets both drops the doubles again.
+
+Invariants: what :meth:`FeatureStore.append` returned from is on the disk; a file is whole or not there. Bounded by
+:meth:`FeatureStore.retain`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import structlog
+from fsspec.implementations.local import LocalFileSystem
+from numpy.typing import NDArray
+
+from cloud_sink.summaries import QUANTILES, SummaryTable, concatenated
+from models.files import sync_folder
+from models.signal import NS_PER_S
+
+DAY_NS = 86_400 * NS_PER_S
+COMPACT_FILES = 8  # a partition of more files than this is worth it
+_SUFFIX = ".parquet"
+_TEXTS = ("message_id", "site", "gateway", "machine", "device", "model_id")
+_NUMBERS = ("model_version", "start_ns", "end_ns", "n", "n_excluded")
+_ROWS = ("mean", "comoment", "centre", "minimum", "maximum", "score_quantiles")
+_NAMES = b"linewatch.feature_names"
+
+log = structlog.get_logger("linewatch.store")
+
+
+class StoreError(OSError):
+    """The store cannot be read or written now; the text names it and says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Summaries of one class and schema that begin on one day (since the epoch)."""
+
+    class_: str
+    schema_id: str
+    day: int
+
+    @property
+    def path(self) -> str:
+        date = datetime.fromtimestamp(self.day * 86_400, UTC).date()
+        return f"class={_quoted(self.class_)}/schema={_quoted(self.schema_id)}/day={date.isoformat()}"
+
+    @classmethod
+    def at(cls, path: str) -> Partition | None:
+        """What the folder ``path`` holds, if it is one of ours."""
+        levels = path.strip("/").split("/")[-3:]
+        parts = [level.partition("=") for level in levels]
+        if [name for name, _, _ in parts] != ["class", "schema", "day"]:
+            return None
+        try:
+            begin = datetime.fromisoformat(parts[2][2]).replace(tzinfo=UTC)
+        except ValueError:
+            return None
+        return cls(
+            unquote(parts[0][2]).removeprefix("_"),
+            unquote(parts[1][2]).removeprefix("_"),
+            int(begin.timestamp() // 86_400),
+        )
+
+
+class FeatureStore:
+    """See the module's docstring. ``url``: a path, or a URL of fsspec; ``sink``: who writes, part of every file's name."""
+
+    def __init__(self, url: str, sink: str) -> None:
+        """Raises StoreError."""
+        self._url, self._sink = url, sink
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(url)
+            self._fs.makedirs(self._root, exist_ok=True)
+        except (OSError, ImportError, ValueError) as error:
+            raise StoreError(f"{url} cannot be used: {error}") from error
+        self._is_local = isinstance(self._fs, LocalFileSystem)
+        self.n_files_written = self.n_bytes_written = 0
+
+    def append(self, tables: Sequence[SummaryTable]) -> int:
+        """Writes ``tables``; how many files that made. Raises StoreError: some of it may then be there, which a repetition
+        does not double."""
+        n = 0
+        with self._errors("written to"):
+            for table in tables:
+                days = table.start_ns // DAY_NS
+                for day in np.unique(days):
+                    part = table.take(np.flatnonzero(days == day))
+                    self._write(Partition(table.class_, table.schema_id, int(day)), part)
+                    n += 1
+        return n
+
+    def partitions(self, class_: str | None = None, schema_id: str | None = None) -> list[Partition]:
+        """Those that there are, the oldest first. Raises StoreError."""
+        with self._errors("read"):
+            self._fs.invalidate_cache()
+            found = {Partition.at(os.path.dirname(path)) for path in self._files(self._root)}
+        chosen = [
+            p
+            for p in found
+            if p is not None and class_ in (None, p.class_) and schema_id in (None, p.schema_id)
+        ]
+        return sorted(chosen, key=lambda p: (p.day, p.class_, p.schema_id))
+
+    def read(
+        self,
+        class_: str,
+        schema_id: str,
+        *,
+        from_ns: int | None = None,
+        until_ns: int | None = None,
+    ) -> SummaryTable | None:
+        """All summaries of a class and schema that begin in [from_ns, until_ns), each once, in the order of time; None where
+        there is none. Raises StoreError."""
+        tables = []
+        for partition in self.partitions(class_, schema_id):
+            if from_ns is not None and (partition.day + 1) * DAY_NS <= from_ns:
+                continue
+            if until_ns is not None and partition.day * DAY_NS >= until_ns:
+                continue
+            tables += [table for table, _ in self.read_partition(partition)]
+        if not tables:
+            return None
+        names = [t.feature_names for t in tables]
+        usual = max(set(names), key=names.count)  # a schema has one: who says otherwise is not counted
+        table = concatenated([t for t in tables if t.feature_names == usual]).distinct()
+        inside = np.ones(len(table), np.bool_)
+        if from_ns is not None:
+            inside &= table.start_ns >= from_ns
+        if until_ns is not None:
+            inside &= table.start_ns < until_ns
+        return table.take(np.flatnonzero(inside)) if inside.any() else None
+
+    def read_partition(self, partition: Partition) -> list[tuple[SummaryTable, str]]:
+        """What the files of ``partition`` hold, and their paths: doubles included. A file that goes meanwhile was compacted
+        into another one, and is looked for once more. Raises StoreError."""
+        folder = f"{self._root}/{partition.path}"
+        for attempt in range(3):
+            found = []
+            try:
+                with self._errors("read"):
+                    self._fs.invalidate_cache()
+                    for path in self._files(folder):
+                        with self._fs.open(path, "rb") as file:
+                            found.append((_table(partition, pq.read_table(file)), path))
+            except FileNotFoundError:
+                if attempt == 2:
+                    raise StoreError(f"{folder} changes faster than it can be read") from None
+                continue
+            return found
+        return []
+
+    def compact(self, before_ns: int) -> int:
+        """Makes one file of the many of each partition whose day ended before ``before_ns``, or that has many; how many files
+        went. Raises StoreError."""
+        n_gone = 0
+        for partition in self.partitions():
+            with self._errors("read"):
+                n_files = len(self._files(f"{self._root}/{partition.path}"))
+            over = (partition.day + 1) * DAY_NS <= before_ns
+            if n_files > COMPACT_FILES or (over and n_files > 1):
+                n_gone += self._compact(partition)
+        return n_gone
+
+    def retain(self, now_ns: int, days: float) -> int:
+        """Removes partitions that are older than ``days``; how many files went. Raises StoreError."""
+        n_gone = 0
+        for partition in self.partitions():
+            if (partition.day + 1) * DAY_NS <= now_ns - round(days * DAY_NS):
+                with self._errors("cleared"):
+                    for path in self._files(f"{self._root}/{partition.path}"):
+                        self._remove(path)
+                        n_gone += 1
+        return n_gone
+
+    def _compact(self, partition: Partition) -> int:
+        found = self.read_partition(partition)
+        by_names: dict[tuple[str, ...], list[SummaryTable]] = {}
+        for table, _ in found:
+            by_names.setdefault(table.feature_names, []).append(table)
+        with self._errors("compacted"):
+            for tables in by_names.values():
+                self._write(partition, concatenated(tables).distinct())
+            for _, path in found:
+                self._remove(path)
+        return len(found)
+
+    def _write(self, partition: Partition, table: SummaryTable) -> None:
+        folder = f"{self._root}/{partition.path}"
+        name = f"{_quoted(self._sink)}-{time.time_ns():x}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
+        self._fs.makedirs(folder, exist_ok=True)
+        data = _parquet(table)
+        if self._is_local:
+            fresh = f"{folder}/.{name}.new"
+            try:
+                with open(fresh, "wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(fresh, f"{folder}/{name}")
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(fresh)
+            self._sync(folder)
+        else:
+            self._fs.pipe_file(f"{folder}/{name}", data)
+        self.n_files_written += 1
+        self.n_bytes_written += len(data)
+
+    def _sync(self, folder: str) -> None:
+        """The name of a new file, and of the folders that were made for it, is on the disk."""
+        for level in (Path(folder), *Path(folder).parents[:3]):
+            sync_folder(level)
+
+    def _remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # another sink was quicker
+            self._fs.rm_file(path)
+
+    def _files(self, folder: str) -> list[str]:
+        if not self._fs.exists(folder):
+            return []
+        found = self._fs.find(folder)
+        return sorted(p for p in found if p.endswith(_SUFFIX) and not os.path.basename(p).startswith("."))
+
+    @contextlib.contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (StoreError, FileNotFoundError):
+            raise
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(f"{self._url} cannot be {what}: {error}") from error
+
+
+def _quoted(name: str) -> str:
+    """``name`` as a level of a path, never empty nor hidden."""
+    return "_" + quote(name, safe="")
+
+
+def _parquet(table: SummaryTable) -> bytes:
+    arrays: dict[str, pa.Array] = {
+        name: pa.array(getattr(table, name).tolist(), pa.string()) for name in _TEXTS
+    }
+    arrays |= {name: pa.array(getattr(table, name)) for name in _NUMBERS}
+    for name in _ROWS:
+        values = getattr(table, name)
+        arrays[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    counts = np.bincount(table.reservoir_of, minlength=len(table))
+    order = np.argsort(table.reservoir_of, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(counts)]) * table.k
+    flat = np.ascontiguousarray(table.reservoir[order]).ravel()
+    arrays["reservoir"] = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(flat))
+    batch = pa.table(arrays).replace_schema_metadata({_NAMES: json.dumps(table.feature_names).encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(batch, sink, compression="zstd", use_dictionary=list(_TEXTS))
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _table(partition: Partition, read: pa.Table) -> SummaryTable:
+    names = tuple(json.loads(read.schema.metadata[_NAMES]))
+    k, m = len(names), read.num_rows
+    widths = dict.fromkeys(_ROWS, k) | {"comoment": k * (k + 1) // 2, "score_quantiles": len(QUANTILES)}
+
+    def rows(name: str) -> NDArray[np.float64]:
+        flat = read.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(flat, np.float64).reshape(m, widths[name])
+
+    reservoir = read.column("reservoir").combine_chunks()
+    lengths = np.diff(reservoir.offsets.to_numpy()) // k
+    columns: dict[str, Any] = {name: np.array(read.column(name).to_pylist(), np.str_) for name in _TEXTS}
+    columns |= {name: read.column(name).to_numpy().astype(np.int64) for name in _NUMBERS}
+    columns |= {name: rows(name) for name in _ROWS}
+    return SummaryTable(
+        class_=partition.class_,
+        schema_id=partition.schema_id,
+        feature_names=names,
+        **columns,
+        reservoir=reservoir.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, k),
+        reservoir_of=np.repeat(np.arange(m), lengths).astype(np.int64),
+    )

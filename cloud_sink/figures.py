@@ -1,0 +1,51 @@
+"""What the sink counts, for ``/metrics``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from cloud_sink.features_store import FeatureStore
+from cloud_sink.intake import Intake
+from models.metrics import Family
+
+
+def families(intakes: Sequence[Intake], features: FeatureStore) -> list[Family]:
+    """Every metric of the sink but the process's own; of all its sessions together."""
+    counters = [intake.counters() for intake in intakes]
+    heard: Counter[str] = sum((c.heard for c in counters), Counter())
+    stored: Counter[str] = sum((c.stored for c in counters), Counter())
+    refused = sum((c.refused for c in counters), Counter())
+    return [
+        _by("messages_heard", "Messages that were readable.", "type", heard),
+        _by("messages_stored", "Messages that are in the stores; doubles count.", "type", stored),
+        _by(
+            "messages_refused",
+            "Messages that were not taken.",
+            "reason",
+            Counter({reason.value: n for reason, n in refused.items()}),
+        ),
+        _counter("received_bytes", "Bytes of messages that came.", sum(c.n_bytes for c in counters)),
+        _counter("commits", "Times that what came was stored.", sum(c.n_commits for c in counters)),
+        _counter("commit_seconds", "Seconds that took.", sum(c.commit_s for c in counters)),
+        _counter("commit_failures", "Times that it could not be.", sum(c.n_failures for c in counters)),
+        _gauge("messages_waiting", "Messages that wait to be stored.", sum(c.n_waiting for c in counters)),
+        _gauge("connected", "Sessions that are connected.", sum(i.connection.connected for i in intakes)),
+        _counter(
+            "connects", "Times that the broker accepted one.", sum(i.connection.n_connects for i in intakes)
+        ),
+        _counter("feature_files", "Files of summaries that were written.", features.n_files_written),
+        _counter("feature_bytes", "Bytes in them.", features.n_bytes_written),
+    ]
+
+
+def _by(name: str, text: str, label: str, values: Counter[str]) -> Family:
+    return Family(f"sink_{name}", text, "counter", (label,), {(key,): n for key, n in values.items()})
+
+
+def _counter(name: str, text: str, value: float) -> Family:
+    return Family(f"sink_{name}", text, "counter", (), {(): value})
+
+
+def _gauge(name: str, text: str, value: float) -> Family:
+    return Family(f"sink_{name}", text, "gauge", (), {(): value})

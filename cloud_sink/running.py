@@ -1,0 +1,155 @@
+"""``cloud-sink run``, ``check`` and ``gateways``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tabulate import tabulate
+
+from models.config_text import ConfigError
+from models.messages import Status
+
+REFUSED = 1
+_EGRESS = "egress_bytes."
+
+
+def add(commands: Any) -> None:
+    """Adds the commands that need sink.toml to the subparsers ``commands``."""
+    run = commands.add_parser(
+        "run",
+        help="gather what gateways publish",
+        description="Stores what gateways publish until it is stopped. Several sinks with names of their own share the load.",
+    )
+    _add_config(run)
+    run.add_argument(
+        "--takeover",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also take what the broker keeps for this sink, which is gone for good; repeatable",
+    )
+    run.set_defaults(act=_run)
+    check = commands.add_parser(
+        "check", help="check a configuration", description="Says what is wrong with it, by line."
+    )
+    _add_config(check)
+    check.set_defaults(act=_check)
+    gateways = commands.add_parser(
+        "gateways",
+        help="who is there",
+        description="The gateways that have been heard: state, version, models, when last, open alerts, bytes sent.",
+    )
+    _add_config(gateways)
+    gateways.set_defaults(act=_gateways)
+
+
+def _run(given: argparse.Namespace) -> int:
+    from cloud_sink.config import load_config
+    from cloud_sink.daemon import Daemon, SinkFailed
+    from models.program_log import set_up_logging
+
+    config = load_config(given.config)
+    if config.sink.name in given.takeover:
+        raise ConfigError(
+            f"--takeover {config.sink.name}: that is this sink itself, which takes what is kept for it anyway"
+        )
+    set_up_logging(config.sink.log_level, config.sink.log_format)
+    try:
+        Daemon(config, takeover=given.takeover).run()
+    except SinkFailed as error:
+        print(f"cloud-sink: {error}", file=sys.stderr)
+        return REFUSED
+    return 0
+
+
+def _check(given: argparse.Namespace) -> int:
+    from cloud_sink.config import load_config
+
+    config = load_config(given.config)
+    host, port = config.broker.address
+    print(f"{given.config}: ok; sink {config.sink.name}, broker {host}:{port}, below {config.broker.prefix}/")
+    return 0
+
+
+def _gateways(given: argparse.Namespace) -> int:
+    from sqlalchemy import func, select
+
+    from cloud_sink import tables
+    from cloud_sink.config import load_config
+    from cloud_sink.events import EventStore, EventsUnavailable
+
+    config = load_config(given.config)
+    store = EventStore(config.store.events)
+    g, d, a = tables.gateways.c, tables.devices.c, tables.alerts.c
+    try:
+        store.create()
+        with store.read() as connection:
+            rows = connection.execute(select(tables.gateways).order_by(g.site, g.gateway)).mappings().all()
+            devices = _by_gateway(
+                connection.execute(select(d.site, d.gateway, func.count()).group_by(d.site, d.gateway))
+            )
+            opened = (
+                select(a.site, a.gateway, func.count())
+                .where(a.state != "cleared")
+                .group_by(a.site, a.gateway)
+            )
+            alerts = _by_gateway(connection.execute(opened))
+    except EventsUnavailable as error:
+        print(f"cloud-sink: {error}", file=sys.stderr)
+        return REFUSED
+    finally:
+        store.close()
+    table = []
+    for row in rows:
+        status = msgspec.json.decode(row["payload"], type=Status)
+        key = (row["site"], row["gateway"])
+        sent = sum(n for name, n in status.counters.items() if name.startswith(_EGRESS))
+        table.append(
+            (
+                "/".join(key),
+                row["state"],
+                row["version"],
+                ", ".join(f"{m.model_id} v{m.version}" for m in status.models),
+                devices.get(key, 0),
+                alerts.get(key, 0),
+                _ago(time.time_ns() - row["heard_ns"]),
+                f"{sent / 1e6:.2f} MB",
+                status.black_box_error or "",
+            )
+        )
+    headers = (
+        "gateway",
+        "state",
+        "version",
+        "models",
+        "devices",
+        "open alerts",
+        "last heard",
+        "sent",
+        "disk",
+    )
+    print(tabulate(table, headers=headers) if table else "no gateway has been heard yet")
+    return 0
+
+
+def _by_gateway(rows: Any) -> dict[tuple[str, str], int]:
+    return {(site, gateway): n for site, gateway, n in rows}
+
+
+def _ago(ns: int) -> str:
+    seconds = max(ns, 0) / 1e9
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-c", "--config", type=Path, required=True, metavar="FILE", help="sink.toml (see examples/sink.toml)"
+    )

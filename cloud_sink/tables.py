@@ -1,0 +1,93 @@
+"""The tables of the event database, the same in SQLite and in PostgreSQL.
+
+Integers are nanoseconds of Unix UTC where the name says so. Who brings what decides nothing: each row has one key, and which
+of two versions of it stays follows from what they say (``seq``, times), or, of what gateways retain, from which was heard last.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+)
+
+VERSION = 1
+metadata = MetaData()
+
+
+def _names(*names: str) -> list[Column[str]]:
+    return [Column(name, Text, nullable=False) for name in names]
+
+
+schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("alert_id", Text, primary_key=True),
+    Column("seq", Integer, nullable=False),
+    *_names("state", "kind", "severity", "site", "gateway", "machine", "class", "device", "message"),
+    Column("start_ns", BigInteger, nullable=False),
+    Column("end_ns", BigInteger, nullable=False),
+    Column("score", Float),
+    Column("p_value", Float),
+    Column("model_id", Text),
+    Column("model_version", Integer),
+    Column("payload", LargeBinary, nullable=False),  # the whole message, as it came
+    Column("heard_ns", BigInteger, nullable=False),
+    Index("alerts_by_time", "start_ns"),
+    Index("alerts_by_device", "site", "gateway", "device"),
+)
+
+labels = Table(
+    "labels",
+    metadata,
+    Column("alert_id", Text, primary_key=True),
+    *_names("label", "site", "gateway", "note"),
+    Column("by", Text),
+    Column("at_ns", BigInteger, nullable=False),
+)
+
+gateways = Table(
+    "gateways",
+    metadata,
+    *_names("site", "gateway", "state", "version", "boot_id", "config_hash", "updated_at", "started_at"),
+    Column("payload", LargeBinary, nullable=False),
+    Column("heard_ns", BigInteger, nullable=False),
+    PrimaryKeyConstraint("site", "gateway"),
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    *_names("site", "gateway", "device", "machine", "class"),
+    Column("schema_id", Text),
+    Column("model_id", Text),
+    Column("model_version", Integer),
+    Column("last_end_ns", BigInteger),  # of its newest summary
+    Column("state", Text),
+    Column("state_heard_ns", BigInteger),
+    PrimaryKeyConstraint("site", "gateway", "device"),
+)
+
+model_states = Table(
+    "model_states",
+    metadata,
+    *_names("site", "gateway", "model_id", "state", "text"),
+    Column("version", Integer, nullable=False),
+    Column("running", Integer, nullable=False),
+    Column("canary", Boolean, nullable=False),
+    Column("reason", Text),
+    Column("since_ns", BigInteger, nullable=False),
+    Column("heard_ns", BigInteger, nullable=False),
+    PrimaryKeyConstraint("site", "gateway", "model_id"),
+)
