@@ -29,11 +29,12 @@ from cloud_sink.train import (
     fit_model,
     residual_scale,
 )
-from models.calibration import block_folds, effective_windows, fit_calibration, p_values
+from models.calibration import Calibration, block_folds, effective_windows, fit_calibration, p_values
 from models.features import schema_id
 from models.manifest import (
     Artifact,
     Family,
+    GoldenVector,
     ModelManifest,
     Normalisation,
     TrainedChannel,
@@ -121,8 +122,8 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
         mask[train] = True
         part = commission(rows, mask, recentring, recentred, dataset.min_scale)
         model = fit_model(options.family, part.inputs[mask], seed=options.seed)
-        for name, (graph, scale) in _graphs(model, part.inputs[mask], found.sigmas).items():
-            out_of_fold[name][test] = _scores(model, graph, scale, part.inputs[test])
+        for name, (graph, scale) in graphs_of(model, part.inputs[mask], found.sigmas).items():
+            out_of_fold[name][test] = graph_scores(model, graph, scale, part.inputs[test])
 
     tick("calibrating")
     breaks = _breaks(starts, window.hop_ns)
@@ -134,49 +135,21 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
     }
 
     tick("checking the graphs")
-    graphs = _graphs(fitted, whole.inputs, found.sigmas)
+    graphs = graphs_of(fitted, whole.inputs, found.sigmas)
     normalisation = Normalisation(
         centre=tuple(whole.centre.tolist()),
         scale=tuple(whole.scale.tolist()),
         start_centre=tuple(whole.last_centre.tolist()),
     )
-    notes: list[str] = []
-    files: dict[ArtifactTarget, bytes] = {"cpu-float32": float_model(fitted.layers)}
-    if found.publish:
-        files["cpu-int8"] = _int8(fitted, whole.inputs, found.sigmas, None)
-    else:
-        notes.append(f"int8 not published: {found.why_not}")
-        if options.edge_tpu:
-            notes.append(
-                "Edge TPU: no model for it, since it runs int8 alone: this one runs on the CPU; another --family may "
-                "lose less"
-            )
-    if options.edge_tpu and found.publish:
-        static = _int8(fitted, whole.inputs, found.sigmas, 1)
-        tried = compile_for_edge_tpu(static)
-        notes.append(tried.text)
-        if not edge_tpu_check(check(static)):
-            files["edgetpu-int8"] = tried.compiled or static
-    artifacts = []
-    for target, model_bytes in files.items():
-        name = "float32" if target == "cpu-float32" else "int8"
-        graph, scale = graphs[name]
-        sha256 = hashlib.sha256(model_bytes).hexdigest()
-        artifacts.append(
-            Artifact(
-                target=target,
-                file=artifact_file(target, sha256),
-                dtype="float32" if name == "float32" else "int8",
-                batch=1 if target == "edgetpu-int8" else None,
-                sha256=sha256,
-                n_bytes=len(model_bytes),
-                residual_scale=tuple(scale.tolist()),
-                calibration=calibration[name],
-                golden=golden_vectors(
-                    dataset, graph, fitted.output_kind, whole.centre, whole.scale, scale, calibration[name]
-                ),
-            )
-        )
+    files, notes = published(fitted, whole.inputs, found, edge_tpu=options.edge_tpu)
+    artifacts = artifacts_of(
+        files,
+        graphs,
+        calibration,
+        lambda graph, scale, one: golden_vectors(
+            dataset, graph, fitted.output_kind, whole.centre, whole.scale, scale, one
+        ),
+    )
     auc = _auc(dataset, fitted, graphs, whole, recentring, recentred, out_of_fold)
     warnings = []
     if n_effective < WARN_EFFECTIVE:
@@ -213,14 +186,14 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
         recentring=recentring,
         normalisation=normalisation,
         output_kind=fitted.output_kind,
-        artifacts=tuple(artifacts),
+        artifacts=artifacts,
         training=TrainingReport(
             start_ns=int(starts[0]),
             end_ns=int(ends[-1]),
             n_windows=rows.shape[0],
             set_aside=dict(dataset.set_aside),
             n_effective=round(n_effective, 3),
-            cross_fit_far=_false_alarm_rate(out_of_fold["float32"], folds, n_effective),
+            cross_fit_far=false_alarm_rate(out_of_fold["float32"], folds, n_effective),
             far_level=FAR_LEVEL,
             notes=tuple(notes),
         ),
@@ -229,7 +202,60 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
     return Trained(manifest, files, found, auc, tuple(warnings))
 
 
-def _graphs(
+def published(
+    fitted: Fitted, inputs: NDArray[np.float32], found: Sweep, *, edge_tpu: bool
+) -> tuple[dict[ArtifactTarget, bytes], list[str]]:
+    """The graphs of ``fitted`` that are good enough to be published, and why others are not; ``inputs`` are what it was fitted
+    on."""
+    notes: list[str] = []
+    files: dict[ArtifactTarget, bytes] = {"cpu-float32": float_model(fitted.layers)}
+    if found.publish:
+        files["cpu-int8"] = _int8(fitted, inputs, found.sigmas, None)
+    else:
+        notes.append(f"int8 not published: {found.why_not}")
+        if edge_tpu:
+            notes.append(
+                "Edge TPU: no model for it, since it runs int8 alone: this one runs on the CPU; another --family may "
+                "lose less"
+            )
+    if edge_tpu and found.publish:
+        static = _int8(fitted, inputs, found.sigmas, 1)
+        tried = compile_for_edge_tpu(static)
+        notes.append(tried.text)
+        if not edge_tpu_check(check(static)):
+            files["edgetpu-int8"] = tried.compiled or static
+    return files, notes
+
+
+def artifacts_of(
+    files: Mapping[ArtifactTarget, bytes],
+    graphs: Mapping[str, tuple[Graph, NDArray[np.float64]]],
+    calibration: Mapping[str, Calibration],
+    golden: Callable[[Graph, NDArray[np.float64], Calibration], tuple[GoldenVector, ...]],
+) -> tuple[Artifact, ...]:
+    """The manifest's entries for ``files``; ``golden`` makes the worked examples of a graph with its residual scale."""
+    found = []
+    for target, model_bytes in files.items():
+        name = "float32" if target == "cpu-float32" else "int8"
+        graph, scale = graphs[name]
+        sha256 = hashlib.sha256(model_bytes).hexdigest()
+        found.append(
+            Artifact(
+                target=target,
+                file=artifact_file(target, sha256),
+                dtype="float32" if name == "float32" else "int8",
+                batch=1 if target == "edgetpu-int8" else None,
+                sha256=sha256,
+                n_bytes=len(model_bytes),
+                residual_scale=tuple(scale.tolist()),
+                calibration=calibration[name],
+                golden=golden(graph, scale, calibration[name]),
+            )
+        )
+    return tuple(found)
+
+
+def graphs_of(
     fitted: Fitted, inputs: NDArray[np.float32], sigmas: Sigmas
 ) -> dict[str, tuple[Graph, NDArray[np.float64]]]:
     """Both graphs of a model, each with the residual scale of its own outputs on the training ``inputs``."""
@@ -246,7 +272,7 @@ def _int8(fitted: Fitted, inputs: NDArray[np.float32], sigmas: Sigmas, batch: in
     return int8_model(fitted.layers, ranges(fitted, inputs, sigmas), batch)
 
 
-def _scores(
+def graph_scores(
     fitted: Fitted, graph: Graph, scale: NDArray[np.float64], inputs: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     output, _ = graph.run(inputs)
@@ -262,7 +288,7 @@ def _breaks(start_ns: NDArray[np.int64], hop_ns: int) -> tuple[int, ...]:
     return tuple((np.flatnonzero(steps > 1.5 * usual) + 1).tolist())
 
 
-def _false_alarm_rate(
+def false_alarm_rate(
     out_of_fold: NDArray[np.float32],
     folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]],
     n_effective: float,
@@ -302,9 +328,9 @@ def _auc(
     found = {}
     for name, (graph, scale) in graphs.items():
         if after:
-            found[name] = float(roc_auc_score(truth, _scores(fitted, graph, scale, inputs)))
+            found[name] = float(roc_auc_score(truth, graph_scores(fitted, graph, scale, inputs)))
         else:
-            anomalies = _scores(fitted, graph, scale, inputs[dataset.anomalous & ~dataset.used])
+            anomalies = graph_scores(fitted, graph, scale, inputs[dataset.anomalous & ~dataset.used])
             healthy = out_of_fold[name]
             both = np.concatenate([healthy, anomalies])
             found[name] = float(roc_auc_score(np.arange(both.size) >= healthy.size, both))

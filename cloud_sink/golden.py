@@ -3,13 +3,15 @@ trusts a model."""
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cloud_sink.dataset import Dataset
 from cloud_sink.quantise import FloatGraph, Int8Graph
 from models.calibration import Calibration, p_values
-from models.features import extract
+from models.features import FeatureSpec, extract
 from models.manifest import MAX_TOLERANCE, GoldenVector
 from models.messages import pack_floats
 from models.scoring import OutputKind, normalise, residuals, scores
@@ -29,7 +31,24 @@ def golden_vectors(
     """Three examples: a healthy window early and one late in the recording, and the late one with an offset
     of FAULT_SIGMAS standard deviations on every channel. Without re-centring, which has a past."""
     raw = golden_windows(dataset.examples)
-    features = extract(dataset.spec, raw, np.ones(raw.shape, np.bool_), dataset.window.rate_hz)
+    return golden_of(
+        raw, dataset.spec, dataset.window.rate_hz, graph, kind, centre, scale, residual_scale, calibration
+    )
+
+
+def golden_of(
+    raw: NDArray[np.float32],
+    spec: FeatureSpec,
+    rate_hz: Fraction,
+    graph: FloatGraph | Int8Graph,
+    kind: OutputKind,
+    centre: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    residual_scale: NDArray[np.float64],
+    calibration: Calibration,
+) -> tuple[GoldenVector, ...]:
+    """Of windows ``raw`` float32[w, n, c]."""
+    features = extract(spec, raw, np.ones(raw.shape, np.bool_), rate_hz)
     inputs = normalise(features, centre, scale)
     output, _ = graph.run(inputs)
     score = scores(residuals(inputs, output, kind, residual_scale))

@@ -127,8 +127,12 @@ def _fit_mahalanobis(rows: NDArray[np.float64], seed: int) -> tuple[Dense, ...]:
     # Ledoit & Wolf (2004), "A well-conditioned estimator for large-dimensional covariance matrices"; the
     # symmetric square root (ZCA: Kessy, Lewin & Strimmer 2018) is the whitening whose output stays closest to
     # its input, feature by feature.
-    mean = rows.mean(axis=0)
     covariance, _ = ledoit_wolf(rows)
+    return whitening_layers(rows.mean(axis=0), covariance)
+
+
+def whitening_layers(mean: NDArray[np.float64], covariance: NDArray[np.float64]) -> tuple[Dense, ...]:
+    """The layer whose output has, for rows of ``mean`` and ``covariance``, no correlation and spread 1."""
     variance, axes = np.linalg.eigh(covariance)
     mean_variance = float(variance.mean())
     floor = mean_variance / MAX_WHITENING_GAIN**2 if mean_variance >= LEAST_VARIANCE else 1.0
@@ -141,13 +145,24 @@ def _fit_linear_ae(rows: NDArray[np.float64], seed: int) -> tuple[Dense, ...]:
     # PCA as two dense layers: codes are the leading components, the decoder is the transpose of the encoder.
     mean = rows.mean(axis=0)
     _, singular, axes = np.linalg.svd(rows - mean, full_matrices=False)
-    power = singular**2
+    return _component_layers(mean, singular**2, axes)
+
+
+def component_layers(mean: NDArray[np.float64], covariance: NDArray[np.float64]) -> tuple[Dense, ...]:
+    """The same of ``mean`` and ``covariance``: of the rows that have these."""
+    power, axes = np.linalg.eigh(covariance)
+    return _component_layers(mean, np.maximum(power[::-1], 0.0), axes.T[::-1])
+
+
+def _component_layers(
+    mean: NDArray[np.float64], power: NDArray[np.float64], axes: NDArray[np.float64]
+) -> tuple[Dense, ...]:
     total = float(power.sum())
     if total <= 0.0:
         n_codes = 1
     else:
         n_codes = int(np.searchsorted(np.cumsum(power) / total, EXPLAINED_VARIANCE) + 1)
-    n_codes = max(1, min(n_codes, rows.shape[1] - 1, axes.shape[0]))
+    n_codes = max(1, min(n_codes, mean.size - 1, axes.shape[0]))
     encoder = axes[:n_codes]
     return (_dense(encoder, -encoder @ mean, "none"), _dense(encoder.T, mean, "none"))
 

@@ -1,0 +1,220 @@
+"""From a fleet's summaries to a model that its gateways can adopt between two windows.
+
+The features, windows, treatment of time and worked windows are those of the model in service (``template``). The linear
+families follow from the fleet's moments exactly; a network is fitted on the rows of the reservoirs. No number that a score is
+judged by is in-sample: out-of-fold scores are of devices that the model which gave them has not seen.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud_sink.fit import (
+    FAR_LEVEL,
+    Trained,
+    artifacts_of,
+    false_alarm_rate,
+    graph_scores,
+    graphs_of,
+    published,
+)
+from cloud_sink.fleet import Fleet, Moments, oas, together
+from cloud_sink.golden import golden_of
+from cloud_sink.quantise import rank_correlation, sweep
+from cloud_sink.train import (
+    FAMILIES,
+    MIN_RESIDUAL_SCALE,
+    FitError,
+    Fitted,
+    component_layers,
+    residual_scale,
+    whitening_layers,
+)
+from models.calibration import fit_calibration
+from models.episodes import AlertPolicy
+from models.features import describe, min_scales
+from models.manifest import Family, ModelManifest, Normalisation, TrainingReport
+from models.scoring import normalise
+
+MIN_FLEET_ROWS = 64  # of the reservoirs
+N_FOLDS = 5
+# A row of a reservoir stands for the windows around it, which are like it: an alert takes several of them. So
+# each is counted as so many windows, and every row above a level as an alert: the cautious way.
+WINDOWS_A_ROW = AlertPolicy().n_raise
+
+
+@dataclass(frozen=True, slots=True)
+class FleetOptions:
+    """``version`` and ``created_ns`` go into the manifest as they are; ``start_ns`` and ``end_ns``: what was summed up."""
+
+    family: Family
+    version: int
+    created_ns: int
+    start_ns: int
+    end_ns: int
+    seed: int = 0
+    edge_tpu: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Basis:
+    """Normalisation float64[k] and the model that was fitted on it."""
+
+    centre: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    fitted: Fitted
+
+
+def fit_moments(
+    family: Family,
+    moments: Moments,
+    rows: NDArray[np.float32],
+    min_scale: NDArray[np.float64],
+    *,
+    seed: int = 0,
+) -> Basis:
+    """A model of ``family``: of ``moments`` alone if it is linear, else of ``rows`` float32[r, k] normalised by them."""
+    centre = moments.mean
+    scale = np.maximum(np.sqrt(np.maximum(np.diag(moments.covariance), 0.0)), min_scale)
+    inputs = normalise(rows, centre, scale)
+    covariance = moments.covariance / np.outer(scale, scale)
+    k = centre.size
+    zero = np.zeros(k)
+    kind = FAMILIES[family].output_kind
+    if family == "mahalanobis":
+        shrunk, _ = oas(covariance, moments.n)
+        return Basis(centre, scale, Fitted(family, kind, whitening_layers(zero, shrunk), np.ones(k)))
+    if family == "linear-ae":
+        layers = component_layers(zero, covariance)
+        rest = np.eye(k) - layers[1].weights.astype(np.float64) @ layers[0].weights.astype(np.float64)
+        power = np.maximum(np.diag(rest @ covariance @ rest.T), 0.0)
+        spread = np.maximum(np.sqrt(power), MIN_RESIDUAL_SCALE)
+        return Basis(centre, scale, Fitted(family, kind, layers, spread))
+    layers = FAMILIES[family].fit(np.asarray(inputs, np.float64), seed)
+    unscaled = Fitted(family, kind, layers, np.ones(k))
+    output = unscaled.activations(inputs)[-1].astype(np.float32)
+    return Basis(centre, scale, Fitted(family, kind, layers, residual_scale(inputs, output, kind)))
+
+
+def fit_fleet(template: ModelManifest, fleet: Fleet, options: FleetOptions) -> Trained:
+    """The model of ``fleet`` in place of ``template``. Raises FitError where the fleet is too small to vouch for one."""
+    _require(fleet)
+    infos = describe(
+        template.features,
+        tuple(c.as_channel() for c in template.channels),
+        template.window.rate_hz,
+        template.window.n,
+    )
+    if len(infos) != fleet.rows.shape[1]:
+        raise FitError(f"the summaries have {fleet.rows.shape[1]} features, and the model {len(infos)}")
+    least = min_scales(template.features, len(template.channels), template.window.n)
+    basis = fit_moments(options.family, fleet.total, fleet.rows, least, seed=options.seed)
+    inputs = normalise(fleet.rows, basis.centre, basis.scale)
+    found = sweep(basis.fitted, inputs, [info.channel for info in infos], seed=options.seed)
+
+    n_devices = len(fleet.devices)
+    n_folds = min(N_FOLDS, n_devices)
+    out_of_fold = {name: np.empty(len(fleet.rows), np.float32) for name in ("float32", "int8")}
+    folds = []
+    for fold in range(n_folds):
+        held = np.arange(n_devices) % n_folds == fold
+        test = np.flatnonzero(held[fleet.row_device])
+        train = np.flatnonzero(~held[fleet.row_device])
+        if not test.size:
+            continue
+        rest = together([m for m, out in zip(fleet.weighed, held, strict=True) if not out])
+        part = fit_moments(options.family, rest, fleet.rows[train], least, seed=options.seed)
+        seen = normalise(fleet.rows[train], part.centre, part.scale)
+        unseen = normalise(fleet.rows[test], part.centre, part.scale)
+        for name, (graph, scale) in graphs_of(part.fitted, seen, found.sigmas).items():
+            out_of_fold[name][test] = graph_scores(part.fitted, graph, scale, unseen)
+        folds.append((train, test))
+
+    overlap = max(1.0, template.window.n / template.window.hop)
+    n_effective = min(float(len(fleet.rows)), fleet.n_windows / overlap)
+    step_ns = _step_ns(template, fleet)
+    calibration = {
+        name: fit_calibration(np.repeat(scores, WINDOWS_A_ROW), n_effective, (), step_ns)
+        for name, scores in out_of_fold.items()
+    }
+    graphs = graphs_of(basis.fitted, inputs, found.sigmas)
+    files, notes = published(basis.fitted, inputs, found, edge_tpu=options.edge_tpu)
+    windows = np.stack(
+        [g.arrays(template.window.n, len(template.channels))[0] for g in template.artifacts[0].golden]
+    )
+    artifacts = artifacts_of(
+        files,
+        graphs,
+        calibration,
+        lambda graph, scale, one: golden_of(
+            windows,
+            template.features,
+            template.window.rate_hz,
+            graph,
+            basis.fitted.output_kind,
+            basis.centre,
+            basis.scale,
+            scale,
+            one,
+        ),
+    )
+    notes.insert(
+        0,
+        f"from summaries of {n_devices} devices of {fleet.n_gateways} gateways, {fleet.n_windows} windows, "
+        f"{len(fleet.rows)} feature rows",
+    )
+    notes += [f"{s.gateway} {s.device} was left out: {s.text}" for s in fleet.screened]
+    metrics = {
+        "score_correlation": rank_correlation(out_of_fold["float32"], out_of_fold["int8"]),
+        "probe_correlation": found.probe_correlation,
+        "int8_saturated_share": found.saturated_healthy,
+    }
+    manifest = msgspec.structs.replace(
+        template,
+        version=options.version,
+        family=options.family,
+        created_ns=options.created_ns,
+        normalisation=Normalisation(
+            centre=tuple(basis.centre.tolist()),
+            scale=tuple(basis.scale.tolist()),
+            start_centre=tuple(basis.centre.tolist()),
+        ),
+        output_kind=basis.fitted.output_kind,
+        artifacts=artifacts,
+        training=TrainingReport(
+            start_ns=options.start_ns,
+            end_ns=options.end_ns,
+            n_windows=fleet.n_windows,
+            set_aside={"screened_devices": len(fleet.screened)} if fleet.screened else {},
+            n_effective=round(n_effective, 3),
+            cross_fit_far=false_alarm_rate(out_of_fold["float32"], folds, n_effective),
+            far_level=FAR_LEVEL,
+            notes=tuple(notes),
+        ),
+        metrics={name: round(value, 6) for name, value in metrics.items()},
+        signature=None,
+        key_id=None,
+        rollback=None,
+    )
+    return Trained(manifest, files, found, {})
+
+
+def _step_ns(template: ModelManifest, fleet: Fleet) -> int:
+    """The time that one of the counted windows stands for."""
+    span_ns = fleet.n_windows * (template.artifacts[0].calibration.step_ns or template.window.hop_ns)
+    return max(1, math.floor(span_ns / (len(fleet.rows) * WINDOWS_A_ROW)))
+
+
+def _require(fleet: Fleet) -> None:
+    if len(fleet.devices) < 2:
+        raise FitError("a fleet has two devices or more: one alone cannot vouch for how another one scores")
+    if len(fleet.rows) < MIN_FLEET_ROWS:
+        raise FitError(
+            f"{len(fleet.rows)} feature rows came with the summaries, and {MIN_FLEET_ROWS} are needed: more time, or more "
+            'gateways with privacy = "features"'
+        )

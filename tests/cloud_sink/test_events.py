@@ -1,0 +1,184 @@
+"""The event database, in SQLite and in a real PostgreSQL: what is committed twice, out of order, or by two at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from cloud_sink import tables
+from cloud_sink.events import Batch, EventStore, EventsUnavailable
+from cloud_sink.summaries import SummaryTable
+from models.messages import DeviceStateMessage, ModelState, rfc3339
+from models.refusals import RefusalReason
+from tests.cloud_sink.gateways import alert, label, status, summary
+from tests.postgres import Postgres, postgres
+
+Make = Callable[[], EventStore]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with postgres(tmp_path_factory.mktemp("postgres")) as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'events.sqlite'}"
+    else:
+        url = request.getfixturevalue("server").url(f"test{time.time_ns()}")
+    made: list[EventStore] = []
+
+    def one() -> EventStore:
+        made.append(EventStore(url))
+        made[-1].create()
+        return made[-1]
+
+    yield one
+    for store in made:
+        store.close()
+
+
+def rows(store: EventStore, table: Any, *columns: str) -> list[tuple[Any, ...]]:
+    with store.read() as connection:
+        found = connection.execute(select(*(table.c[name] for name in columns))).all()
+    return sorted(tuple(row) for row in found)
+
+
+def test_the_highest_seq_of_an_alert_stays_whatever_comes_when(make: Make) -> None:
+    store = make()
+    story = [alert(1), alert(1, seq=1, state="updated"), alert(1, seq=2, state="cleared")]
+    for order in ([0], [2], [1], [0, 1], [2, 0]):
+        store.commit(Batch(1, alerts=[story[i] for i in order]))
+    assert rows(store, tables.alerts, "alert_id", "seq", "state", "score") == [
+        ("g1-00000001", 2, "cleared", 6.0)
+    ]
+    store.commit(Batch(2, alerts=[alert(2), alert(3, gateway="g2")]))
+    assert len(rows(store, tables.alerts, "alert_id")) == 3
+
+
+def test_a_newer_word_on_an_alert_stays(make: Make) -> None:
+    store = make()
+    store.commit(
+        Batch(1, responses=[label("a", "false_alarm", at_ns=10), label("a", "true_alarm", at_ns=20)])
+    )
+    store.commit(Batch(2, responses=[label("a", "false_alarm", at_ns=15)]))
+    assert rows(store, tables.labels, "alert_id", "label", "by") == [("a", "true_alarm", "Anna")]
+    store.commit(
+        Batch(3, responses=[label("b", "false_alarm", ok=False), label("c", "false_alarm", request="ack")])
+    )
+    assert len(rows(store, tables.labels, "alert_id")) == 1
+
+
+def test_of_gateways_what_was_heard_last(make: Make) -> None:
+    store = make()
+    store.commit(Batch(10, statuses=[status("g1"), status("g2")]))
+    store.commit(Batch(20, statuses=[status("g1", "offline")]))
+    store.commit(Batch(15, statuses=[status("g1", "online")]))  # another sink, which was slower
+    assert rows(store, tables.gateways, "gateway", "state") == [("g1", "offline"), ("g2", "online")]
+
+
+def test_devices_by_what_they_last_summed_up_and_said(make: Make) -> None:
+    store = make()
+    state = DeviceStateMessage(
+        message_id="m",
+        site="s1",
+        gateway="g1",
+        machine="press",
+        class_="press",
+        device="d1",
+        state="anomalous",
+        since_ns=5,
+        since_at=rfc3339(5),
+        open_alerts=(),
+    )
+    store.commit(Batch(1, states=[state]))
+    newer = SummaryTable.of([summary(2, model_version=7), summary(1)])
+    store.commit(Batch(2, summaries=[newer]))
+    store.commit(Batch(3, summaries=[SummaryTable.of([summary(0, model_version=3)])]))
+    (row,) = rows(store, tables.devices, "device", "class", "state", "model_version", "last_end_ns")
+    assert row == ("d1", "press", "anomalous", 7, summary(2).end_ns)
+
+
+def test_what_became_of_a_model(make: Make) -> None:
+    store = make()
+
+    def said(state: Any, since_ns: int, **more: Any) -> ModelState:
+        fields: dict[str, Any] = {
+            "message_id": "m",
+            "site": "s1",
+            "gateway": "g1",
+            "model_id": "press",
+            "state": state,
+            "version": 2,
+            "running": 1,
+            "canary": True,
+            "reason": None,
+            "text": "t",
+            "since_ns": since_ns,
+            "since_at": rfc3339(since_ns),
+        }
+        return ModelState(**(fields | more))
+
+    store.commit(
+        Batch(
+            1,
+            models=[said("shadow", 1), said("refused", 3, reason=RefusalReason.TOO_SLOW), said("shadow", 2)],
+        )
+    )
+    assert rows(store, tables.model_states, "model_id", "state", "reason") == [
+        ("press", "refused", "too_slow")
+    ]
+
+
+def test_sinks_that_write_at_once_lose_nothing(make: Make) -> None:
+    stores = [make() for _ in range(3)]
+    failures: list[BaseException] = []
+
+    def write(number: int, store: EventStore) -> None:
+        try:
+            for i in range(15):
+                batch = Batch(i, statuses=[status(f"g{j}") for j in range(5)])
+                batch.alerts = [alert(j, seq=(number + i + j) % 9) for j in range(30)]
+                batch.summaries = [SummaryTable.of([summary(i, device=f"d{j}") for j in range(5)])]
+                store.commit(batch)
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    threads = [threading.Thread(target=write, args=pair) for pair in enumerate(stores)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert {seq for (seq,) in rows(stores[0], tables.alerts, "seq")} == {8}
+    assert len(rows(stores[0], tables.devices, "device")) == 5
+
+
+def test_more_rows_than_one_statement_takes(make: Make) -> None:
+    store = make()
+    store.commit(Batch(1, alerts=[alert(i) for i in range(3000)]))
+    assert len(rows(store, tables.alerts, "alert_id")) == 3000
+
+
+def test_tables_of_a_newer_program_are_left_alone(make: Make) -> None:
+    store = make()
+    with store.begin() as connection:
+        connection.execute(tables.schema_version.update().values(version=tables.VERSION + 1))
+    with pytest.raises(EventsUnavailable, match="of a newer Linewatch"):
+        make()
+
+
+def test_a_database_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EventsUnavailable, match=r"postgresql\+psycopg://u:\*\*\*@127\.0\.0\.1:1/x"):
+        EventStore("postgresql+psycopg://u:secret@127.0.0.1:1/x").create()
+    with pytest.raises(EventsUnavailable, match="unable to open"):
+        EventStore(f"sqlite:///{tmp_path}/no/such/events.sqlite").create()

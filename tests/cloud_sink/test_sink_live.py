@@ -1,0 +1,222 @@
+"""The real sink, a real broker: what is acknowledged is stored, whoever dies when; nothing is lost, nothing is there twice."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from cloud_sink.features_store import FeatureStore
+from models.messages import encode
+from tests.brokers import HOST, Subscriber, broker, free_port, wait_for
+from tests.cloud_sink.gateways import alert, label, status, summary, topic_of
+from tests.cloud_sink.sinks import cloud_sink, config, fetched, metric, running
+from tests.postgres import postgres
+
+SCHEMA = "0123456789abcdef"
+LIMITS = ("max_inflight_messages 0",)
+
+
+def publish(port: int, messages: Sequence[Any], *, version: str = "5") -> None:
+    """Over a connection of its own, each at QoS 1, and waits until the broker has taken all."""
+    client = paho.Client(
+        CallbackAPIVersion.VERSION2,
+        protocol=MQTTProtocolVersion.MQTTv5 if version == "5" else MQTTProtocolVersion.MQTTv311,
+    )
+    client.max_inflight_messages_set(500)
+    client.connect(HOST, port)
+    client.loop_start()
+    sent = [client.publish(topic_of(m), encode(m), qos=1, retain=m.type == "status") for m in messages]
+    for one in sent:
+        one.wait_for_publish(30)
+    client.disconnect()
+    client.loop_stop()
+
+
+def stored(folder: Path) -> list[str]:
+    """Ids of the summaries that are there."""
+    found = FeatureStore(str(folder / "features"), "test").read("press", SCHEMA)
+    return [] if found is None else sorted(map(str, found.message_id))
+
+
+def queried(folder: Path, sql: str) -> list[tuple[Any, ...]]:
+    try:
+        with sqlite3.connect(f"file:{folder / 'events.sqlite'}?mode=ro", uri=True, timeout=10) as database:
+            return database.execute(sql).fetchall()
+    except sqlite3.OperationalError:  # not made yet
+        return []
+
+
+def ready(port: int) -> None:
+    wait_for(lambda: fetched(port, "/healthz")[0] == 200, "a sink that is connected")
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_what_gateways_publish_is_stored_and_shown(tmp_path: Path, version: str) -> None:
+    port = free_port()
+    with broker(tmp_path, *LIMITS) as mosquitto:
+        publish(mosquitto.port, [status("g2")])  # retained, before there was a sink
+        path = config(tmp_path, mosquitto.port, metrics_port=port, broker=f'version = "{version}"')
+        with running(path) as sink:
+            ready(port)
+            publish(
+                mosquitto.port,
+                [
+                    status("g1"),
+                    *(summary(i) for i in range(30)),
+                    alert(1),
+                    alert(1, seq=1),
+                    label("g1-00000001", "false_alarm"),
+                ],
+            )
+            wait_for(lambda: len(stored(tmp_path)) == 30, "the summaries")
+            wait_for(lambda: queried(tmp_path, "SELECT seq FROM alerts") == [(1,)], "the alert")
+            wait_for(lambda: queried(tmp_path, "SELECT label FROM labels") == [("false_alarm",)], "its label")
+            wait_for(lambda: len(queried(tmp_path, "SELECT 1 FROM gateways")) == 2, "both gateways")
+            assert metric(port, "sink_messages_stored_total") >= 35
+            shown = subprocess.run(
+                cloud_sink("gateways", "-c", path), capture_output=True, text=True, timeout=60
+            )
+            assert shown.returncode == 0, shown.stderr
+            lines = {line.split()[0]: line for line in shown.stdout.splitlines()[2:]}
+            assert set(lines) == {"s1/g1", "s1/g2"}
+            assert "1.50 MB" in lines["s1/g1"]
+            assert "online" in lines["s1/g2"]
+            sink.send_signal(signal.SIGTERM)
+            assert sink.wait(20) == 0
+
+
+def test_two_sinks_share_the_load_and_one_of_them_dies_for_good(tmp_path: Path) -> None:
+    """What the broker has kept for the dead one is taken over by its name."""
+    ports = [free_port(), free_port()]
+    messages = [summary(i % 300, device=f"d{i // 300}") for i in range(3000)]
+    messages += [alert(i) for i in range(500)]
+    with broker(tmp_path, *LIMITS) as mosquitto:
+        paths = [
+            config(tmp_path, mosquitto.port, f"sink-{i}", metrics_port=port, broker="max_inflight = 50")
+            for i, port in enumerate(ports)
+        ]
+        with running(paths[0]) as one, running(paths[1]) as other:
+            for port in ports:
+                ready(port)
+            publish(mosquitto.port, messages[:1000])
+            wait_for(lambda: len(stored(tmp_path)) == 1000, "the first thousand")
+            assert all(metric(port, "sink_messages_stored_total") > 200 for port in ports), "they share"
+            one.send_signal(signal.SIGSTOP)  # it holds what it has been given, and will never say so
+            publish(mosquitto.port, messages[1000:])
+            one.kill()
+            wait_for(lambda: metric(ports[1], "sink_messages_waiting") == 0, "what the other one got")
+            time.sleep(1.0)
+            assert len(stored(tmp_path)) < 3000, "the dead one had some"
+            other.send_signal(signal.SIGTERM)
+            assert other.wait(20) == 0
+        with running(paths[1], "--takeover", "sink-0") as heir:
+            ready(ports[1])
+            wait_for(lambda: len(stored(tmp_path)) == 3000, "all summaries", 40)
+            wait_for(lambda: len(queried(tmp_path, "SELECT 1 FROM alerts")) == 500, "all alerts")
+            assert heir.stderr is not None
+            wait_for(lambda: "has been taken over" in heir.stderr.readline(), "the end of it", 30)  # type: ignore[union-attr]
+            publish(mosquitto.port, [summary(i, device="late") for i in range(40)])
+            wait_for(lambda: len(stored(tmp_path)) == 3040, "what comes later comes to the heir alone")
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_a_sink_that_is_killed_again_and_again_loses_nothing(tmp_path: Path, version: str) -> None:
+    port = free_port()
+    messages = [summary(i % 300, device=f"d{i // 300}") for i in range(1500)] + [alert(i) for i in range(300)]
+    with broker(tmp_path, *LIMITS) as mosquitto:
+        path = config(tmp_path, mosquitto.port, metrics_port=port, broker=f'version = "{version}"')
+        with running(path):
+            ready(port)  # its session is there
+        for i in range(6):
+            with running(path) as sink:
+                publish(mosquitto.port, messages[i * 300 : (i + 1) * 300])
+                if i % 2:
+                    wait_for(lambda: fetched(port, "/healthz")[0] == 200, "it")
+                sink.kill()
+        with running(path):
+            wait_for(lambda: len(stored(tmp_path)) == 1500, "all summaries", 40)
+            wait_for(lambda: len(queried(tmp_path, "SELECT 1 FROM alerts")) == 300, "all alerts")
+            assert len(set(stored(tmp_path))) == 1500
+
+
+def test_a_database_that_is_away_keeps_all_waiting(tmp_path: Path) -> None:
+    port = free_port()
+    with broker(tmp_path, *LIMITS) as mosquitto, postgres(tmp_path) as database:
+        url = database.url("linewatch")
+        path = config(tmp_path, mosquitto.port, metrics_port=port, store=f'events = "{url}"')
+        with running(path) as sink:
+            ready(port)
+            publish(mosquitto.port, [alert(i) for i in range(50)])
+            wait_for(lambda: metric(port, "sink_messages_stored_total") >= 50, "what came before")
+            database.stop()
+            publish(mosquitto.port, [alert(i) for i in range(50, 200)])
+            wait_for(lambda: fetched(port, "/healthz")[0] == 503, "a sink that says so")
+            assert "PostgreSQL" not in fetched(port, "/healthz")[1]
+            assert metric(port, "sink_commit_failures_total") >= 1
+            database.start()
+            wait_for(lambda: metric(port, "sink_messages_stored_total") >= 200, "all of it", 60)
+            assert fetched(port, "/healthz") == (200, "ok\n")
+            sink.send_signal(signal.SIGTERM)
+            assert sink.wait(20) == 0
+
+        with psycopg.connect(url.replace("+psycopg", "")) as connection:
+            assert connection.execute("SELECT count(*) FROM alerts").fetchone() == (200,)
+
+
+def test_gateways_that_lie_cost_a_count(tmp_path: Path) -> None:
+    port = free_port()
+    with broker(tmp_path, *LIMITS) as mosquitto, Subscriber(mosquitto.port) as liar:
+        path = config(tmp_path, mosquitto.port, metrics_port=port, limits="max_devices_per_gateway = 3")
+        with running(path) as sink:
+            ready(port)
+            for payload in (b"", b"{}", b"\x00\xff", encode(alert(1)), encode(summary(1, gateway="g9"))):
+                liar.publish("linewatch/s1/g1/summary/d1", payload)
+            publish(
+                mosquitto.port, [summary(1, device=f"d{i}") for i in range(1000)]
+            )  # a million devices, to begin with
+            publish(mosquitto.port, [summary(2), summary(3, end_ns=2**62)])
+            wait_for(
+                lambda: stored(tmp_path)[-1:] == ["g1-d2-1"] and "g1-d1-2" in stored(tmp_path),
+                "what is believed",
+            )
+            assert len(stored(tmp_path)) == 4
+            text = fetched(port, "/metrics")[1]
+            for reason, n in (("too_many_devices", 997), ("future", 1), ("unreadable", 3), ("other_name", 1)):
+                assert f'linewatch_sink_messages_refused_total{{reason="{reason}"}} {n}.0' in text
+            sink.send_signal(signal.SIGTERM)
+            assert sink.wait(20) == 0
+            assert sink.stderr is not None
+            said = sink.stderr.read()
+            assert said.count("too_many_devices") == 1  # a line a minute, with how many were held back
+
+
+def test_without_shared_subscriptions(tmp_path: Path) -> None:
+    port = free_port()
+    with broker(tmp_path, *LIMITS) as mosquitto:
+        path = config(tmp_path, mosquitto.port, metrics_port=port, broker="shared = false")
+        with running(path):
+            ready(port)
+            publish(mosquitto.port, [summary(1)])
+            wait_for(lambda: stored(tmp_path) == ["g1-d1-1"], "the summary")
+
+
+def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
+    path = config(tmp_path, free_port(), store='events = "postgresql://nobody@127.0.0.1:1/x"')
+    done = subprocess.run(cloud_sink("run", "-c", path), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "postgresql+psycopg://nobody@127.0.0.1:1/x" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = subprocess.run(
+        cloud_sink("run", "-c", path, "--takeover", "sink-1"), capture_output=True, text=True, timeout=60
+    )
+    assert "that is this sink itself" in done.stderr
