@@ -23,6 +23,7 @@ from benchmarks import (
     nonsense,
     resources,
     serial_line,
+    sink,
     swaps,
     table,
     throughput,
@@ -40,13 +41,14 @@ BENCHMARKS = {
     "resources": resources.measure,
     "disk": disk.measure,
     "black_box": black_box.measure,
+    "sink": sink.measure,
 }
 RELIABILITY = {  # `make reliability`
     "chaos": chaos.measure,
     "swaps": swaps.measure,
     "nonsense": nonsense.measure,
 }
-NEED_MOSQUITTO = ("latency", "resources", "disk", "chaos", "nonsense")
+NEED_MOSQUITTO = ("latency", "resources", "disk", "chaos", "nonsense", "sink")
 ALL = {**BENCHMARKS, **RELIABILITY}
 
 

@@ -57,6 +57,7 @@ def rows(results: Mapping[str, Record]) -> list[Row]:
         "resources": _resources,
         "disk": _disk,
         "black_box": _black_box,
+        "sink": _sink,
     }
     return [row for name, tell in told.items() if name in results for row in tell(results[name])]
 
@@ -143,6 +144,17 @@ def _ingest(r: Record) -> list[Row]:
             f"{_list(_figure(s['samples_per_s'] / MILLION) for s in sizes.values())} M samples/s",
             "a bare msgspec decode of the same bytes",
             f"{_list(_figure(s['bare_over_ours']) for s in sizes.values())} of its speed",
+        )
+    ]
+
+
+def _sink(r: Record) -> list[Row]:
+    return [
+        Row(
+            f"summaries a sink stores and acknowledges, {r['features']} features, {r['bytes_per_summary'] / 1000:.1f} KB each",
+            f"{_figure(r['per_s'])} a second, {_figure(r['per_cpu_s'])} a CPU-second; {_figure(r['rss_mb'])} MB",
+            f"{_figure(1e6 / r['bare_us'])} a CPU-second: a bare msgspec decode of the same bytes",
+            f"{_figure(r['bare_over_ours'])} of its speed",
         )
     ]
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from cloud_sink.config import Config
+from cloud_sink.config import Config, Store
 from cloud_sink.events import Batch, EventStore, EventsUnavailable
 from cloud_sink.features_store import FeatureStore, StoreError
 from cloud_sink.ingest import Message, Refusal, Refused, believable, decode, filters, place_of
@@ -29,6 +29,7 @@ from models.mqtt_client import AT_MOST_ONCE, Connection, Link, Persistence, Rece
 
 RETRY_MIN_S, RETRY_MAX_S = 0.2, 30.0
 MAX_WAITING_BYTES = 256 << 20
+STALLED_AT, STALLED_S = 16, 0.02  # so many wait, and none has come for so long: the broker's window is full
 SAME_REFUSAL_LOG_S = 60.0
 FINISH_S = 10.0
 _OVERHEAD = 65_536  # of a packet beside its payload: the longest topic
@@ -206,7 +207,7 @@ class Intake:
                 return
             self._n_waiting_bytes += len(payload)
             self._waiting.append(Heard(topic, payload, receipt, self._n_connections, now_ns))
-            if len(self._waiting) >= self._config.store.batch_messages:
+            if len(self._waiting) in (STALLED_AT, self._config.store.batch_messages):
                 self._full.notify()
 
     def on_acked(self, mid: int, refusal: str | None) -> None:
@@ -238,8 +239,7 @@ class Intake:
         store = self._config.store
         while True:
             with self._lock:
-                if not self._stopping and len(self._waiting) < store.batch_messages:
-                    self._full.wait(store.commit_s)
+                self._gather(store)
                 taken = [
                     self._waiting.popleft() for _ in range(min(len(self._waiting), store.batch_messages))
                 ]
@@ -248,6 +248,16 @@ class Intake:
                     return
             if taken and not self._store(taken):
                 return
+
+    def _gather(self, store: Store) -> None:
+        """Waits until there is a batch, or it is time, or the broker sends no more before some are acknowledged."""
+        ends_s = time.monotonic() + store.commit_s
+        while not self._stopping and len(self._waiting) < store.batch_messages:
+            now_s = time.monotonic()
+            stalled = len(self._waiting) >= STALLED_AT
+            if now_s >= ends_s or (stalled and now_s - self._last_heard_s >= STALLED_S):
+                return
+            self._full.wait(min(ends_s - now_s, STALLED_S if stalled else store.commit_s))
 
     def _store(self, taken: Sequence[Heard]) -> bool:
         """False when it was told to stop before it could."""

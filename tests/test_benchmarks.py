@@ -54,6 +54,13 @@ def test_ingest_and_a_bare_decode(quick: Path) -> None:
 
 
 @pytest.mark.timeout(240)
+def test_a_sink_and_a_bare_decode(quick: Path) -> None:
+    r = result(quick, "sink")
+    assert r["summaries"] == 300
+    assert min(r["per_s"], r["per_cpu_s"], r["bare_us"], r["rss_mb"]) > 0
+
+
+@pytest.mark.timeout(240)
 def test_the_serial_protocol_and_its_floor(quick: Path) -> None:
     r = result(quick, "serial")
     sizes, line = r["by_bytes_per_read"], r["line"]

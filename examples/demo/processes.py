@@ -120,6 +120,7 @@ class Broker(Child):
             config = folder / "mosquitto.conf"
             config.write_text(
                 f"listener {self.port} {HOST}\nallow_anonymous true\nset_tcp_nodelay true\n"
+                "max_inflight_messages 0\n"  # a sink acknowledges many at once
                 "max_queued_messages 0\n"  # by default a subscriber that is slow for a moment loses messages
                 + ("user root\n" if os.geteuid() == 0 else "")
             )
