@@ -11,6 +11,7 @@ from models.messages import Alert, Response, Status, Summary, pack_floats, rfc33
 from models.requests import AlertLabel
 
 NS = 1_000_000_000
+DAY = 86_400 * NS
 K = 6
 NAMES = tuple(f"f{i}" for i in range(K))
 
@@ -18,11 +19,11 @@ NAMES = tuple(f"f{i}" for i in range(K))
 def summary(
     i: int, *, gateway: str = "g1", device: str = "d1", n: int = 40, seed: int | None = None, **more: Any
 ) -> Summary:
-    """Of the ``i``-th ten seconds of an hour that ended just now."""
+    """Of the ``i``-th ten seconds of yesterday."""
     rows = np.random.default_rng(i if seed is None else seed).normal(size=(n, K))
     mean = rows.mean(axis=0)
     centred = rows - mean
-    start_ns = (time.time_ns() // (3600 * NS) - 1) * 3600 * NS + i * 10 * NS
+    start_ns = (time.time_ns() // DAY - 1) * DAY + i * 10 * NS
     fields: dict[str, Any] = {
         "message_id": f"{gateway}-{device}-{i}",
         "site": "s1",
@@ -54,7 +55,7 @@ def summary(
 def alert(
     i: int, *, seq: int = 0, state: Any = "raised", gateway: str = "g1", device: str = "d1", **more: Any
 ) -> Alert:
-    start_ns = (time.time_ns() // (3600 * NS) - 1) * 3600 * NS + i * 10 * NS
+    start_ns = (time.time_ns() // DAY - 1) * DAY + i * 10 * NS
     fields: dict[str, Any] = {
         "alert_id": f"{gateway}-{i:08x}",
         "seq": seq,
