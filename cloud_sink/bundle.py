@@ -10,6 +10,7 @@ files of the version before stay, for a reader that has just read its manifest. 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -70,6 +71,21 @@ def read_manifest(path: Path) -> ModelManifest:
         raise BundleError(f"{path / MANIFEST_NAME} cannot be read: {error.strerror}") from error
     except ManifestError as error:
         raise BundleError(f"{path / MANIFEST_NAME} cannot be read as a model: {error}") from error
+
+
+def read_bundle(path: Path) -> tuple[ModelManifest, dict[ArtifactTarget, bytes]]:
+    """The manifest of the bundle ``path`` and the graphs that it names, as they are. Raises BundleError."""
+    manifest = read_manifest(path)
+    artifacts: dict[ArtifactTarget, bytes] = {}
+    for artifact in manifest.artifacts:
+        try:
+            data = (path / artifact.file).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path / artifact.file} cannot be read: {error.strerror}") from error
+        if hashlib.sha256(data).hexdigest() != artifact.sha256:
+            raise BundleError(f"{path / artifact.file} is not what the manifest names: copy the bundle again")
+        artifacts[artifact.target] = data
+    return manifest, artifacts
 
 
 def write_bundle(path: Path, manifest: ModelManifest, artifacts: Mapping[ArtifactTarget, bytes]) -> None:

@@ -9,7 +9,7 @@ many windows it claims to have seen; a device whose statistics lie far from thos
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -228,3 +228,31 @@ def _sample(
         chosen.append(rows)
     index = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
     return table.reservoir[index], device[index].astype(np.int64)
+
+
+MAX_LABEL_SHARE = 0.05
+
+
+def widened(fleet: Fleet, false_alarms: NDArray[np.float32]) -> Fleet:
+    """``fleet`` for which the feature rows float32[m, k] of false alarms are normal, too: they count as healthy windows, but
+    together as MAX_LABEL_SHARE of all at most, and as as large a part of its rows; so no operator alone makes all normal."""
+    if not len(false_alarms):
+        return fleet
+    wide = false_alarms.astype(np.float64)
+    mean = wide.mean(axis=0)
+    own = Moments(float(len(wide)), mean, (wide - mean).T @ (wide - mean))
+    most = MAX_LABEL_SHARE / (1.0 - MAX_LABEL_SHARE)
+    weight = min(own.n, most * fleet.total.n)
+    n_rows = min(len(wide), max(1, int(most * len(fleet.rows))))
+    chosen = false_alarms[np.linspace(0, len(wide) - 1, n_rows).astype(np.int64)]
+    # Whose they are does not matter for where they are held out: of the first device, say.
+    devices = np.concatenate([fleet.row_device, np.zeros(n_rows, np.int64)])
+    weighed = list(fleet.weighed)
+    weighed[0] = together([weighed[0], own.scaled(weight)])
+    return replace(
+        fleet,
+        total=together([fleet.total, own.scaled(weight)]),
+        weighed=tuple(weighed),
+        rows=np.concatenate([fleet.rows, chosen]),
+        row_device=devices,
+    )

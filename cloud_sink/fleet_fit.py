@@ -199,7 +199,7 @@ def fit_fleet(template: ModelManifest, fleet: Fleet, options: FleetOptions) -> T
         metrics={name: round(value, 6) for name, value in metrics.items()},
         signature=None,
         key_id=None,
-        rollback=None,
+        rollback=msgspec.UNSET,
     )
     return Trained(manifest, files, found, {})
 
