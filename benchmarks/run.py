@@ -17,6 +17,7 @@ from benchmarks import (
     chaos,
     disk,
     failover,
+    fleet,
     inference,
     ingest,
     latency,
@@ -42,6 +43,7 @@ BENCHMARKS = {
     "disk": disk.measure,
     "black_box": black_box.measure,
     "sink": sink.measure,
+    "fleet": fleet.measure,
 }
 RELIABILITY = {  # `make reliability`
     "chaos": chaos.measure,
@@ -68,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in given.names or list(BENCHMARKS):
         if name in NEED_MOSQUITTO and mosquitto_path() is None:
             print(f"{name}: skipped, {NO_MOSQUITTO}")
+            continue
+        if name == "fleet" and not fleet.is_there():
+            print(f"{name}: skipped, {fleet.NO_DATA}")
             continue
         try:
             measured = ALL[name](quick=given.quick)

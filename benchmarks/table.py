@@ -58,6 +58,7 @@ def rows(results: Mapping[str, Record]) -> list[Row]:
         "disk": _disk,
         "black_box": _black_box,
         "sink": _sink,
+        "fleet": _fleet,
     }
     return [row for name, tell in told.items() if name in results for row in tell(results[name])]
 
@@ -156,6 +157,30 @@ def _sink(r: Record) -> list[Row]:
             f"{_figure(1e6 / r['bare_us'])} a CPU-second: a bare msgspec decode of the same bytes",
             f"{_figure(r['bare_over_ours'])} of its speed",
         )
+    ]
+
+
+def _fleet(r: Record) -> list[Row]:
+    families, warm = r["families"], r["warm_up"]
+    names = {"mahalanobis": "Mahalanobis", "linear-ae": "linear autoencoder", "ae": "autoencoder"}
+    lost = max(f["all_rows"] - f["summaries"] for f in families.values())
+    wins = all(w["fleet"] > w["own"] for w in warm.values())
+    return [
+        Row(
+            f"ROC AUC of models learned from other devices' summaries ({_list(names[f] for f in families)}); "
+            f"{r['devices']} recordings of SKAB, one device each",
+            _list(f"{f['summaries']:.3f}" for f in families.values()),
+            _list(f"{f['all_rows']:.3f}" for f in families.values()) + ": learned from all of their rows",
+            _list(f"{f['summaries'] - f['all_rows']:+.3f}" for f in families.values()),
+            _target("at most 0.015 lost", lost <= 0.015),
+        ),
+        Row(
+            f"the same of a device that has run for {_list(warm)} rows: the fleet's covariance about its own centre",
+            _list(f"{w['fleet']:.3f}" for w in warm.values()),
+            _list(f"{w['own']:.3f}" for w in warm.values()) + ": a model of its own",
+            f"better for {_list(str(w['better_in']) for w in warm.values())} of {r['devices']}",
+            _target("better", wins),
+        ),
     ]
 
 

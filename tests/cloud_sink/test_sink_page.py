@@ -1,0 +1,46 @@
+"""docs/sink.md says what there is: every command can be given, every metric and every reason is named."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cloud_sink import figures
+from cloud_sink.cli import parser
+from cloud_sink.config import load_config
+from cloud_sink.events import EventStore
+from cloud_sink.features_store import FeatureStore
+from cloud_sink.ingest import Refusal
+from cloud_sink.intake import Intake, Stores
+from tests.cloud_sink.sinks import config
+
+PAGE = (Path(__file__).parents[2] / "docs" / "sink.md").read_text()
+COMMANDS = [
+    line.split("#")[0]
+    for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_ones(command: str) -> None:
+    program, *arguments = shlex.split(command)
+    assert program == "cloud-sink"
+    assert callable(parser().parse_args(arguments).act)
+
+
+def test_every_reason_and_every_metric_is_named(tmp_path: Path) -> None:
+    assert [r.value for r in Refusal if f"`{r.value}`" not in PAGE] == []
+    loaded = load_config(config(tmp_path, 1))
+    features = FeatureStore(loaded.store.features, "s")
+    intake = Intake(loaded, Stores(EventStore(loaded.store.events), features), client_id="x")
+    names = Counter(
+        f"linewatch_{f.name}" + ("_total" if f.kind == "counter" else "")
+        for f in figures.families([intake], features)
+    )
+    assert set(re.findall(r"`(linewatch_\w+)`", PAGE)) == set(names)
