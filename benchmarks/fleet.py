@@ -15,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from cloud_sink.commissioning import commission, recentring_spec
 from cloud_sink.cutting import Request
 from cloud_sink.dataset import Dataset, read_dataset
-from cloud_sink.fleet import Fleet, Moments, gathered
+from cloud_sink.fleet import Fleet, Moments, borrowed, gathered, together
 from cloud_sink.fleet_fit import Basis, fit_moments
 from cloud_sink.summaries import SummaryTable
 from edge_node.summary import Summariser
 from models.labels import label_columns
 from models.logs import LogOptions
+from models.manifest import Family
 from models.messages import Summary, pack_floats, rfc3339
 from models.scoring import normalise
 from models.signal import NS_PER_S
@@ -32,18 +34,34 @@ NO_DATA = "the recorded data is not here: set LINEWATCH_DATA to a folder that ho
 HEALTHY_ROWS, WARM_UPS = 400, (120, 200, 300)
 SPAN_NS, N_RESERVOIR = 60 * NS_PER_S, 16
 SEEDS = (0, 1, 2)
+LENT_WINDOWS = 600.0  # ten of a window's length, of which each one shares most with the next
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Machine:
-    """One file: feature rows of its healthy part and of what follows, with labels; how far the healthy rows reach in time."""
+    """One file, commissioned on the first of its healthy rows: features re-centred in time order as a gateway does it, with its
+    own ``centre`` and ``scale`` float64[k]. ``healthy`` float32[w, k] are those it was commissioned on, ``after`` what follows the
+    healthy part, ``anomalous`` bool of each of these."""
 
     name: str
     healthy: NDArray[np.float32]
     end_ns: NDArray[np.int64]
     after: NDArray[np.float32]
     anomalous: NDArray[np.bool_]
-    least: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    def in_own_units(self) -> Machine:
+        """As its gateway's model sees it."""
+        healthy, after = (normalise(rows, self.centre, self.scale) for rows in (self.healthy, self.after))
+        one = np.ones(len(self.scale))
+        return Machine(self.name, healthy, self.end_ns, after, self.anomalous, 0 * one, one)
+
+    @property
+    def moments(self) -> Moments:
+        wide = self.healthy.astype(np.float64)
+        mean = wide.mean(axis=0)
+        return Moments(len(wide), mean, (wide - mean).T @ (wide - mean))
 
 
 def is_there() -> bool:
@@ -54,7 +72,8 @@ def is_there() -> bool:
 def measure(*, quick: bool) -> dict[str, object]:
     """Mean ROC AUC over the files: of models of the other files' summaries and of all their rows; of a device's own model and of
     the fleet's, by the rows of its warm-up."""
-    machines = read(6 if quick else None)
+    data = read(6 if quick else None)
+    machines = [commissioned(name, one) for name, one in data]
     families = {}
     for family in ("mahalanobis", "linear-ae", "ae"):
         seeds = SEEDS if family == "ae" and not quick else SEEDS[:1]
@@ -69,7 +88,8 @@ def measure(*, quick: bool) -> dict[str, object]:
         }
     warm = {}
     for n in WARM_UPS:
-        pairs = np.array([_warmed_up(machines, i, n) for i in range(len(machines))])
+        begun = [commissioned(name, one, n) for name, one in data]
+        pairs = np.array([_warmed_up(machines, begun[i], i) for i in range(len(machines))])
         warm[str(n)] = {
             "own": float(pairs[:, 0].mean()),
             "fleet": float(pairs[:, 1].mean()),
@@ -84,8 +104,8 @@ def measure(*, quick: bool) -> dict[str, object]:
     }
 
 
-def read(most: int | None = None) -> list[Machine]:
-    """The faulty recordings, each with the same floors: features that mean the same."""
+def read(most: int | None = None) -> list[tuple[str, Dataset]]:
+    """The faulty recordings, all with the same floors: features that mean the same."""
     files = sorted(f for f in (DATA / "skab" / "data").rglob("*.csv") if f.parent.name != "anomaly-free")[
         :most
     ]
@@ -94,22 +114,26 @@ def read(most: int | None = None) -> list[Machine]:
     for file in files:
         data = _dataset(file, floors)
         floors = data.spec.floors
-        last = int(np.flatnonzero(data.used)[-1])
-        assert data.anomalous is not None
-        after = data.features[last + 1 :]
-        truth = data.anomalous[last + 1 :]
-        if truth.any() and not truth.all():
-            found.append(
-                Machine(
-                    f"{file.parent.name}/{file.stem}",
-                    np.ascontiguousarray(data.features[data.used]),
-                    data.end_ns[data.used],
-                    np.ascontiguousarray(after),
-                    truth,
-                    data.min_scale,
-                )
-            )
+        found.append((f"{file.parent.name}/{file.stem}", data))
     return found
+
+
+def commissioned(name: str, data: Dataset, n_rows: int = HEALTHY_ROWS) -> Machine:
+    """The machine as it is known by its first ``n_rows`` rows."""
+    used = np.flatnonzero(data.used)
+    first = used[: max(8, len(used) - (HEALTHY_ROWS - n_rows))]  # windows
+    learn = np.zeros(len(data.features), np.bool_)
+    learn[first] = True
+    recentred = np.array([info.recentred for info in data.infos])
+    known = commission(
+        np.ascontiguousarray(data.features), learn, recentring_spec(data.window), recentred, data.min_scale
+    )
+    after = slice(int(used[-1]) + 1, None)
+    assert data.anomalous is not None
+    moved = (known.inputs * known.scale + known.centre).astype(np.float32)
+    return Machine(
+        name, moved[first], data.end_ns[first], moved[after], data.anomalous[after], known.centre, known.scale
+    )
 
 
 def _dataset(file: Path, floors: tuple[float, ...] | None) -> Dataset:
@@ -125,16 +149,14 @@ def _dataset(file: Path, floors: tuple[float, ...] | None) -> Dataset:
     return read_dataset(request, warn=lambda text: None)
 
 
-def fleet_of(machines: list[Machine], *, centred: bool = True) -> Fleet:
-    """What a sink makes of the summaries of ``machines``, each about a common centre, as where a device keeps its own."""
-    return gathered(
-        SummaryTable.of([s for m in machines for s in _summaries(m, centred=centred)]), screen=False
-    )
+def fleet_of(machines: list[Machine]) -> Fleet:
+    """What a sink makes of the summaries of ``machines``."""
+    return gathered(SummaryTable.of([s for m in machines for s in _summaries(m)]), screen=False)
 
 
-def _summaries(machine: Machine, *, centred: bool) -> list[Summary]:
+def _summaries(machine: Machine) -> list[Summary]:
     k = machine.healthy.shape[1]
-    rows = _about_own(machine) if centred else machine.healthy
+    rows = machine.healthy
     summariser = Summariser(k, SPAN_NS, N_RESERVOIR, machine.name)
     found = []
     for i in range(len(rows)):
@@ -175,42 +197,33 @@ def _summaries(machine: Machine, *, centred: bool) -> list[Summary]:
     ]
 
 
-def _about_own(machine: Machine) -> NDArray[np.float32]:
-    return (machine.healthy - machine.healthy.mean(axis=0, dtype=np.float64)).astype(np.float32)
-
-
-def _left_out(machines: list[Machine], i: int, family: str, seed: int) -> tuple[float, float]:
+def _left_out(machines: list[Machine], i: int, family: Family, seed: int) -> tuple[float, float]:
     """ROC AUC of machine ``i`` by a model of the others: of their summaries, and of all their rows."""
-    others = machines[:i] + machines[i + 1 :]
+    one = machines[i].in_own_units()
+    others = [m.in_own_units() for m in machines[:i] + machines[i + 1 :]]
     fleet = fleet_of(others)
-    rows = np.concatenate([_about_own(m) for m in others])
-    wide = rows.astype(np.float64)
-    mean = wide.mean(axis=0)
-    whole = Moments(len(wide), mean, (wide - mean).T @ (wide - mean))
-    least = machines[i].least
-    centre = machines[i].healthy.mean(axis=0, dtype=np.float64)
+    rows = np.concatenate([m.healthy for m in others])
+    whole = together([m.moments for m in others])
+    least = np.full(rows.shape[1], 1e-6)
     return (
-        _auc(machines[i], fit_moments(family, fleet.total, fleet.rows, least, seed=seed), centre),  # type: ignore[arg-type]
-        _auc(machines[i], fit_moments(family, whole, rows, least, seed=seed), centre),  # type: ignore[arg-type]
+        _auc(one, fit_moments(family, fleet.total, fleet.rows, least, seed=seed)),
+        _auc(one, fit_moments(family, whole, rows, least, seed=seed)),
     )
 
 
-def _warmed_up(machines: list[Machine], i: int, n_rows: int) -> tuple[float, float]:
-    """ROC AUC of machine ``i`` by its own model of the first ``n_rows`` rows, and by the fleet's about the centre of these."""
-    machine = machines[i]
-    n = max(8, n_rows - (HEALTHY_ROWS - len(machine.healthy)))  # windows: the first one takes its length
-    wide = machine.healthy[:n].astype(np.float64)
-    centre = wide.mean(axis=0)
-    off = (wide - centre).astype(np.float32)
-    own = Moments(n, np.zeros(len(centre)), (wide - centre).T @ (wide - centre))
+def _warmed_up(machines: list[Machine], begun: Machine, i: int) -> tuple[float, float]:
+    """ROC AUC of machine ``i``, which has just ``begun``, by a model of its own and by one that borrows from the
+    others."""
     fleet = fleet_of(machines[:i] + machines[i + 1 :])
+    least = np.full(begun.healthy.shape[1], 1e-9)
+    own = begun.moments
+    lent = borrowed(own, fleet, worth=LENT_WINDOWS)
     return (
-        _auc(machine, fit_moments("mahalanobis", own, off, machine.least), centre),
-        _auc(machine, fit_moments("mahalanobis", fleet.within, fleet.rows, machine.least), centre),
+        _auc(begun, fit_moments("mahalanobis", own, begun.healthy, least)),
+        _auc(begun, fit_moments("mahalanobis", lent, fleet.rows, least)),
     )
 
 
-def _auc(machine: Machine, basis: Basis, centre: NDArray[np.float64]) -> float:
-    rows = (machine.after - centre).astype(np.float32)
-    scores = basis.fitted.scores(normalise(rows, basis.centre, basis.scale))
+def _auc(machine: Machine, basis: Basis) -> float:
+    scores = basis.fitted.scores(normalise(machine.after, basis.centre, basis.scale))
     return float(roc_auc_score(machine.anomalous, scores))

@@ -175,7 +175,7 @@ def _fleet(r: Record) -> list[Row]:
             _target("at most 0.015 lost", lost <= 0.015),
         ),
         Row(
-            f"the same of a device that has run for {_list(warm)} rows: the fleet's covariance about its own centre",
+            f"the same of a device that has run for {_list(warm)} rows: borrowing from the fleet",
             _list(f"{w['fleet']:.3f}" for w in warm.values()),
             _list(f"{w['own']:.3f}" for w in warm.values()) + ": a model of its own",
             f"better for {_list(str(w['better_in']) for w in warm.values())} of {r['devices']}",

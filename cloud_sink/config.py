@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from cloud_sink.influx_options import Influx
 from cloud_sink.limits import Limits
 from models.broker_checks import check_broker, check_prefix
 from models.broker_options import (
@@ -30,6 +31,7 @@ from models.config_http import check_http
 from models.config_partial import Salvage, as_far_as_known, given, sure
 from models.config_text import ConfigError, parse, report
 from models.config_validation import Problem, find_problems
+from models.secret_values import read_secret
 from models.topics import DEFAULT_PREFIX, check_level
 
 
@@ -73,6 +75,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     broker: SinkBroker
     store: Store = Store()
     limits: Limits = Limits()
+    influx: Influx = Influx()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +87,7 @@ class Config:
     broker: SinkBroker
     store: Store
     limits: Limits
+    influx: Influx
 
 
 def load_config(path: Path) -> Config:
@@ -98,7 +102,7 @@ def load_config(path: Path) -> Config:
         return salvage.read(raw.get(table, {}), kind, (table,), wrong)
 
     sink, broker = read("sink", Sink), read("broker", SinkBroker)
-    store, limits = read("store", Store), read("limits", Limits)
+    store, limits, influx = read("store", Store), read("limits", Limits), read("influx", Influx)
     if "sink" in raw:
         problems += as_far_as_known(_check_name(sink), check_http(sink, "sink"))
     if "broker" in raw:
@@ -107,13 +111,14 @@ def load_config(path: Path) -> Config:
             check_prefix(sure(broker.prefix), ("broker", "prefix")),
             _check_group(broker),
         )
-    problems += as_far_as_known(_check_events(store))
+    problems += as_far_as_known(_check_events(store), _check_influx(influx))
     if problems:
         raise ConfigError(report(path, problems, lines, {}))
     placed = msgspec.structs.replace(
         store, events=_placed_events(store.events, base), features=_placed(store.features, base)
     )
-    return Config(path=path, sink=sink, broker=broker, store=placed, limits=limits)
+    influx = msgspec.structs.replace(influx, queue=str(base / influx.queue))
+    return Config(path=path, sink=sink, broker=broker, store=placed, limits=limits, influx=influx)
 
 
 def _check_name(sink: Sink) -> Iterator[Problem]:
@@ -150,6 +155,23 @@ def _check_events(store: Store) -> Iterator[Problem]:
     if url.password is not None:
         text = "a password does not belong in this file: libpq reads it from PGPASSFILE or PGPASSWORD"
         yield Problem(at, text)
+
+
+def _check_influx(influx: Influx) -> Iterator[Problem]:
+    url = sure(influx.url)
+    if url is not None and not url.startswith(("http://", "https://")):
+        yield Problem(("influx", "url"), "expected a URL such as http://influx.example:8086", url, True)
+    if given(influx.token_file) and given(influx.token_env):
+        yield Problem(("influx", "token_env"), "give either this or token_file", influx.token_env, True)
+    try:
+        read_secret(sure(influx.token_file), sure(influx.token_env))
+    except ValueError as error:
+        key, value = (
+            ("token_file", str(influx.token_file))
+            if given(influx.token_file)
+            else ("token_env", influx.token_env)
+        )
+        yield Problem(("influx", key), str(error), value, True)
 
 
 def _placed_events(url: str, base: Path) -> str:

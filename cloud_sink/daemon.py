@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import FrameType
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -16,6 +17,8 @@ from cloud_sink import figures
 from cloud_sink.config import Config
 from cloud_sink.events import EventStore, EventsUnavailable
 from cloud_sink.features_store import FeatureStore, StoreError
+from cloud_sink.influx_queue import PointQueue, QueueError
+from cloud_sink.influx_writer import Writer
 from cloud_sink.intake import Intake, Stores, client_id_of
 from models import local_http, metrics
 from models.metrics import Family
@@ -46,9 +49,13 @@ class Daemon:
             self._features = FeatureStore(config.store.features, config.sink.name)
             self._events = EventStore(config.store.events)
             self._events.create()
-        except (StoreError, EventsUnavailable) as error:
+            self._points = self._writer = None
+            if config.influx.url is not None:
+                self._points = PointQueue(Path(config.influx.queue), config.influx.queue_bytes)
+                self._writer = Writer(config.influx, self._points)
+        except (StoreError, EventsUnavailable, QueueError) as error:
             raise SinkFailed(str(error)) from error
-        stores = Stores(self._events, self._features)
+        stores = Stores(self._events, self._features, self._points)
         self._own = Intake(config, stores, client_id=client_id_of(config.sink.name), now_ns=now_ns)
         self._others = [
             Intake(
@@ -74,6 +81,10 @@ class Daemon:
         with contextlib.ExitStack() as to_close:
             to_close.callback(self._events.close)
             address = self._serve_http(to_close)
+            if self._points is not None and self._writer is not None:
+                to_close.callback(self._points.close)
+                to_close.callback(self._writer.stop)
+                self._writer.start()
             for intake in self._intakes:
                 to_close.callback(intake.stop)
                 intake.start()
@@ -93,6 +104,10 @@ class Daemon:
             if intake.connection.finished.done():
                 error = intake.connection.finished.exception()
                 raise SinkFailed(f"the connection failed by a defect: {error!r}") from error
+        if self._writer is not None and self._writer.failure is not None:
+            raise SinkFailed(
+                f"writing points failed by a defect: {self._writer.failure!r}"
+            ) from self._writer.failure
         for intake in list(self._others):
             if intake.idle_s >= TAKEN_OVER_S:
                 self._others.remove(intake)
@@ -137,7 +152,7 @@ class Daemon:
         return f"http://{sink.metrics_host}:{server.server_port}/metrics"
 
     def _families(self) -> list[Family]:
-        return figures.families(self._intakes, self._features)
+        return figures.families(self._intakes, self._features) + figures.of_points(self._points, self._writer)
 
     def _health(self, app: WSGIApplication) -> WSGIApplication:
         """``/healthz`` for whoever asks: 200, or 503 and what is wrong. All else is for ``app``."""

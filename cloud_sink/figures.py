@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cloud_sink.features_store import FeatureStore
+from cloud_sink.influx_queue import PointQueue, QueueError
+from cloud_sink.influx_writer import Writer
 from cloud_sink.intake import Intake
 from models.metrics import Family
 
@@ -36,6 +38,30 @@ def families(intakes: Sequence[Intake], features: FeatureStore) -> list[Family]:
         ),
         _counter("feature_files", "Files of summaries that were written.", features.n_files_written),
         _counter("feature_bytes", "Bytes in them.", features.n_bytes_written),
+    ]
+
+
+def of_points(queue: PointQueue | None, writer: Writer | None) -> list[Family]:
+    """Of what is written for dashboards; nothing where nothing is."""
+    if queue is None or writer is None:
+        return []
+    try:
+        counts = queue.counts()
+    except QueueError:
+        return []  # what is wrong is in the log, and at /healthz
+    return [
+        _counter("points_written", "Points that the database has taken.", counts["written"]),
+        _counter(
+            "points_dropped", "Points that had to go, since it was away for too long.", counts["dropped"]
+        ),
+        _counter(
+            "points_rejected",
+            "Points that it refuses; the last of them are kept in the queue's file.",
+            counts["rejected"],
+        ),
+        _gauge("points_waiting", "Points that wait for it.", counts["waiting"]),
+        _gauge("points_waiting_bytes", "What they take on disk.", counts["waiting_bytes"]),
+        _counter("point_failures", "Times that it could not be written to.", writer.n_failures),
     ]
 
 

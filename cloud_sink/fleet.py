@@ -36,6 +36,20 @@ class Moments:
         """float64[k, k], of the rows as they are (divided by n)."""
         return self.comoment / self.n
 
+    @property
+    def spread(self) -> NDArray[np.float64]:
+        """Standard deviations float64[k]."""
+        found: NDArray[np.float64] = np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
+        return found
+
+    @property
+    def correlation(self) -> NDArray[np.float64]:
+        """float64[k, k]; of a feature that stands still, none with any other."""
+        unit = np.where(self.spread > 0.0, self.spread, 1.0)
+        found: NDArray[np.float64] = self.covariance / np.outer(unit, unit)
+        found[np.diag_indices_from(found)] = 1.0
+        return found
+
     def scaled(self, weight: float) -> Moments:
         """As if there were ``weight`` rows like these."""
         return Moments(weight, self.mean, self.comoment * (weight / self.n))
@@ -52,12 +66,15 @@ class Screened:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fleet:
-    """What is learned from: ``total`` over all devices; ``within``: about each device's own mean; ``devices``: of each one, by
-    (site/gateway, device), and ``weighed``: the same, with the weight that it has; ``rows`` float32[r, k]: a sample of feature
-    rows, with ``row_device`` int64[r] into ``devices``; ``n_windows``: that were summed up; ``screened``: who was left out."""
+    """What is learned from. ``total`` is over all devices; ``correlation`` float64[k, k] within devices, each in its own units,
+    so that none says how the others' features hang together only because it moves more; ``spread`` float64[k] that of the
+    median device; ``devices``: each one's own, by (site/gateway, device); ``weighed``: the same, with the weight that it has;
+    ``rows`` float32[r, k]: a sample of feature rows, with ``row_device`` int64[r] into ``devices``; ``n_windows``: that were
+    summed up; ``screened``: who was left out."""
 
     total: Moments
-    within: Moments
+    correlation: NDArray[np.float64]
+    spread: NDArray[np.float64]
     devices: Mapping[tuple[str, str], Moments]
     weighed: tuple[Moments, ...]
     rows: NDArray[np.float32]
@@ -117,11 +134,12 @@ def gathered(
     weights = _weights([names[i][0] for i in kept], [each[i].n for i in kept], max_share)
     weighed = [each[i].scaled(w) for i, w in zip(kept, weights, strict=True)]
     total = together(weighed)
-    within = Moments(total.n, total.mean, np.sum([m.comoment for m in weighed], axis=0))
+    correlation = np.average([m.correlation for m in weighed], axis=0, weights=[m.n for m in weighed])
     rows, row_device = _sample(part, of, kept, [names[i][0] for i in kept], max_rows)
     return Fleet(
         total,
-        within,
+        correlation,
+        np.median([m.spread for m in weighed], axis=0),
         {names[i]: each[i] for i in kept},
         tuple(weighed),
         rows,
@@ -145,13 +163,17 @@ def oas(covariance: NDArray[np.float64], n: float) -> tuple[NDArray[np.float64],
     return shrunk, shrinkage
 
 
-def borrowed(own: Moments, fleet: Moments, *, worth: float) -> Moments:
-    """Of a device with little history: its own mean, and a covariance that is the fleet's as far as it has not seen ``worth``
-    windows of its own."""
-    share = own.n / (own.n + worth)
-    covariance = share * own.covariance + (1.0 - share) * fleet.covariance
+def borrowed(own: Moments, fleet: Fleet, *, worth: float) -> Moments:
+    """Of a device with little history: its own mean; its spreads, and how its features hang together, its own as far as it has
+    seen enough. ``worth``: after so many windows correlations are as much its own as the fleet's; spreads, which fewer tell,
+    after a tenth of that."""
     n = own.n + worth
-    return Moments(n, own.mean, covariance * n)
+    share, known = own.n / n, own.n / (own.n + worth / 10.0)
+    tiny = np.finfo(np.float64).tiny
+    logs = np.log(np.maximum(own.spread, tiny)), np.log(np.maximum(fleet.spread, tiny))
+    spread = np.exp(known * logs[0] + (1.0 - known) * logs[1])
+    correlation = share * own.correlation + (1.0 - share) * fleet.correlation
+    return Moments(n, own.mean, correlation * np.outer(spread, spread) * n)
 
 
 def _full(table: SummaryTable) -> list[str]:

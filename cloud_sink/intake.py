@@ -19,9 +19,11 @@ from dataclasses import dataclass
 
 import structlog
 
+from cloud_sink import influx
 from cloud_sink.config import Config, Store
 from cloud_sink.events import Batch, EventStore, EventsUnavailable
 from cloud_sink.features_store import FeatureStore, StoreError
+from cloud_sink.influx_queue import PointQueue, QueueError
 from cloud_sink.ingest import Message, Refusal, Refused, believable, decode, filters, place_of
 from models.log_limit import LogLimit
 from models.messages import Alert, DeviceStateMessage, ModelState, Response, Status, Summary
@@ -63,17 +65,32 @@ class Counters:
 
 
 class Stores:
-    """Both stores, written as one: see :meth:`put`."""
+    """Both stores, and the points that wait for dashboards' database, written as one: see :meth:`put`."""
 
-    def __init__(self, events: EventStore, features: FeatureStore) -> None:
+    def __init__(self, events: EventStore, features: FeatureStore, points: PointQueue | None = None) -> None:
         self.events = events
         self.features = features
+        self.points = points
 
     def put(self, batch: Batch) -> None:
-        """First the summaries, whose repetition doubles nothing, then the events. Raises StoreError and EventsUnavailable."""
+        """First the summaries, whose repetition doubles nothing, then the events, then the points. Raises StoreError,
+        EventsUnavailable and QueueError; done again, it changes nothing but adds what was missing."""
         if batch.summaries:
             self.features.append(batch.summaries)
         self.events.commit(batch)
+        if self.points is not None:
+            self.points.put(points_of(batch))
+
+
+def points_of(batch: Batch) -> list[str]:
+    """What of ``batch`` dashboards are to show."""
+    lines = [
+        *influx.alert_lines(batch.alerts),
+        *influx.status_lines(batch.statuses),
+        *influx.model_lines(batch.models),
+        *(line for table in batch.summaries for line in influx.score_lines(table)),
+    ]
+    return [line for line in lines if line]
 
 
 class Intake:
@@ -267,7 +284,7 @@ class Intake:
             began_s = time.monotonic()
             try:
                 self._stores.put(batch)
-            except (StoreError, EventsUnavailable) as error:
+            except (StoreError, EventsUnavailable, QueueError) as error:
                 self._n_failures += 1
                 if self.problem is None:
                     log.error(f"nothing can be stored: {error}; the broker keeps what comes until it can be")

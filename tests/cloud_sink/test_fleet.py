@@ -65,8 +65,8 @@ def test_merging_summaries_is_looking_at_all_rows() -> None:
     assert np.allclose(fleet.total.mean, whole.mean, rtol=1e-12, atol=1e-12)
     assert np.allclose(fleet.total.comoment, whole.comoment, rtol=1e-11)
     assert len(fleet.devices) == fleet.n_gateways == 6
-    within = sum((r - r.mean(axis=0)).T @ (r - r.mean(axis=0)) for r in rows.reshape(6, -1, K))
-    assert np.allclose(fleet.within.comoment, within, rtol=1e-11)
+    alone = [np.corrcoef(r.T) for r in rows.reshape(6, -1, K)]
+    assert np.allclose(fleet.correlation, np.mean(alone, axis=0), rtol=1e-9)
 
 
 @pytest.mark.parametrize("family", ["mahalanobis", "linear-ae"])
@@ -158,16 +158,22 @@ def test_of_few_devices_nobody_can_tell_which_is_odd() -> None:
     assert gathered(SummaryTable.of(halves)).screened == ()  # two kinds of machines, neither of them odd
 
 
-def test_a_device_with_little_history_keeps_its_centre_and_borrows_the_rest() -> None:
+def test_a_device_with_little_history_keeps_its_centre_and_spread_and_borrows_the_rest() -> None:
     summaries, rows = fleet_of()
-    fleet = gathered(SummaryTable.of(summaries))
+    wild = summed(rows_of(50, seed=5) * 30.0, gateway="wild", device="d")  # it moves more, and knows no more
+    fleet = gathered(SummaryTable.of([*summaries, wild]), screen=False)
     own = of_rows(rows_of(12, seed=55, centre=2.0))
-    lent = borrowed(own, fleet.within, worth=200.0)
+    lent = borrowed(own, fleet, worth=200.0)
     assert np.array_equal(lent.mean, own.mean)
-    true = MIX.T @ MIX
-    assert np.linalg.norm(lent.covariance - true) < 0.5 * np.linalg.norm(own.covariance - true)
-    much = borrowed(of_rows(rows), fleet.within, worth=200.0)
-    assert np.allclose(much.covariance, of_rows(rows).covariance, rtol=0.3, atol=0.1)
+    low, high = np.minimum(own.spread, fleet.spread), np.maximum(own.spread, fleet.spread)
+    assert ((lent.spread >= low * (1 - 1e-9)) & (lent.spread <= high * (1 + 1e-9))).all()
+    assert (fleet.spread < 3 * of_rows(rows).spread).all()  # the median device's, whatever the wild one does
+    true = of_rows(rows_of(100_000, seed=1)).correlation
+    assert np.linalg.norm(lent.correlation - true) < 0.5 * np.linalg.norm(own.correlation - true)
+    much = borrowed(of_rows(rows), fleet, worth=200.0)
+    assert np.allclose(much.covariance, of_rows(rows).covariance, rtol=0.1, atol=0.05)
+    still = of_rows(np.concatenate([np.ones((20, 1)), rows_of(20, seed=3)[:, 1:]], axis=1))
+    assert np.isfinite(borrowed(still, fleet, worth=50.0).covariance).all()
 
 
 def test_spans_without_a_healthy_window_say_nothing() -> None:
