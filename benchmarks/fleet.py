@@ -40,8 +40,8 @@ LENT_WINDOWS = 600.0  # ten of a window's length, of which each one shares most 
 @dataclass(frozen=True, slots=True, eq=False)
 class Machine:
     """One file, commissioned on the first of its healthy rows: features re-centred in time order as a gateway does it, with its
-    own ``centre`` and ``scale`` float64[k]. ``healthy`` float32[w, k] are those it was commissioned on, ``after`` what follows the
-    healthy part, ``anomalous`` bool of each of these."""
+    own ``centre`` and ``scale`` float64[k]. ``healthy`` float32[w, k] are those it was commissioned on, ``after`` what follows
+    the healthy part, ``anomalous`` bool of each of these."""
 
     name: str
     healthy: NDArray[np.float32]

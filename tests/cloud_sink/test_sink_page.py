@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,9 @@ from cloud_sink.cli import parser
 from cloud_sink.config import load_config
 from cloud_sink.events import EventStore
 from cloud_sink.features_store import FeatureStore
+from cloud_sink.influx_options import Influx
+from cloud_sink.influx_queue import PointQueue
+from cloud_sink.influx_writer import Writer
 from cloud_sink.ingest import Refusal
 from cloud_sink.intake import Intake, Stores
 from tests.cloud_sink.sinks import config
@@ -39,8 +41,9 @@ def test_every_reason_and_every_metric_is_named(tmp_path: Path) -> None:
     loaded = load_config(config(tmp_path, 1))
     features = FeatureStore(loaded.store.features, "s")
     intake = Intake(loaded, Stores(EventStore(loaded.store.events), features), client_id="x")
-    names = Counter(
-        f"linewatch_{f.name}" + ("_total" if f.kind == "counter" else "")
-        for f in figures.families([intake], features)
+    queue = PointQueue(tmp_path / "q", 1 << 20)
+    found = figures.families([intake], features) + figures.of_points(
+        queue, Writer(Influx(url="http://x"), queue)
     )
-    assert set(re.findall(r"`(linewatch_\w+)`", PAGE)) == set(names)
+    names = {f"linewatch_{f.name}" + ("_total" if f.kind == "counter" else "") for f in found}
+    assert set(re.findall(r"`(linewatch_\w+)`", PAGE)) == names
