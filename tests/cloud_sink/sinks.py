@@ -22,6 +22,7 @@ def config(
     store: str = "",
     broker: str = "",
     limits: str = "",
+    influx: str = "",
 ) -> Path:
     """sink.toml in ``folder`` (several sinks share it, and what is in it); lines to add to its tables."""
     path = folder / f"{name}.toml"
@@ -41,6 +42,8 @@ commit_s = 0.05
 {store}
 [limits]
 {limits}
+[influx]
+{influx}
 """
     )
     return path

@@ -20,6 +20,7 @@ from models.messages import encode
 from tests.brokers import HOST, Subscriber, broker, free_port, wait_for
 from tests.cloud_sink.gateways import alert, label, status, summary, topic_of
 from tests.cloud_sink.sinks import cloud_sink, config, fetched, metric, running
+from tests.influxes import influx1
 from tests.postgres import postgres
 
 SCHEMA = "0123456789abcdef"
@@ -220,3 +221,34 @@ def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
         cloud_sink("run", "-c", path, "--takeover", "sink-1"), capture_output=True, text=True, timeout=60
     )
     assert "that is this sink itself" in done.stderr
+
+
+def test_points_reach_their_database_after_it_was_away(tmp_path: Path) -> None:
+    port = free_port()
+    with broker(tmp_path, *LIMITS) as mosquitto, influx1(tmp_path) as database:
+        influx = f'url = "{database.url}"\nversion = "1"'
+        path = config(tmp_path, mosquitto.port, metrics_port=port, influx=influx)
+        with running(path) as sink:
+            ready(port)
+            database.stop()
+            publish(
+                mosquitto.port,
+                [status("g1"), *(alert(i) for i in range(30)), *(summary(i) for i in range(20))],
+            )
+            wait_for(
+                lambda: metric(port, "sink_messages_stored_total") >= 51,
+                "the messages, which do not wait for it",
+            )
+            wait_for(lambda: metric(port, "sink_point_failures_total") >= 1, "an attempt")
+            assert metric(port, "sink_points_waiting") >= 51
+            sink.kill()  # what waits is on disk
+        database.start()
+        with running(path) as sink:
+            ready(port)
+            wait_for(lambda: metric(port, "sink_points_waiting") == 0, "the points", 30)
+            assert database.query("linewatch", 'SELECT sum("raised") FROM linewatch_alert')[0]["sum"] == 30
+            assert (
+                database.query("linewatch", 'SELECT sum("windows") FROM linewatch_score')[0]["sum"] == 20 * 40
+            )
+            sink.send_signal(signal.SIGTERM)
+            assert sink.wait(20) == 0

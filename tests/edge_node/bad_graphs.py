@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ai_edge_litert.schema_py_generated as schema
 import flatbuffers
 import numpy as np
+import pytest
 
 from cloud_sink.export import Dense, float_model
 from tests.fixtures.bundle_files import artifact
@@ -25,12 +28,30 @@ def edited(edit: Callable[[Any], None], model: bytes | None = None) -> bytes:
 
 
 def crashing() -> bytes:
-    """A dense layer without weights: the static check refuses it, ai-edge-litert 2.3 reads through a null pointer."""
+    """A dense layer without weights: the static check refuses it. What a runtime that trusts it reads in their place, and so whether
+    it crashes, is chance: :func:`crashing_runtime` leaves nothing to that."""
 
     def edit(tree: Any) -> None:
         tree.subgraphs[0].operators[0].inputs = [0, -1, 2]
 
     return edited(edit)
+
+
+def crashing_runtime(monkeypatch: pytest.MonkeyPatch, folder: Path, model: bytes) -> None:
+    """From now on the runtime of every process that is started as this one's modules are found reads through a null pointer when it
+    opens ``model``."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import ctypes, hashlib\n"
+        "from models import runtime\n"
+        "real = runtime.Graph.__init__\n"
+        "def init(self, model, *args, **more):\n"
+        f"    if hashlib.sha256(model).hexdigest() == {hashlib.sha256(model).hexdigest()!r}:\n"
+        "        ctypes.string_at(0)\n"
+        "    real(self, model, *args, **more)\n"
+        "runtime.Graph.__init__ = init\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
 
 
 def _static(rows: int) -> Callable[[Any], None]:

@@ -19,7 +19,7 @@ from models.features import schema_id
 from models.runtime import GraphUnusable
 from models.tflite_check import check
 from tests.edge_node.adopting import FEW, OPTIONS, Gateway, Site, healthy, run
-from tests.edge_node.bad_graphs import crashing, endless, hungry
+from tests.edge_node.bad_graphs import crashing, crashing_runtime, endless, hungry
 from tests.edge_node.versions import (
     STRANGER,
     TOPICS,
@@ -244,7 +244,8 @@ def test_a_graph_that_does_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_graph_that_would_crash_the_runtime_ends_the_probe_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if the static check had a hole: ai-edge-litert reads through a null pointer, in a process of its own."""
+    """As if the static check had a hole: the runtime reads through a null pointer, in a process of its own."""
+    crashing_runtime(monkeypatch, tmp_path / "site", crashing())
     facts = check(good(2)[1]["cpu-float32"])
     monkeypatch.setattr(
         model_store, "check", lambda data, **more: facts if data == crashing() else check(data, **more)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,35 +179,42 @@ def test_a_span_of_a_device_and_what_is_not_there(tmp_path: Path) -> None:
         part_of_alert(segments, "none", bounds_of(config.black_box))
 
 
+class Disk:
+    """A disk that takes what it is given, but answers only while ``answers`` is set; ``asked``: somebody waits for that."""
+
+    def __init__(self) -> None:
+        self.answers, self.asked = threading.Event(), threading.Event()
+        self.answers.set()
+
+    def sync(self, file: int, real: Callable[[int], None] = os.fdatasync) -> None:
+        if not self.answers.is_set():
+            self.asked.set()
+            self.answers.wait(20)
+        real(file)
+
+
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """A disk that takes what it is given, but answers only while this is set."""
-    answers, sync = threading.Event(), os.fdatasync
-    answers.set()
-
-    def slow(file: int) -> None:
-        answers.wait(20)
-        sync(file)
-
-    monkeypatch.setattr("edge_node.segments.os.fdatasync", slow)
-    return answers
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    made = Disk()
+    monkeypatch.setattr("edge_node.segments.os.fdatasync", made.sync)
+    return made
 
 
-def test_a_disk_that_is_too_slow_pauses_recording_and_nothing_else(
-    tmp_path: Path, disk: threading.Event
-) -> None:
+def test_a_disk_that_is_too_slow_pauses_recording_and_nothing_else(tmp_path: Path, disk: Disk) -> None:
     """What does not fit into the queue is counted, what is judged from it has no evidence, and recording begins anew."""
     config = configured(tmp_path, queue_samples=4096, flush_s=0.1)
     loop = Loop(tmp_path, config)
     loop.play(stream(50))
     wait_for(lambda: loop.recorded() == 100, "fifty rows on the disk")
-    disk.clear()
-    loop.play(stream(650, begin=50, faults=[(400, 700)]))
+    disk.answers.clear()
+    loop.play(stream(10, begin=50))
+    assert disk.asked.wait(20)  # from here on nothing more is taken out of the queue
+    loop.play(stream(640, begin=60, faults=[(400, 700)]))
     assert set(loop.dropped()) == {"queue_full"}
     assert loop.box.n_pauses == 1
     assert {a.evidence for a in loop.said if a.kind == "machine"} == {None}
     loop.check()
-    disk.set()
+    disk.answers.set()
     wait_for(lambda: loop.box.done is not None and loop.box.done.n_queued == 0, "an empty queue")
     dropped = loop.dropped()
     loop.box.end_turn(loop.core)

@@ -14,7 +14,7 @@ import pytest
 from edge_node.model_probe import ProbeFailed, ProbeStopped, probe
 from edge_node.model_store import Bundle, read_bundle
 from models.refusals import RefusalReason
-from tests.edge_node.bad_graphs import crashing, endless, hungry
+from tests.edge_node.bad_graphs import crashing, crashing_runtime, endless, hungry
 from tests.fixtures.bundle_files import BUNDLE
 
 GOOD = read_bundle(BUNDLE)
@@ -34,7 +34,8 @@ def test_a_good_model_passes_in_little_memory() -> None:
     probe(GOOD, memory_mb=16, timeout_s=20.0)
 
 
-def test_a_graph_that_crashes() -> None:
+def test_a_graph_that_crashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crashing_runtime(monkeypatch, tmp_path / "site", crashing())
     error = failure(with_graph(crashing()))
     assert (error.reason, "SIGSEGV" in str(error)) == (RefusalReason.PROBE_CRASHED, True)
 
