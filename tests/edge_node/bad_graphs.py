@@ -28,8 +28,8 @@ def edited(edit: Callable[[Any], None], model: bytes | None = None) -> bytes:
 
 
 def crashing() -> bytes:
-    """A dense layer without weights: the static check refuses it. What a runtime that trusts it reads in their place, and so whether
-    it crashes, is chance: :func:`crashing_runtime` leaves nothing to that."""
+    """A dense layer without weights: the static check refuses it. What a runtime that trusts it reads in their place, and so
+    whether it crashes, is chance: :func:`crashing_runtime` leaves nothing to that."""
 
     def edit(tree: Any) -> None:
         tree.subgraphs[0].operators[0].inputs = [0, -1, 2]
@@ -38,8 +38,8 @@ def crashing() -> bytes:
 
 
 def crashing_runtime(monkeypatch: pytest.MonkeyPatch, folder: Path, model: bytes) -> None:
-    """From now on the runtime of every process that is started as this one's modules are found reads through a null pointer when it
-    opens ``model``."""
+    """From now on the runtime of every process that finds its modules where this one does reads through a null pointer when
+    it opens ``model``."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(
         "import ctypes, hashlib\n"
