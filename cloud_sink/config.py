@@ -68,6 +68,12 @@ class Store(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     compact_s: Positive = 3600.0
 
 
+class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[rollout]``: how models that are tried on canaries are judged."""
+
+    every_s: Annotated[float, msgspec.Meta(ge=0.1, le=86_400)] = 30.0
+
+
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The file."""
 
@@ -76,6 +82,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store: Store = Store()
     limits: Limits = Limits()
     influx: Influx = Influx()
+    rollout: Rollout = Rollout()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +95,7 @@ class Config:
     store: Store
     limits: Limits
     influx: Influx
+    rollout: Rollout
 
 
 def load_config(path: Path) -> Config:
@@ -103,6 +111,7 @@ def load_config(path: Path) -> Config:
 
     sink, broker = read("sink", Sink), read("broker", SinkBroker)
     store, limits, influx = read("store", Store), read("limits", Limits), read("influx", Influx)
+    rollout = read("rollout", Rollout)
     if "sink" in raw:
         problems += as_far_as_known(_check_name(sink), check_http(sink, "sink"))
     if "broker" in raw:
@@ -118,7 +127,9 @@ def load_config(path: Path) -> Config:
         store, events=_placed_events(store.events, base), features=_placed(store.features, base)
     )
     influx = msgspec.structs.replace(influx, queue=str(base / influx.queue))
-    return Config(path=path, sink=sink, broker=broker, store=placed, limits=limits, influx=influx)
+    return Config(
+        path=path, sink=sink, broker=broker, store=placed, limits=limits, influx=influx, rollout=rollout
+    )
 
 
 def _check_name(sink: Sink) -> Iterator[Problem]:

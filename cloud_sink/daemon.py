@@ -20,6 +20,7 @@ from cloud_sink.features_store import FeatureStore, StoreError
 from cloud_sink.influx_queue import PointQueue, QueueError
 from cloud_sink.influx_writer import Writer
 from cloud_sink.intake import Intake, Stores, client_id_of
+from cloud_sink.leading import Leader
 from models import local_http, metrics
 from models.metrics import Family
 
@@ -56,6 +57,9 @@ class Daemon:
         except (StoreError, EventsUnavailable, QueueError) as error:
             raise SinkFailed(str(error)) from error
         stores = Stores(self._events, self._features, self._points)
+        self._leader = Leader(
+            config, self._events, self._features, every_s=config.rollout.every_s, now_ns=now_ns
+        )
         self._own = Intake(config, stores, client_id=client_id_of(config.sink.name), now_ns=now_ns)
         self._others = [
             Intake(
@@ -85,6 +89,8 @@ class Daemon:
                 to_close.callback(self._points.close)
                 to_close.callback(self._writer.stop)
                 self._writer.start()
+            to_close.callback(self._leader.stop)
+            self._leader.start()
             for intake in self._intakes:
                 to_close.callback(intake.stop)
                 intake.start()
@@ -104,6 +110,10 @@ class Daemon:
             if intake.connection.finished.done():
                 error = intake.connection.finished.exception()
                 raise SinkFailed(f"the connection failed by a defect: {error!r}") from error
+        if self._leader.failure is not None:
+            raise SinkFailed(
+                f"judging rollouts failed by a defect: {self._leader.failure!r}"
+            ) from self._leader.failure
         if self._writer is not None and self._writer.failure is not None:
             raise SinkFailed(
                 f"writing points failed by a defect: {self._writer.failure!r}"

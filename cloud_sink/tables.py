@@ -91,3 +91,33 @@ model_states = Table(
     Column("heard_ns", BigInteger, nullable=False),
     PrimaryKeyConstraint("site", "gateway", "model_id"),
 )
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("model_id", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    *_names("state", "canaries", "reasons"),  # lists as JSON
+    Column("began_ns", BigInteger, nullable=False),
+    Column("hours", Float, nullable=False),
+    Column("windows", Integer, nullable=False),
+    Column("alerts_per_week", Float, nullable=False),
+    Column("manifest", LargeBinary, nullable=False),
+    Column("changed_ns", BigInteger, nullable=False),
+    PrimaryKeyConstraint("model_id", "version"),
+)
+
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("until_ns", BigInteger, nullable=False),
+)

@@ -44,6 +44,8 @@ commit_s = 0.05
 {limits}
 [influx]
 {influx}
+[rollout]
+every_s = 0.3
 """
     )
     return path

@@ -70,6 +70,7 @@ def gateway_toml(folder: Path, name: str, port: int, http: int, bundle: Path, ke
     return path
 
 
+@pytest.mark.timeout(240)
 def test_from_summaries_to_a_model_on_every_gateway(tmp_path: Path) -> None:
     done("keygen", tmp_path / "key")
     first = written(tmp_path / "first", good(1))
@@ -80,7 +81,8 @@ def test_from_summaries_to_a_model_on_every_gateway(tmp_path: Path) -> None:
         seen = stack.enter_context(Subscriber(mosquitto.port, "linewatch/#"))
         sink_port = free_port()
         sink = sink_toml(tmp_path, mosquitto.port, metrics_port=sink_port)
-        stack.enter_context(sink_running(sink))
+        serving = stack.enter_context(ExitStack())
+        process = serving.enter_context(sink_running(sink))
         machines = []
         for i, name in enumerate(GATEWAYS):
             http = free_port()
@@ -131,6 +133,29 @@ def test_from_summaries_to_a_model_on_every_gateway(tmp_path: Path) -> None:
         until(lambda: done("models", "-c", sink).count("version 2 adopted") == 3, "the sink knows")
         gateways = done("gateways", "-c", sink)
         assert gateways.count("fixture v2") + gateways.count("fixture v1") == 3
+        # By itself: a canary that shows enough is followed by all.
+        third = tmp_path / "third"
+        done(
+            "learn", "-c", sink, "--like", learned, "-o", third, "--class", "pump", "--key", tmp_path / "key"
+        )
+        asked = ("--canary", "g2", "--hours", "0.001", "--windows", "30", "--alerts-per-week", "1000")
+        done("rollout", "-c", sink, third, *asked)
+        until(lambda: states("adopted", 3) == set(GATEWAYS), "version 3 everywhere")
+        wait_for(lambda: "promoted" in done("rollouts", "-c", sink), "the end of it")
+
+        # A person decides while no sink runs; the next one that does carries it out.
+        fourth = tmp_path / "fourth"
+        done("learn", "-c", sink, "--like", third, "-o", fourth, "--class", "pump", "--key", tmp_path / "key")
+        done("rollout", "-c", sink, fourth, "--canary", "g1")
+        until(lambda: states("adopted", 4) == {"g1"}, "version 4 on its canary")
+        process.kill()
+        refused = run("rollout", "-c", sink, fourth, "--canary", "g3")
+        assert (refused.returncode, "is being rolled out" in refused.stderr) == (1, True)
+        done("rollback", "-c", sink, "fixture", "4")
+        assert run("promote", "-c", sink, "fixture", "4").returncode == 1
+        serving.enter_context(sink_running(sink))
+        until(lambda: states("rolled_back", 4) == {"g1"}, "version 4 taken back")
+        until(lambda: "rolled back" in done("rollouts", "-c", sink), "the end of it, too")
         kept = retained(mosquitto.port, "linewatch/models")
         assert "linewatch/models/fixture/stable" in kept
         assert "linewatch/models/fixture/gateway/g2" not in kept

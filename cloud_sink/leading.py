@@ -1,0 +1,141 @@
+"""What one sink of a group does for all of them: it judges rollouts, and carries out what was decided.
+
+Strategy: a thread, once in ``every_s``, takes or keeps the lease; who does not have it does nothing. A decision is written before
+it is carried out, and what is carried out, retained messages, can be done again: a sink that dies on the way is followed by
+another one that begins where it had got to.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from cloud_sink import rollout_store as rollouts
+from cloud_sink.config import Config
+from cloud_sink.events import EventStore, EventsUnavailable
+from cloud_sink.features_store import FeatureStore, StoreError
+from cloud_sink.publishing import NotPublished, send
+from cloud_sink.rollout import judge
+from cloud_sink.rollout_store import Rollout
+from models.log_limit import LogLimit
+from models.publication import publication, withdrawal
+from models.topics import ModelTopics
+
+STOP_S = 5.0
+SAME_LOG_S = 600.0
+
+log = structlog.get_logger("linewatch.rollout")
+
+
+class Leader:
+    """See the module's docstring. ``every_s``: how often."""
+
+    def __init__(
+        self,
+        config: Config,
+        events: EventStore,
+        features: FeatureStore,
+        *,
+        every_s: float,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._config, self._events, self._features = config, events, features
+        self._every_s, self._now_ns = every_s, now_ns
+        self._stop = threading.Event()
+        self._log_limit = LogLimit(SAME_LOG_S)
+        self._thread = threading.Thread(target=self._main, name="rollouts", daemon=True)
+        self.failure: BaseException | None = None
+        self.leads = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Bounded: what it is about goes on elsewhere, or at the next start."""
+        self._stop.set()
+        self._thread.join(STOP_S)
+
+    def turn(self) -> None:
+        """Judges what there is to judge, once. Raises EventsUnavailable, StoreError and NotPublished."""
+        now_ns = self._now_ns()
+        until_ns = now_ns + round(4e9 * self._every_s) + 60_000_000_000
+        self.leads = rollouts.lease(self._events, self._config.sink.name, now_ns, until_ns)
+        if not self.leads:
+            return
+        for rollout in rollouts.rollouts(self._events, rollouts.OPEN):
+            if rollout.state == rollouts.CANARY:
+                rollout = self._judged(rollout, now_ns)
+            if rollout.state == rollouts.PROMOTING:
+                self._promote(rollout)
+            elif rollout.state == rollouts.ROLLING_BACK:
+                self._roll_back(rollout)
+
+    def _judged(self, rollout: Rollout, now_ns: int) -> Rollout:
+        plan = rollout.plan
+        verdict = judge(plan, rollouts.reports(self._events, self._features, rollout), now_ns)
+        if verdict.action == "wait":
+            rollouts.change(
+                self._events,
+                plan.model_id,
+                plan.version,
+                (rollouts.CANARY,),
+                rollouts.CANARY,
+                verdict.reasons,
+                rollout.changed_ns,
+            )
+            return rollout
+        after = rollouts.PROMOTING if verdict.action == "promote" else rollouts.ROLLING_BACK
+        decided = rollouts.change(
+            self._events, plan.model_id, plan.version, (rollouts.CANARY,), after, verdict.reasons, now_ns
+        )
+        tell = log.info if verdict.action == "promote" else log.warning
+        tell(
+            f"{plan.model_id} version {plan.version}: {after.replace('_', ' ')}",
+            why="; ".join(verdict.reasons),
+        )
+        (found,) = [
+            r
+            for r in rollouts.rollouts(self._events)
+            if r.plan.model_id == plan.model_id and r.plan.version == plan.version
+        ]
+        return found if decided else rollout
+
+    def _promote(self, rollout: Rollout) -> None:
+        plan, topics = rollout.plan, ModelTopics(self._config.broker.prefix, rollout.plan.model_id)
+        artifacts = rollouts.artifacts_of(self._events, rollout.manifest)
+        messages = list(publication(rollout.manifest, artifacts, topics))
+        messages += [withdrawal(topics, gateway) for gateway in plan.canaries]
+        self._send(messages)
+        self._done(rollout, rollouts.PROMOTING, rollouts.PROMOTED)
+
+    def _roll_back(self, rollout: Rollout) -> None:
+        topics = ModelTopics(self._config.broker.prefix, rollout.plan.model_id)
+        self._send([withdrawal(topics, gateway) for gateway in rollout.plan.canaries])
+        self._done(rollout, rollouts.ROLLING_BACK, rollouts.ROLLED_BACK)
+
+    def _send(self, messages: list[tuple[str, bytes]]) -> None:
+        send(self._config.broker, messages, client_id=f"linewatch-rollout-{self._config.sink.name}")
+
+    def _done(self, rollout: Rollout, before: str, after: str) -> None:
+        plan = rollout.plan
+        rollouts.change(
+            self._events, plan.model_id, plan.version, (before,), after, rollout.reasons, self._now_ns()
+        )
+        log.info(
+            f"{plan.model_id} version {plan.version} is {after.replace('_', ' ')}", canaries=plan.canaries
+        )
+
+    def _main(self) -> None:
+        try:
+            while not self._stop.wait(self._every_s):
+                try:
+                    self.turn()
+                except (EventsUnavailable, StoreError, NotPublished) as error:
+                    if self._log_limit.due(type(error).__name__, time.monotonic()) is not None:
+                        log.warning(f"rollouts wait: {error}")
+        except BaseException as error:
+            self.failure = error
+            raise

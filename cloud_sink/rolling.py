@@ -1,0 +1,194 @@
+"""``cloud-sink rollout``, ``rollouts``, ``promote``, ``rollback`` and ``pause``: a model to canaries, then to all, or back.
+
+A running sink of the group judges what was begun here (``leading``); a person may decide at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from models.cli_values import count, positive
+from models.messages import rfc3339
+
+REFUSED = 1
+
+
+def add(commands: Any) -> None:
+    """Adds the commands to the subparsers ``commands``."""
+    begin = commands.add_parser(
+        "rollout",
+        help="try a model on a few gateways, then give it to all",
+        description="Publishes a signed bundle to canaries. A running sink then watches what they report: once each has had it "
+        "in service for so long and has scored so many windows, with alerts within the budget, it is published to all; where "
+        "one refuses it, goes back, alerts too often, is silent or does not get that far, it is taken back.",
+    )
+    _add_config(begin)
+    begin.add_argument("bundle", type=Path, metavar="DIR", help="signed")
+    begin.add_argument("--canary", action="append", required=True, metavar="GATEWAY", help="repeatable")
+    begin.add_argument(
+        "--hours", type=positive, default=24.0, metavar="N", help="in service on each canary; default: 24"
+    )
+    begin.add_argument(
+        "--windows", type=count(1), default=1000, metavar="N", help="on each canary; default: 1000"
+    )
+    begin.add_argument(
+        "--alerts-per-week",
+        type=positive,
+        default=1.0,
+        metavar="N",
+        help="that a device is allowed; default: 1",
+    )
+    begin.set_defaults(act=_begin)
+    listed = commands.add_parser(
+        "rollouts", help="what is being rolled out, and what was", description="The newest first."
+    )
+    _add_config(listed)
+    listed.set_defaults(act=_list)
+    for name, text in (
+        ("promote", "give a canary's version to all gateways, now"),
+        ("rollback", "take a canary's version back, now"),
+        ("pause", "leave a canary where it is, and judge nothing; promote or rollback ends that"),
+    ):
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        _add_config(command)
+        command.add_argument("model", metavar="MODEL")
+        command.add_argument("version", type=count(1), metavar="VERSION")
+        command.set_defaults(act=_decide, decision=name)
+
+
+def _begin(given: argparse.Namespace) -> int:
+    from cloud_sink import rollout_store
+    from cloud_sink.bundle import BundleError, read_bundle
+    from cloud_sink.config import load_config
+    from cloud_sink.events import EventStore, EventsUnavailable
+    from cloud_sink.publishing import NotPublished, send
+    from cloud_sink.rollout import Plan
+    from models.publication import publication
+    from models.topics import ModelTopics
+
+    config = load_config(given.config)
+    manifest, artifacts = read_bundle(given.bundle)
+    canaries = tuple(dict.fromkeys(given.canary))
+    plan = Plan(
+        manifest.model_id,
+        manifest.version,
+        canaries,
+        time.time_ns(),
+        given.hours,
+        given.windows,
+        given.alerts_per_week,
+    )
+    try:
+        topics = ModelTopics(config.broker.prefix, manifest.model_id)
+        messages = [
+            m for gateway in canaries for m in publication(manifest, artifacts, topics, gateway=gateway)
+        ]
+    except ValueError as error:
+        raise BundleError(f"{given.bundle}: {error}: cloud-sink sign") from error
+    store = EventStore(config.store.events)
+    try:
+        store.create()
+        rollout_store.begin(store, plan, manifest, artifacts)
+        try:
+            send(config.broker, dict.fromkeys(messages), client_id=f"linewatch-publish-{config.sink.name}")
+        except NotPublished:
+            # Nothing of it is out, or only graphs that nobody names: a sink would wait for what cannot come.
+            rollout_store.change(
+                store,
+                plan.model_id,
+                plan.version,
+                (rollout_store.CANARY,),
+                rollout_store.ROLLING_BACK,
+                ["it could not be published"],
+                time.time_ns(),
+            )
+            raise
+    except (EventsUnavailable, NotPublished, rollout_store.NotBegun) as error:
+        print(f"cloud-sink: {error}", file=sys.stderr)
+        return REFUSED
+    finally:
+        store.close()
+    print(
+        f"{plan.model_id} version {plan.version} is offered to {', '.join(canaries)}: for {plan.hours:g} hours and "
+        f"{plan.windows} windows on each, before all gateways get it (cloud-sink rollouts)"
+    )
+    return 0
+
+
+def _list(given: argparse.Namespace) -> int:
+    from cloud_sink import rollout_store
+    from cloud_sink.config import load_config
+    from cloud_sink.events import EventStore, EventsUnavailable
+
+    store = EventStore(load_config(given.config).store.events)
+    try:
+        store.create()
+        found = rollout_store.rollouts(store)
+    except EventsUnavailable as error:
+        print(f"cloud-sink: {error}", file=sys.stderr)
+        return REFUSED
+    finally:
+        store.close()
+    table = [
+        (
+            r.plan.model_id,
+            r.plan.version,
+            r.state.replace("_", " "),
+            ", ".join(r.plan.canaries),
+            f"{rfc3339(r.plan.began_ns)[:19]}Z",
+            "; ".join(r.reasons),
+        )
+        for r in found
+    ]
+    print(
+        tabulate(table, headers=("model", "version", "state", "canaries", "begun", ""))
+        if table
+        else "nothing was rolled out yet"
+    )
+    return 0
+
+
+def _decide(given: argparse.Namespace) -> int:
+    from cloud_sink import rollout_store as rollouts
+    from cloud_sink.config import load_config
+    from cloud_sink.events import EventStore, EventsUnavailable
+
+    after = {"promote": rollouts.PROMOTING, "rollback": rollouts.ROLLING_BACK, "pause": rollouts.PAUSED}[
+        given.decision
+    ]
+    before = (rollouts.CANARY,) if given.decision == "pause" else (rollouts.CANARY, rollouts.PAUSED)
+    store = EventStore(load_config(given.config).store.events)
+    try:
+        store.create()
+        done = rollouts.change(
+            store, given.model, given.version, before, after, ["a person decided so"], time.time_ns()
+        )
+    except EventsUnavailable as error:
+        print(f"cloud-sink: {error}", file=sys.stderr)
+        return REFUSED
+    finally:
+        store.close()
+    if not done:
+        print(
+            f"cloud-sink: version {given.version} of {given.model} is not on canaries now: cloud-sink rollouts",
+            file=sys.stderr,
+        )
+        return REFUSED
+    what = {"promote": "goes to all gateways", "rollback": "is taken back", "pause": "stays where it is"}[
+        given.decision
+    ]
+    soon = "" if given.decision == "pause" else ", as soon as a running sink has seen this"
+    print(f"{given.model} version {given.version} {what}{soon}")
+    return 0
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-c", "--config", type=Path, required=True, metavar="FILE", help="sink.toml (see examples/sink.toml)"
+    )

@@ -1,0 +1,195 @@
+"""Canaries: what is a success, what is none, and who may decide."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud_sink import rollout_store as rollouts
+from cloud_sink.events import Batch, EventStore
+from cloud_sink.features_store import FeatureStore
+from cloud_sink.rollout import HOUR_NS, Plan, Report, judge
+from cloud_sink.summaries import SummaryTable
+from models.messages import ModelState, rfc3339
+from tests.cloud_sink.gateways import NS, alert, status, summary
+from tests.edge_node.versions import good, signed
+from tests.postgres import Postgres, postgres
+
+NOW = 1_000 * HOUR_NS
+PLAN = Plan("press", 2, ("a", "b"), NOW - 30 * HOUR_NS, 24.0, 1000, 1.0)
+
+
+def report(gateway: str, **more: Any) -> Report:
+    fine = Report(gateway, "adopted", NOW - 25 * HOUR_NS, "", True, NOW - NS, 1500, 3, 1)
+    return dataclasses.replace(fine, **more)
+
+
+def verdict(*reports: Report, **plan: Any) -> tuple[str, str]:
+    found = judge(dataclasses.replace(PLAN, **plan), reports, NOW)
+    return found.action, "; ".join(found.reasons)
+
+
+def test_enough_on_every_canary_is_a_success() -> None:
+    assert verdict(report("a"), report("b")) == ("promote", "3000 windows on 2 canaries, 2 alerts")
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({"state": None}, "it has said nothing of version 2"),
+        ({"state": "shadow"}, "version 2 is not in service (shadow)"),
+        ({"online": False}, "it is silent"),
+        ({"heard_ns": NOW - HOUR_NS}, "it is silent"),
+        ({"since_ns": NOW - 6 * HOUR_NS}, "6 of 24 hours"),
+        ({"n_windows": 999}, "999 of 1000 windows"),
+    ],
+)
+def test_one_that_is_stuck_silent_or_idle_is_none_and_in_the_end_a_failure(
+    more: dict[str, Any], text: str
+) -> None:
+    assert verdict(report("a"), report("b", **more)) == ("wait", f"b: {text}")
+    assert verdict(report("a"), report("b", **more), began_ns=NOW - 73 * HOUR_NS) == (
+        "roll_back",
+        f"b: {text}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (
+            {"state": "refused", "text": "version 2 was refused: too slow"},
+            "b: version 2 was refused: too slow",
+        ),
+        ({"state": "rolled_back", "text": "it flapped"}, "b: it flapped"),
+        ({"n_alerts": 40}, "b: 40 alerts since it was adopted, and the budget allows 2.9"),
+    ],
+)
+def test_one_that_speaks_against_it_ends_it_at_once(more: dict[str, Any], text: str) -> None:
+    assert verdict(report("a"), report("b", **more), began_ns=NOW - HOUR_NS) == ("roll_back", text)
+
+
+def test_without_canaries_nothing_is_shown() -> None:
+    assert verdict() == ("wait", "there is no canary")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with postgres(tmp_path_factory.mktemp("postgres")) as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], EventStore]]:
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'events.sqlite'}"
+    else:
+        url = request.getfixturevalue("server").url(f"rollout{time.time_ns()}")
+    made: list[EventStore] = []
+
+    def one() -> EventStore:
+        made.append(EventStore(url))
+        made[-1].create()
+        return made[-1]
+
+    yield one
+    for store in made:
+        store.close()
+
+
+def plan_of(version: int = 2, **more: Any) -> Plan:
+    return dataclasses.replace(Plan("fixture", version, ("g1",), 1, 1.0, 10, 1.0), **more)
+
+
+def test_a_version_is_rolled_out_once_and_one_at_a_time(make: Callable[[], EventStore]) -> None:
+    store = make()
+    manifest, files = signed(good(2))
+    artifacts = {a.target: files[a.target] for a in manifest.artifacts}
+    rollouts.begin(store, plan_of(), manifest, artifacts)
+    with pytest.raises(rollouts.NotBegun, match="version 2 of fixture is being rolled out"):
+        rollouts.begin(store, plan_of(3), manifest, artifacts)
+    (found,) = rollouts.rollouts(store)
+    assert (found.plan, found.state, found.manifest) == (plan_of(), "canary", manifest)
+    assert rollouts.artifacts_of(store, found.manifest) == artifacts
+    assert rollouts.change(store, "fixture", 2, ("canary",), "promoted", ["so"], 5)
+    assert not rollouts.change(store, "fixture", 2, ("canary",), "rolling_back", ["no"], 6)
+    assert rollouts.rollouts(store, rollouts.OPEN) == []
+    with pytest.raises(rollouts.NotBegun, match="has been rolled out before"):
+        rollouts.begin(store, plan_of(), manifest, artifacts)
+    rollouts.begin(store, plan_of(3), manifest, artifacts)
+    assert {(r.plan.version, r.state) for r in rollouts.rollouts(store)} == {(3, "canary"), (2, "promoted")}
+
+
+def test_of_two_who_decide_at_once_one_does(make: Callable[[], EventStore]) -> None:
+    manifest, files = signed(good(2))
+    first = make()
+    rollouts.begin(first, plan_of(), manifest, {a.target: files[a.target] for a in manifest.artifacts})
+    done: list[bool] = []
+    barrier = threading.Barrier(4)
+
+    def decide(store: EventStore, after: str) -> None:
+        barrier.wait()
+        done.append(rollouts.change(store, "fixture", 2, ("canary",), after, [], 1))
+
+    threads = [threading.Thread(target=decide, args=(make(), s)) for s in ("promoting", "rolling_back") * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(done) == [False, False, False, True]
+
+
+def test_one_sink_at_a_time_leads(make: Callable[[], EventStore]) -> None:
+    one, two = make(), make()
+    assert rollouts.lease(one, "sink-1", 100, 200)
+    assert not rollouts.lease(two, "sink-2", 150, 250)
+    assert rollouts.lease(one, "sink-1", 180, 280)
+    assert not rollouts.lease(two, "sink-2", 250, 350)
+    assert rollouts.lease(two, "sink-2", 300, 400), "the first is gone"
+    assert not rollouts.lease(one, "sink-1", 310, 410)
+
+
+def test_what_canaries_report(make: Callable[[], EventStore], tmp_path: Path) -> None:
+    store, features = make(), FeatureStore(str(tmp_path / "features"), "s")
+    manifest, files = signed(good(2))
+    rollouts.begin(
+        store,
+        plan_of(canaries=("g1", "g2")),
+        manifest,
+        {a.target: files[a.target] for a in manifest.artifacts},
+    )
+    (rollout,) = rollouts.rollouts(store)
+    more = {"schema_id": manifest.schema_id, "model_id": "fixture", "model_version": 2}
+    table = SummaryTable.of(
+        [summary(i, **more) for i in range(3)] + [summary(9, **{**more, "model_version": 1})]
+    )
+    features.append([table, table])
+    said = ModelState(
+        message_id="m",
+        site="s1",
+        gateway="g1",
+        model_id="fixture",
+        state="adopted",
+        version=2,
+        running=2,
+        canary=True,
+        reason=None,
+        text="it scores",
+        since_ns=7,
+        since_at=rfc3339(7),
+    )
+    alerts = [alert(i, model_id="fixture", model_version=2) for i in range(4)]
+    alerts += [
+        alert(9, model_id="fixture", model_version=1),
+        alert(8, model_id="fixture", model_version=2, kind="limit"),
+    ]
+    store.commit(Batch(50, statuses=[status("g1")], models=[said], alerts=alerts, summaries=[table]))
+    one, two = rollouts.reports(store, features, rollout)
+    assert one == Report("g1", "adopted", 7, "it scores", True, 50, 3 * 42, 1, 4)
+    assert two == Report("g2")
