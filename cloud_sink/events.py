@@ -24,6 +24,7 @@ from cloud_sink.summaries import SummaryTable
 from models.messages import Alert, DeviceStateMessage, ModelState, Response, Status, encode
 
 _BUSY_S = 30.0
+_LOCK = 0x6C696E6577617463  # "linewatc": whoever makes tables holds it
 _ROWS_AT_ONCE = 500  # of one statement: SQLite takes 32,766 values
 
 log = structlog.get_logger("linewatch.store")
@@ -66,10 +67,12 @@ class EventStore:
         return self._url.render_as_string(hide_password=True)
 
     def create(self) -> None:
-        """Makes the tables that are missing. Raises EventsUnavailable, also for tables of a newer program."""
-        with self._errors():
-            tables.metadata.create_all(self.engine)
+        """Makes the tables that are missing, once, however many sinks begin at once. Raises EventsUnavailable, also for tables
+        of a newer program."""
         with self.begin() as connection:
+            if not self._is_sqlite:  # which has one writer anyway
+                connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+            tables.metadata.create_all(connection)
             found = connection.execute(select(func.max(tables.schema_version.c.version))).scalar()
             if found is None:
                 connection.execute(insert(tables.schema_version).values(version=tables.VERSION))

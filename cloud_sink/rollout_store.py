@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from cloud_sink import tables
 from cloud_sink.events import EventStore
-from cloud_sink.features_store import FeatureStore
+from cloud_sink.features_store import DAY_NS, FeatureStore
 from cloud_sink.rollout import Plan, Report
 from models import manifest as manifests
 from models.manifest import ModelManifest
@@ -213,11 +213,12 @@ def reports(store: EventStore, features: FeatureStore, rollout: Rollout) -> list
 
 
 def _windows(features: FeatureStore, rollout: Rollout) -> dict[str, int]:
-    """Windows that the version has scored, as far as they are summed up, by gateway."""
+    """Windows that the version has scored, as far as they are summed up, by gateway. What a gateway had to catch up with is
+    older than the rollout; what is older by days cannot be of it."""
     counted: dict[str, int] = {}
     schema, model_id = rollout.manifest.schema_id, rollout.plan.model_id
     for class_ in {p.class_ for p in features.partitions(schema_id=schema)}:
-        table = features.read(class_, schema)
+        table = features.read(class_, schema, from_ns=rollout.plan.began_ns - 2 * DAY_NS)
         if table is None:
             continue
         ours = (table.model_id == model_id) & (table.model_version == rollout.plan.version)

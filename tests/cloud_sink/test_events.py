@@ -163,6 +163,27 @@ def test_sinks_that_write_at_once_lose_nothing(make: Make) -> None:
     assert len(rows(stores[0], tables.devices, "device")) == 5
 
 
+def test_sinks_that_begin_at_once_make_the_tables_once(make: Make) -> None:
+    failures: list[BaseException] = []
+    barrier = threading.Barrier(4)
+
+    def begin() -> None:
+        barrier.wait()
+        try:
+            make()
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    threads = [threading.Thread(target=begin) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert rows(make(), tables.schema_version, "version") == [(tables.VERSION,)]
+
+
 def test_more_rows_than_one_statement_takes(make: Make) -> None:
     store = make()
     store.commit(Batch(1, alerts=[alert(i) for i in range(3000)]))
