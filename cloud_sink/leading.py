@@ -77,31 +77,23 @@ class Leader:
         plan = rollout.plan
         verdict = judge(plan, rollouts.reports(self._events, self._features, rollout), now_ns)
         if verdict.action == "wait":
-            rollouts.change(
-                self._events,
-                plan.model_id,
-                plan.version,
-                (rollouts.CANARY,),
-                rollouts.CANARY,
-                verdict.reasons,
-                rollout.changed_ns,
-            )
+            if verdict.reasons != rollout.reasons:
+                self._change(rollout, rollouts.CANARY, rollouts.CANARY, verdict.reasons, rollout.changed_ns)
             return rollout
         after = rollouts.PROMOTING if verdict.action == "promote" else rollouts.ROLLING_BACK
-        decided = rollouts.change(
-            self._events, plan.model_id, plan.version, (rollouts.CANARY,), after, verdict.reasons, now_ns
-        )
-        tell = log.info if verdict.action == "promote" else log.warning
-        tell(
-            f"{plan.model_id} version {plan.version}: {after.replace('_', ' ')}",
-            why="; ".join(verdict.reasons),
-        )
-        (found,) = [
-            r
-            for r in rollouts.rollouts(self._events)
-            if r.plan.model_id == plan.model_id and r.plan.version == plan.version
-        ]
-        return found if decided else rollout
+        if self._change(rollout, rollouts.CANARY, after, verdict.reasons, now_ns):
+            tell = log.info if verdict.action == "promote" else log.warning
+            tell(
+                f"{plan.model_id} version {plan.version}: {after.replace('_', ' ')}",
+                why="; ".join(verdict.reasons),
+            )
+        return rollouts.rollout_of(self._events, plan.model_id, plan.version)
+
+    def _change(
+        self, rollout: Rollout, before: str, after: str, reasons: tuple[str, ...], at_ns: int
+    ) -> bool:
+        plan = rollout.plan
+        return rollouts.change(self._events, plan.model_id, plan.version, (before,), after, reasons, at_ns)
 
     def _promote(self, rollout: Rollout) -> None:
         plan, topics = rollout.plan, ModelTopics(self._config.broker.prefix, rollout.plan.model_id)
@@ -120,10 +112,8 @@ class Leader:
         send(self._config.broker, messages, client_id=f"linewatch-rollout-{self._config.sink.name}")
 
     def _done(self, rollout: Rollout, before: str, after: str) -> None:
+        self._change(rollout, before, after, rollout.reasons, self._now_ns())
         plan = rollout.plan
-        rollouts.change(
-            self._events, plan.model_id, plan.version, (before,), after, rollout.reasons, self._now_ns()
-        )
         log.info(
             f"{plan.model_id} version {plan.version} is {after.replace('_', ' ')}", canaries=plan.canaries
         )

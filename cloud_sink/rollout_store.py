@@ -107,6 +107,14 @@ def rollouts(store: EventStore, states: Sequence[str] = ()) -> list[Rollout]:
         return [_read(row) for row in connection.execute(wanted).mappings()]
 
 
+def rollout_of(store: EventStore, model_id: str, version: int) -> Rollout:
+    """The one of that version, which was begun. Raises EventsUnavailable."""
+    r = tables.rollouts
+    with store.read() as connection:
+        wanted = select(r).where(r.c.model_id == model_id, r.c.version == version)
+        return _read(connection.execute(wanted).mappings().one())
+
+
 def artifacts_of(store: EventStore, manifest: ModelManifest) -> dict[ArtifactTarget, bytes]:
     """The graphs that were kept with it. Raises EventsUnavailable."""
     b = tables.blobs.c
