@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from tabulate import tabulate
 
 from cloud_sink import signing
+from cloud_sink.running import add_config
 from models.cli_values import positive
 from models.messages import rfc3339
 from models.signal import NS_PER_S
@@ -30,7 +31,7 @@ def add(commands: Any) -> None:
         description="Makes a newer version of a model from the summaries that its gateways have sent: the same features, so that "
         "they adopt it between two windows. Alerts that operators called false are normal to it.",
     )
-    learn.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="sink.toml")
+    add_config(learn)
     learn.add_argument("--like", type=Path, required=True, metavar="DIR", help="the bundle in service")
     learn.add_argument("-o", dest="out", type=Path, required=True, metavar="DIR", help="the bundle to write")
     learn.add_argument(

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from cloud_sink.running import add_config
 from models.broker_options import Broker
 from models.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt
 
@@ -35,7 +36,7 @@ def add(commands: Any) -> None:
         description="Publishes a bundle, retained: to every gateway that runs its model, or as the canary of some. Each one "
         "tries it beside what it has, and says what became of it (`cloud-sink models`).",
     )
-    _add_config(publish)
+    add_config(publish)
     publish.add_argument(
         "bundle", type=Path, metavar="DIR", help="signed: cloud-sink learn --key, train --key, or sign"
     )
@@ -48,7 +49,7 @@ def add(commands: Any) -> None:
         help="take canaries back",
         description="The gateways that run the canary go back to what they ran before, or to what is for all.",
     )
-    _add_config(withdraw)
+    add_config(withdraw)
     withdraw.add_argument("model", metavar="MODEL", help="its id")
     withdraw.add_argument("--canary", action="append", required=True, metavar="GATEWAY", help="repeatable")
     withdraw.set_defaults(act=_withdraw)
@@ -57,7 +58,7 @@ def add(commands: Any) -> None:
         help="what became of models",
         description="By model and gateway: which version scores, and what became of the last one that was offered.",
     )
-    _add_config(models)
+    add_config(models)
     models.set_defaults(act=_models)
 
 
@@ -213,9 +214,3 @@ def _models(given: argparse.Namespace) -> int:
     headers = ("model", "gateway", "scores with", "last", "since", "reason", "")
     print(tabulate(table, headers=headers) if table else "no gateway has said anything of a model yet")
     return 0
-
-
-def _add_config(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "-c", "--config", type=Path, required=True, metavar="FILE", help="sink.toml (see examples/sink.toml)"
-    )

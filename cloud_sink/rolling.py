@@ -13,6 +13,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from cloud_sink.running import add_config
 from models.cli_values import count, positive
 from models.messages import rfc3339
 
@@ -28,7 +29,7 @@ def add(commands: Any) -> None:
         "in service for so long and has scored so many windows, with alerts within the budget, it is published to all; where "
         "one refuses it, goes back, alerts too often, is silent or does not get that far, it is taken back.",
     )
-    _add_config(begin)
+    add_config(begin)
     begin.add_argument("bundle", type=Path, metavar="DIR", help="signed")
     begin.add_argument("--canary", action="append", required=True, metavar="GATEWAY", help="repeatable")
     begin.add_argument(
@@ -48,7 +49,7 @@ def add(commands: Any) -> None:
     listed = commands.add_parser(
         "rollouts", help="what is being rolled out, and what was", description="The newest first."
     )
-    _add_config(listed)
+    add_config(listed)
     listed.set_defaults(act=_list)
     for name, text in (
         ("promote", "give a canary's version to all gateways, now"),
@@ -56,7 +57,7 @@ def add(commands: Any) -> None:
         ("pause", "leave a canary where it is, and judge nothing; promote or rollback ends that"),
     ):
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        _add_config(command)
+        add_config(command)
         command.add_argument("model", metavar="MODEL")
         command.add_argument("version", type=count(1), metavar="VERSION")
         command.set_defaults(act=_decide, decision=name)
@@ -186,9 +187,3 @@ def _decide(given: argparse.Namespace) -> int:
     soon = "" if given.decision == "pause" else ", as soon as a running sink has seen this"
     print(f"{given.model} version {given.version} {what}{soon}")
     return 0
-
-
-def _add_config(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "-c", "--config", type=Path, required=True, metavar="FILE", help="sink.toml (see examples/sink.toml)"
-    )

@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
         help="gather what gateways publish",
         description="Stores what gateways publish until it is stopped. Several sinks with names of their own share the load.",
     )
-    _add_config(run)
+    add_config(run)
     run.add_argument(
         "--takeover",
         action="append",
@@ -37,14 +37,14 @@ def add(commands: Any) -> None:
     check = commands.add_parser(
         "check", help="check a configuration", description="Says what is wrong with it, by line."
     )
-    _add_config(check)
+    add_config(check)
     check.set_defaults(act=_check)
     gateways = commands.add_parser(
         "gateways",
         help="who is there",
         description="The gateways that have been heard: state, version, models, when last, open alerts, bytes sent.",
     )
-    _add_config(gateways)
+    add_config(gateways)
     gateways.set_defaults(act=_gateways)
 
 
@@ -149,7 +149,8 @@ def _ago(ns: int) -> str:
     return f"{seconds:.0f} s ago"
 
 
-def _add_config(command: argparse.ArgumentParser) -> None:
+def add_config(command: argparse.ArgumentParser) -> None:
+    """Adds ``-c``."""
     command.add_argument(
         "-c", "--config", type=Path, required=True, metavar="FILE", help="sink.toml (see examples/sink.toml)"
     )

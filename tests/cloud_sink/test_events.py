@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +16,8 @@ from cloud_sink.summaries import SummaryTable
 from models.messages import DeviceStateMessage, ModelState, rfc3339
 from models.refusals import RefusalReason
 from tests.cloud_sink.gateways import alert, label, status, summary
-from tests.postgres import Postgres, postgres
 
 Make = Callable[[], EventStore]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with postgres(tmp_path_factory.mktemp("postgres")) as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'events.sqlite'}"
-    else:
-        url = request.getfixturevalue("server").url(f"test{time.time_ns()}")
-    made: list[EventStore] = []
-
-    def one() -> EventStore:
-        made.append(EventStore(url))
-        made[-1].create()
-        return made[-1]
-
-    yield one
-    for store in made:
-        store.close()
 
 
 def rows(store: EventStore, table: Any, *columns: str) -> list[tuple[Any, ...]]:

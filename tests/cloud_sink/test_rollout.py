@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from cloud_sink.summaries import SummaryTable
 from models.messages import ModelState, rfc3339
 from tests.cloud_sink.gateways import NS, alert, status, summary
 from tests.edge_node.versions import good, signed
-from tests.postgres import Postgres, postgres
 
 NOW = 1_000 * HOUR_NS
 PLAN = Plan("press", 2, ("a", "b"), NOW - 30 * HOUR_NS, 24.0, 1000, 1.0)
@@ -77,30 +75,6 @@ def test_one_that_speaks_against_it_ends_it_at_once(more: dict[str, Any], text: 
 
 def test_without_canaries_nothing_is_shown() -> None:
     assert verdict() == ("wait", "there is no canary")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with postgres(tmp_path_factory.mktemp("postgres")) as running:
-        yield running
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], EventStore]]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'events.sqlite'}"
-    else:
-        url = request.getfixturevalue("server").url(f"rollout{time.time_ns()}")
-    made: list[EventStore] = []
-
-    def one() -> EventStore:
-        made.append(EventStore(url))
-        made[-1].create()
-        return made[-1]
-
-    yield one
-    for store in made:
-        store.close()
 
 
 def plan_of(version: int = 2, **more: Any) -> Plan:
