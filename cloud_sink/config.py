@@ -51,7 +51,7 @@ class SinkBroker(Broker, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[broker]``: where gateways publish."""
 
     prefix: Name = DEFAULT_PREFIX
-    shared: bool = True
+    shared: bool = False
     group: Name = "linewatch"
     session_expiry_s: Annotated[int, msgspec.Meta(ge=60, le=4_294_967_294)] = 7 * 86_400
     max_inflight: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 2_000

@@ -20,6 +20,7 @@ from models.messages import encode
 from tests.brokers import HOST, Subscriber, broker, free_port, wait_for
 from tests.cloud_sink.gateways import alert, label, status, summary, topic_of
 from tests.cloud_sink.sinks import cloud_sink, config, fetched, metric, running
+from tests.edge_node.disks import filled, small_disk
 from tests.influxes import influx1
 from tests.postgres import postgres
 
@@ -103,7 +104,13 @@ def test_two_sinks_share_the_load_and_one_of_them_dies_for_good(tmp_path: Path) 
     messages += [alert(i) for i in range(500)]
     with broker(tmp_path, *LIMITS) as mosquitto:
         paths = [
-            config(tmp_path, mosquitto.port, f"sink-{i}", metrics_port=port, broker="max_inflight = 50")
+            config(
+                tmp_path,
+                mosquitto.port,
+                f"sink-{i}",
+                metrics_port=port,
+                broker="shared = true\nmax_inflight = 50",
+            )
             for i, port in enumerate(ports)
         ]
         with running(paths[0]) as one, running(paths[1]) as other:
@@ -201,10 +208,10 @@ def test_gateways_that_lie_cost_a_count(tmp_path: Path) -> None:
             assert said.count("too_many_devices") == 1  # a line a minute, with how many were held back
 
 
-def test_without_shared_subscriptions(tmp_path: Path) -> None:
+def test_a_shared_subscription_of_one(tmp_path: Path) -> None:
     port = free_port()
     with broker(tmp_path, *LIMITS) as mosquitto:
-        path = config(tmp_path, mosquitto.port, metrics_port=port, broker="shared = false")
+        path = config(tmp_path, mosquitto.port, metrics_port=port, broker="shared = true")
         with running(path):
             ready(port)
             publish(mosquitto.port, [summary(1)])
@@ -250,5 +257,60 @@ def test_points_reach_their_database_after_it_was_away(tmp_path: Path) -> None:
             assert (
                 database.query("linewatch", 'SELECT sum("windows") FROM linewatch_score')[0]["sum"] == 20 * 40
             )
+            sink.send_signal(signal.SIGTERM)
+            assert sink.wait(20) == 0
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """Nothing is acknowledged that is not on it; once there is room, all of it is."""
+    port = free_port()
+    with broker(tmp_path, *LIMITS) as mosquitto, small_disk(tmp_path, "6m") as disk:
+        path = config(
+            disk, mosquitto.port, metrics_port=port, influx='url = "http://127.0.0.1:1"\nversion = "1"'
+        )
+        with running(path) as sink:
+            ready(port)
+            publish(mosquitto.port, [summary(i) for i in range(20)])
+            wait_for(lambda: len(stored(disk)) == 20, "what there was room for")
+            filled(disk)
+            messages = [summary(i, device=f"d{i % 40}") for i in range(20, 400)] + [
+                alert(i) for i in range(200)
+            ]
+            publish(mosquitto.port, messages)
+            wait_for(lambda: fetched(port, "/healthz")[0] == 503, "a sink that says so")
+            assert metric(port, "sink_messages_stored_total") < 600
+            (disk / "filler").unlink()
+            wait_for(lambda: len(stored(disk)) == 400, "all summaries", 60)
+            wait_for(lambda: len(queried(disk, "SELECT 1 FROM alerts")) == 200, "all alerts", 60)
+            wait_for(lambda: fetched(port, "/healthz")[0] == 200, "its health")
+            assert [p for p in disk.rglob("*") if p.name.endswith(".new")] == []
+            sink.send_signal(signal.SIGTERM)
+            assert sink.wait(20) == 0
+
+
+def test_a_broker_that_is_stopped_and_frozen_costs_nothing(tmp_path: Path) -> None:
+    """Stopped in order, so that it has on disk what it took from us: one that is killed may have acknowledged more. It keeps
+    plain subscriptions over that, and no shared ones."""
+    port = free_port()
+    kept = (
+        "persistence true",
+        f"persistence_location {tmp_path}/",
+        "autosave_interval 1",
+        "autosave_on_changes true",
+    )
+    with broker(tmp_path, *LIMITS, *kept) as mosquitto:
+        path = config(tmp_path, mosquitto.port, metrics_port=port, broker="keepalive_s = 2")
+        with running(path) as sink:
+            ready(port)
+            for i in range(4):
+                publish(mosquitto.port, [summary(j, device=f"e{i}") for j in range(100)])
+                if i % 2:
+                    mosquitto.freeze()
+                    time.sleep(0.5)
+                    mosquitto.thaw()
+                else:
+                    mosquitto.stop()
+                    mosquitto.start()
+            wait_for(lambda: len(stored(tmp_path)) == 400, "all of it", 60)
             sink.send_signal(signal.SIGTERM)
             assert sink.wait(20) == 0
