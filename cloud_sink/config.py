@@ -74,6 +74,14 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     every_s: Annotated[float, msgspec.Meta(ge=0.1, le=86_400)] = 30.0
 
 
+class Scoring(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[scoring]``: what is scored for gateways. ``models``: what a gateway's model is called -> the bundle that answers for
+    it, of the same features; with none, nobody is answered."""
+
+    models: dict[str, Path] = {}
+    queue_requests: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 64
+
+
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The file."""
 
@@ -83,6 +91,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     limits: Limits = Limits()
     influx: Influx = Influx()
     rollout: Rollout = Rollout()
+    scoring: Scoring = Scoring()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +105,7 @@ class Config:
     limits: Limits
     influx: Influx
     rollout: Rollout
+    scoring: Scoring
 
 
 def load_config(path: Path) -> Config:
@@ -111,7 +121,7 @@ def load_config(path: Path) -> Config:
 
     sink, broker = read("sink", Sink), read("broker", SinkBroker)
     store, limits, influx = read("store", Store), read("limits", Limits), read("influx", Influx)
-    rollout = read("rollout", Rollout)
+    rollout, scoring = read("rollout", Rollout), read("scoring", Scoring)
     if "sink" in raw:
         problems += as_far_as_known(_check_name(sink), check_http(sink, "sink"))
     if "broker" in raw:
@@ -120,7 +130,7 @@ def load_config(path: Path) -> Config:
             check_prefix(sure(broker.prefix), ("broker", "prefix")),
             _check_group(broker),
         )
-    problems += as_far_as_known(_check_events(store), _check_influx(influx))
+    problems += as_far_as_known(_check_events(store), _check_influx(influx), _check_scoring(scoring))
     if problems:
         raise ConfigError(report(path, problems, lines, {}))
     placed = msgspec.structs.replace(
@@ -128,7 +138,14 @@ def load_config(path: Path) -> Config:
     )
     influx = msgspec.structs.replace(influx, queue=str(base / influx.queue))
     return Config(
-        path=path, sink=sink, broker=broker, store=placed, limits=limits, influx=influx, rollout=rollout
+        path=path,
+        sink=sink,
+        broker=broker,
+        store=placed,
+        limits=limits,
+        influx=influx,
+        rollout=rollout,
+        scoring=scoring,
     )
 
 
@@ -183,6 +200,15 @@ def _check_influx(influx: Influx) -> Iterator[Problem]:
             else ("token_env", influx.token_env)
         )
         yield Problem(("influx", key), str(error), value, True)
+
+
+def _check_scoring(scoring: Scoring) -> Iterator[Problem]:
+    for name, folder in sure(scoring.models).items():
+        if not (folder / "manifest.json").is_file():
+            at = ("scoring", "models", name)
+            yield Problem(
+                at, f"there is no model here ({folder / 'manifest.json'} does not exist)", str(folder), True
+            )
 
 
 def _placed_events(url: str, base: Path) -> str:

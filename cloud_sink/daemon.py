@@ -21,6 +21,8 @@ from cloud_sink.influx_queue import PointQueue, QueueError
 from cloud_sink.influx_writer import Writer
 from cloud_sink.intake import Intake, Stores, client_id_of
 from cloud_sink.leading import Leader
+from cloud_sink.scoring import Scoring
+from cloud_sink.scoring_model import ModelUnusable, ScoringModel
 from models import local_http, metrics
 from models.metrics import Family
 
@@ -72,6 +74,13 @@ class Daemon:
             )
             for name in takeover
         ]
+        self._scoring: Scoring | None = None
+        if config.scoring.models:
+            try:
+                models = {name: ScoringModel(folder) for name, folder in config.scoring.models.items()}
+            except ModelUnusable as error:
+                raise SinkFailed(f"[scoring] models: {error}") from error
+            self._scoring = Scoring(config, models)
         self._compacts_s = time.monotonic() + config.store.compact_s
 
     def stop(self) -> None:
@@ -94,6 +103,9 @@ class Daemon:
             for intake in self._intakes:
                 to_close.callback(intake.stop)
                 intake.start()
+            if self._scoring is not None:
+                to_close.callback(self._scoring.stop)
+                self._scoring.start()
             log.info("running", sink=self._config.sink.name, events=self._events.where, http=address)
             while not self._stopping.wait(TURN_S):
                 self._turn()
@@ -110,6 +122,12 @@ class Daemon:
             if intake.connection.finished.done():
                 error = intake.connection.finished.exception()
                 raise SinkFailed(f"the connection failed by a defect: {error!r}") from error
+        if self._scoring is not None:
+            failure = self._scoring.failure
+            if self._scoring.connection.finished.done():
+                failure = self._scoring.connection.finished.exception()
+            if failure is not None:
+                raise SinkFailed(f"scoring failed by a defect: {failure!r}") from failure
         if self._leader.failure is not None:
             raise SinkFailed(
                 f"judging rollouts failed by a defect: {self._leader.failure!r}"
@@ -162,7 +180,11 @@ class Daemon:
         return f"http://{sink.metrics_host}:{server.server_port}/metrics"
 
     def _families(self) -> list[Family]:
-        return figures.families(self._intakes, self._features) + figures.of_points(self._points, self._writer)
+        return [
+            *figures.families(self._intakes, self._features),
+            *figures.of_points(self._points, self._writer),
+            *([] if self._scoring is None else self._scoring.families()),
+        ]
 
     def _health(self, app: WSGIApplication) -> WSGIApplication:
         """``/healthz`` for whoever asks: 200, or 503 and what is wrong. All else is for ``app``."""

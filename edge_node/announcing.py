@@ -28,17 +28,18 @@ from models.messages import (
     pack_floats,
     rfc3339,
 )
-from models.signal import ArtifactTarget, DeviceCondition
+from models.signal import DeviceCondition, ScoredOn
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineEvent:
     """An event on its way out, with what the run knows about it: when the last samples that it needed
-    arrived (None: it follows from no sample's arrival), and what scored them."""
+    arrived (None: it follows from no sample's arrival), what scored them, and how long that took."""
 
     event: Event
     arrival_ns: int | None
-    backend: ArtifactTarget | None
+    backend: ScoredOn | None
+    scoring_ns: int | None = None
 
 
 class SavedEvent(msgspec.Struct, kw_only=True):
@@ -47,7 +48,8 @@ class SavedEvent(msgspec.Struct, kw_only=True):
     type: Literal["alert", "summary", "device_state"]
     json: bytes
     arrival_ns: int | None
-    backend: ArtifactTarget | None
+    backend: ScoredOn | None
+    scoring_ns: int | None = None
 
 
 class AnnouncerState(msgspec.Struct, kw_only=True):
@@ -136,13 +138,20 @@ class Announcer:
             delivery=None,
         )
 
-    def emit(self, key: str, alert: Alert, arrival_ns: int | None, backend: ArtifactTarget | None) -> None:
+    def emit(
+        self,
+        key: str,
+        alert: Alert,
+        arrival_ns: int | None,
+        backend: ScoredOn | None,
+        scoring_ns: int | None = None,
+    ) -> None:
         """Send ``alert`` of the episode ``key``."""
         if alert.state == "cleared":
             self._open.pop(key, None)
         else:
             self._open[key] = alert
-        self.outbox.append(PipelineEvent(alert, arrival_ns, backend))
+        self.outbox.append(PipelineEvent(alert, arrival_ns, backend, scoring_ns))
 
     def accept(self, key: str, change: Transition, by: str) -> None:
         """Send the end of the episode ``key``, which is open: ``by`` says that it is normal."""
@@ -274,7 +283,11 @@ def save_event(event: PipelineEvent) -> SavedEvent:
     """``event`` in a form that a snapshot can hold."""
     message = event.event
     return SavedEvent(
-        type=message.type, json=messages.encode(message), arrival_ns=event.arrival_ns, backend=event.backend
+        type=message.type,
+        json=messages.encode(message),
+        arrival_ns=event.arrival_ns,
+        backend=event.backend,
+        scoring_ns=event.scoring_ns,
     )
 
 
@@ -288,4 +301,4 @@ _KINDS: dict[str, type[Alert] | type[Summary] | type[DeviceStateMessage]] = {
 def load_event(saved: SavedEvent) -> PipelineEvent:
     """The inverse of :func:`save_event`."""
     event: Event = msgspec.json.decode(saved.json, type=_KINDS[saved.type])
-    return PipelineEvent(event, saved.arrival_ns, saved.backend)
+    return PipelineEvent(event, saved.arrival_ns, saved.backend, saved.scoring_ns)

@@ -255,6 +255,7 @@ def _plan_of(device: DeviceConfig, settled: Settled, bundle: Bundle | None, engi
         privacy=device.privacy,
         summary_s=device.summary_s,
         n_reservoir=device.n_reservoir,
+        may_leave=device.cloud == "fallback" and device.privacy == "features",
     )
 
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.signal import ArtifactTarget
+from models.signal import ScoredOn
 
 MAX_CHUNK = 256
 
@@ -59,7 +59,8 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     p: NDArray[np.float64] | None = None
     saturated: NDArray[np.bool_] | None = None
     least_p: float = 0.0
-    backend: ArtifactTarget | None = None
+    backend: ScoredOn | None = None
+    latency_ns: int | None = None  # of the batch that it was scored in
 
     @property
     def n(self) -> int:

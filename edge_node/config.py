@@ -176,6 +176,11 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
     for i, section in sections.items():
         for problem in check_device(section, known):
             problems.append(replace(problem, path=("device", i, *problem.path)))
+    if "uplink" not in raw and "uplink" not in misspelt(raw, _keys(Document)):
+        for i, section in sections.items():
+            if section.cloud == "fallback":
+                text = 'there is no [uplink] over which a sink could be asked: add one, or set "never"'
+                problems.append(Problem(("device", i, "cloud"), text, section.cloud, True))
     if need_models:
         inheriting = [i for i in sections if "model" not in raw["device"][i]]
         problems += check_models(sections, inheriting, path)

@@ -33,6 +33,7 @@ def check_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]]) -
         _check_budget(section),
         _check_alert(section),
         _check_active(section, known),
+        _check_cloud(section),
     )
 
 
@@ -62,6 +63,15 @@ def _check_active(section: DeviceSection, known: Mapping[str, tuple[str, ...]]) 
             parse_condition(section.active_when, known)
         except ValueError as error:
             yield Problem(("active_when",), str(error), section.active_when, True)
+
+
+def _check_cloud(section: DeviceSection) -> Iterator[Problem]:
+    if section.cloud == "fallback" and section.privacy != "features":
+        text = (
+            f"features would leave this gateway, which privacy = {show(section.privacy)} forbids: "
+            'set privacy = "features", or cloud = "never"'
+        )
+        yield Problem(("cloud",), text, section.cloud, True)
 
 
 def _check_channels(section: DeviceSection) -> Iterator[Problem]:

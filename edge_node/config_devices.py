@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_node.config_schema import MAX_WINDOW, Backend, DeviceSection, Precision, Privacy
+from edge_node.config_schema import MAX_WINDOW, Backend, Cloud, DeviceSection, Precision, Privacy
 from models.alerting import AlertPolicy
 from models.codec import parse_rate
 from models.config_partial import sure
@@ -60,6 +60,7 @@ class DeviceConfig:
     privacy: Privacy
     summary_s: float
     n_reservoir: int
+    cloud: Cloud
 
     def window_without_model(self) -> WindowSpec:
         """The window of a device that has limits and sensor checks only."""
@@ -178,6 +179,7 @@ def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]],
         privacy=section.privacy,
         summary_s=section.summary_s,
         n_reservoir=section.n_reservoir,
+        cloud=section.cloud,
     )
 
 

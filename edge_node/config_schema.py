@@ -42,6 +42,7 @@ from models.topics import DEFAULT_PREFIX
 Backend = Literal["cpu", "edgetpu", "auto"]
 Precision = Literal["float32", "int8"]
 Privacy = Literal["features", "statistics"]
+Cloud = Literal["never", "fallback"]
 
 MAX_WINDOW = 1 << 24  # samples: 64 MB a channel
 DEVICE_LEVEL = "{device}"
@@ -101,6 +102,7 @@ class Models(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shadow_max_s: Positive = 86_400.0
     watch_s: NotNegative = 86_400.0
     max_latency_ms: Positive = 100.0
+    cloud_deadline_ms: Annotated[float, msgspec.Meta(gt=0, le=60_000)] = 2_000.0
 
 
 class MqttSubscription(PayloadSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -236,6 +238,7 @@ class DeviceOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     privacy: Privacy = "features"
     summary_s: Positive = 300.0
     n_reservoir: CountOrZero = 16
+    cloud: Cloud = "never"
 
 
 class DeviceSection(DeviceOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):

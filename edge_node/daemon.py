@@ -19,11 +19,12 @@ from pathlib import Path
 import structlog
 
 from edge_node.adoption import Adoption
-from edge_node.assembly import assemble
+from edge_node.assembly import Core, assemble
 from edge_node.black_box import BlackBox
 from edge_node.blindness import Blindness
 from edge_node.block_queue import BlockQueue
 from edge_node.carry_over import carry_over, gone
+from edge_node.cloud_scoring import CloudScoring
 from edge_node.config import Config, ConfigError, load_config
 from edge_node.continuity import Continuity
 from edge_node.dry_run import DryRun
@@ -34,13 +35,14 @@ from edge_node.parts import Parts
 from edge_node.recording import Recording
 from edge_node.reporting import Reporting
 from edge_node.request_desk import Effects, RequestDesk
+from edge_node.router import Router
 from edge_node.running_sources import RunningSources, raise_failure
 from edge_node.settling import PipelineEvent
 from edge_node.state_dir import StateDir, StateInUse, state_dir_of
 from edge_node.supervision import Supervision
 from edge_node.terminal import hung_up
 from edge_node.ticks import Ticks
-from edge_node.uplink import Uplink
+from edge_node.uplink import Inbound, Uplink
 from edge_node.upstream import Upstream, gateway_of
 from edge_node.web.front import Front
 from edge_node.workers import Workers
@@ -67,6 +69,8 @@ _LEVELS: dict[Severity, int] = {
     "warning": logging.WARNING,
     "critical": logging.ERROR,
 }  # of an alert that is not over
+
+ANSWER_POLL_S = 0.02
 
 log = structlog.get_logger("linewatch.daemon")
 
@@ -118,7 +122,9 @@ class Daemon:
             RequestDesk(config.gateway, effects, self._wake),
             Supervision(),
             None if record is None else Recording(record, _recorded(config)),
+            CloudScoring(lambda request: self._upstream.ask(request), self._wake),
         )
+        self._reach_cloud(config, core)
         self._reporting = Reporting(self._parts, now_ns)
         self._upstream = Upstream(self._parts, self._reporting, self._build_uplink)
         self._parts.front = Front(
@@ -208,7 +214,9 @@ class Daemon:
         departures = parts.continuity.departures
         if self._dry_run:
             return DryRun(config, topics, offline, departures=departures)
-        inbound = (parts.desk.inbox(topics), parts.models.inbox)
+        inbound: list[Inbound] = [parts.desk.inbox(topics), parts.models.inbox]
+        if any(plan.may_leave for plan in parts.core.plans):
+            inbound.append(parts.cloud.inbox(topics))
         payload_of = parts.continuity.outbox.payload
         return Uplink(config, topics, offline, inbound, departures=departures, payload_of=payload_of)
 
@@ -317,6 +325,13 @@ class Daemon:
         parts.models.accept(acceptance)
         parts.core.score()
 
+    def _reach_cloud(self, config: Config, core: Core) -> None:
+        """What of ``core`` may leave may be scored by a sink."""
+        gateway, models = config.gateway, config.models
+        self._parts.cloud.configure(gateway.site, gateway.name, models.cloud_deadline_ms)
+        if any(plan.may_leave for plan in core.plans):
+            core.scorer.reach(self._parts.cloud, Router(round(models.max_latency_ms * 1e6)))
+
     def _reload_soon(self) -> None:
         self._reload = True
 
@@ -348,6 +363,7 @@ class Daemon:
         no_more = gone(parts.core, core, same_gateway=same_gateway)
         parts.core.close()
         parts.core = core
+        self._reach_cloud(config, core)
         self._blindness = Blindness(core.plans)
         if parts.recording is not None:
             parts.recording.go_on_with(_recorded(config))
@@ -397,6 +413,9 @@ class Daemon:
         if for_good or not parts.continuity.outbox.durable:
             parts.core.pipeline.finish()
             parts.core.score()
+            while parts.core.scorer.n_asked:  # until they are answered, or their deadline has passed
+                await asyncio.sleep(ANSWER_POLL_S)
+                parts.core.score()
             self._deliver_all()
             self._close_alerts()
         parts.desk.close(self._now_ns(), time.monotonic())

@@ -165,6 +165,13 @@ class Departures:
         if old:
             self.log_fault("expired", f"{_messages(old)} waited too long for a connection: gave up on them")
 
+    def withdraw(self, kind: str) -> None:
+        """Gives up what waits of one kind: it would come too late."""
+        with self.moved:
+            for item in self.queue.withdraw(kind):
+                self.counters.drops[item.kind, DropReason.EXPIRED] += 1
+                self.leave(item)
+
     def bound(self, max_messages: int, max_bytes: int) -> None:
         """New bounds of the queue."""
         with self.moved:

@@ -21,16 +21,18 @@ from models.messages import (
     Event,
     ModelState,
     Response,
+    ScoreRequest,
     Status,
     Summary,
     encode,
 )
 from models.topics import GatewayTopics
 
-SENDABLE = (Alert, Summary, DeviceStateMessage, Status, Response, ModelState)
+SENDABLE = (Alert, Summary, DeviceStateMessage, Status, Response, ModelState, ScoreRequest)
 
 N_RANKS = 3  # what is given up first has the lowest rank
 SUMMARY_RANK = 0
+SCORES = "_score"  # stands in for the device of what is asked of a sink: it waits behind no device
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +65,7 @@ class Outgoing:
         return f"{self.prefix}/{self.place}"
 
 
-def outgoing(event: Event | Status | Response | ModelState, topics: GatewayTopics) -> Outgoing:
+def outgoing(event: Event | Status | Response | ModelState | ScoreRequest, topics: GatewayTopics) -> Outgoing:
     """``event`` ready to be sent. Raises TypeError for what may not leave the gateway, ValueError for
     another gateway's."""
     if type(event) not in SENDABLE:
@@ -78,6 +80,8 @@ def outgoing(event: Event | Status | Response | ModelState, topics: GatewayTopic
         topic, rank, device = topics.summary(event.device), SUMMARY_RANK, event.device
     elif isinstance(event, Response):
         topic, rank, device = topics.response(event.request), 1, event.device or ""
+    elif isinstance(event, ScoreRequest):
+        topic, rank, device = topics.score_request, 1, SCORES
     elif isinstance(event, DeviceStateMessage):
         topic, device = topics.device_state(event.device), event.device
     elif isinstance(event, ModelState):
@@ -199,6 +203,10 @@ class EgressQueue:
                 break
             old.append(key)
         return [self._remove(key) for key in old]
+
+    def withdraw(self, kind: str) -> list[Outgoing]:
+        """Removes and returns all of one kind."""
+        return [self._remove(key) for key, item in list(self._items.items()) if item.kind == kind]
 
     def holds(self, item: Outgoing) -> bool:
         """Whether the retained message ``item`` waits here."""

@@ -11,6 +11,7 @@ from edge_node.counters import Counters
 from edge_node.parts import Parts
 from edge_node.recording import Recording
 from edge_node.requests import RequestCounters
+from edge_node.router import Place
 from edge_node.sources import Reach
 from models.messages import ConnectionStatus
 from models.metrics import Family
@@ -48,6 +49,7 @@ def families(parts: Parts) -> list[Family]:
         *_kept(parts.black_box),
         *windows(counters),
         *_inference(core),
+        *parts.cloud.families(),
         Family(
             "source_messages",
             "Messages that a source received.",
@@ -205,7 +207,7 @@ def connections(reach: Mapping[str, Reach]) -> dict[str, ConnectionStatus]:
 
 def flat(metrics: Iterable[Family]) -> dict[str, int]:
     """Counters and gauges for the status message: ``name`` or ``name.label.label`` -> whole number."""
-    skipped = ("alert_latency_seconds", "inference_seconds", "model_backend", "connected")
+    skipped = ("alert_latency_seconds", "inference_seconds", "cloud_seconds", "model_backend", "connected")
     return {
         ".".join((family.name, *labels)): int(value)
         for family in metrics
@@ -233,6 +235,20 @@ def _inference(core: Core) -> list[Family]:
             ("target",),
             {(target,): ns / 1e9 for target, ns in scorer.invoked_ns.items()},
             {(target,): n for target, n in scorer.n_invoked.items()},
+        ),
+        Family(
+            "windows_scored_at",
+            "Windows that were scored since the start, by where.",
+            "counter",
+            ("place",),
+            {(place.value,): scorer.n_windows[place] for place in Place},
+        ),
+        Family(
+            "windows_scored_at",
+            "Windows that were scored since the start, by where: at the edge or in the cloud.",
+            "counter",
+            ("place",),
+            {(place.value,): scorer.n_windows[place] for place in Place},
         ),
         Family(
             "model_backend", "1 for what scores for a model now.", "gauge", ("model", "backend"), backends

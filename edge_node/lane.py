@@ -26,11 +26,11 @@ from models.gating import Gate
 from models.recentring import Recentring, RecentringState
 from models.requests import Refusal
 from models.signal import (
-    ArtifactTarget,
     Clock,
     DeviceCondition,
     DropReason,
     SampleBlock,
+    ScoredOn,
 )
 from models.windowing import ClockEvent, Windower
 
@@ -212,12 +212,12 @@ class Lane:
         p: NDArray[np.float64],
         least_p: float,
         finite: NDArray[np.bool_] | None,
-        backend: ArtifactTarget,
+        backend: ScoredOn,
     ) -> None:
         """What came of the chunk's rows; only those that are ``finite`` (None: all) count. No ``p`` is below
         ``least_p``."""
         if isinstance(chunk, Trial):
-            chunk.judge(p, finite, self.plan.levels[backend])
+            chunk.judge(p, finite, self.plan.level(backend))
             self._settle()
             return
         chunk.residual, chunk.score, chunk.p, chunk.backend = residual, score, p, backend

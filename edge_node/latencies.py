@@ -29,6 +29,7 @@ class Latencies:
             emitted_at=rfc3339(now_ns),
             latency_ms=latency_ms,
             backend=event.backend or "",
+            scoring_ms=None if event.scoring_ns is None else round(event.scoring_ns / 1e6, 3),
         )
         return msgspec.structs.replace(alert, delivery=delivery)
 

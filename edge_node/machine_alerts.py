@@ -101,7 +101,8 @@ class MachineAlerts:
         assert chunk.p is not None
         assert chunk.residual is not None
         assert chunk.backend is not None
-        level = self._plan.levels[chunk.backend]
+        level = self._plan.level(chunk.backend)
+        threshold = None if chunk.backend == "cloud" else level.score_raise  # another model's scores
         if chunk.least_p > level.p_raise and self._episodes.quiet:
             return None
         above = chunk.p <= level.p_raise
@@ -126,7 +127,7 @@ class MachineAlerts:
             normal = bool(below[i]) and not (drift is not None and drift.holds(i))
             change = episodes.step(start, end, counts, normal, severity, blamed)
             if change is not None:
-                said.append((row, KEY, self._alert(change, level.score_raise, chunk.clock)))
+                said.append((row, KEY, self._alert(change, threshold, chunk.clock)))
             is_open[i] = episodes.open
             if drift is not None:
                 drift.step(i, bool(above[i]), episodes.open)
@@ -204,7 +205,7 @@ class MachineAlerts:
         self._score, self._p, self._at_least = 0.0, 1.0, False
         self._worst, self._rows = {}, []
 
-    def _alert(self, change: Transition, threshold: float, clock: str) -> Alert:
+    def _alert(self, change: Transition, threshold: float | None, clock: str) -> Alert:
         model, worst = self._model, self._worst[change.detail]
         centre = model.centre + worst.shift
         contributions = alerting.blame(

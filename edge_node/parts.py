@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edge_node.assembly import Core
     from edge_node.black_box import BlackBox
     from edge_node.block_queue import BlockQueue
+    from edge_node.cloud_scoring import CloudScoring
     from edge_node.config import Config
     from edge_node.continuity import Continuity
     from edge_node.gateway_alerts import GatewayAlerts
@@ -38,6 +39,7 @@ class Parts:
     desk: RequestDesk
     supervision: Supervision
     recording: Recording | None
+    cloud: CloudScoring
     front: Front = field(init=False)
     queue: BlockQueue = field(init=False)  # from here on: there is one once the gateway runs
     sources: RunningSources = field(init=False)

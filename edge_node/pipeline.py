@@ -35,7 +35,7 @@ from models.features import extract_pieces
 from models.gating import Gate, GateState
 from models.messages import Alert
 from models.requests import Refusal
-from models.signal import ArtifactTarget, DropReason, SampleBlock, samples_to_ns
+from models.signal import ArtifactTarget, DropReason, SampleBlock, ScoredOn, samples_to_ns
 
 __all__ = ["Counters", "Pipeline", "PipelineEvent", "ScoreBatch"]
 
@@ -46,7 +46,8 @@ VALUES_AT_ONCE = 1 << 17  # whose features are extracted while they are still in
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreBatch:
     """Rows to score together: ``inputs`` float32[w, k] go to the graph; ``features`` float32[w, k] are what they were
-    normalised from. ``devices`` names the lane of each row's chunk, in order, for logs."""
+    normalised from. ``devices`` names the lane of each row's chunk, in order, for logs. ``may_leave``: the features of all of
+    them may be scored elsewhere."""
 
     batch_id: int
     engine: str
@@ -54,6 +55,9 @@ class ScoreBatch:
     features: NDArray[np.float32]
     inputs: NDArray[np.float32]
     devices: tuple[str, ...]
+    may_leave: bool = False
+    version: int = 0
+    schema_id: str = ""
 
     @property
     def n(self) -> int:
@@ -107,7 +111,8 @@ class Pipeline:
         self._n_fresh: dict[str, int] = {}  # and their windows
         self._dirty: dict[str, None] = {}  # lanes with something to collect
         self._changed: dict[str, None] = {}  # devices of which something changed since the last parts()
-        self._ready: dict[str, dict[str, None]] = {}  # engine -> lanes with something to score
+        # engine, and whether features may leave -> lanes with something to score
+        self._ready: dict[tuple[str, bool], dict[str, None]] = {}
         for device_id, plan in by_id.items():
             gate = None
             if plan.gate is not None:
@@ -205,7 +210,7 @@ class Pipeline:
             self._extract_fresh(engine)
         batches: list[ScoreBatch] = []
         while self._ready and len(self._out) < self._max_batches_out:
-            engine, lanes = next(iter(self._ready.items()))
+            (engine, may_leave), lanes = next(iter(self._ready.items()))
             chunks: list[Chunk | Trial] = []
             n = 0
             for device_id in list(lanes):
@@ -218,9 +223,9 @@ class Pipeline:
                 if n >= MAX_BATCH_ROWS:
                     break
             if not lanes:
-                del self._ready[engine]
+                del self._ready[engine, may_leave]
             if chunks:
-                batches.append(self._batch(engine, chunks))
+                batches.append(self._batch(engine, may_leave, chunks))
         return batches
 
     def scored(
@@ -244,10 +249,36 @@ class Pipeline:
                 inputs, output, model.manifest.output_kind, model.residual_scale[backend]
             )
             score = scoring.scores(residual)
-        finite = np.isfinite(score) & np.isfinite(residual).all(axis=1)
         p = p_values(model.calibration[backend], score)
-        del self._out[batch_id]
         self._retired.n_saturated += n_saturated
+        self._judged(batch_id, residual, score, p, backend, latency_ns, saturated)
+
+    def scored_elsewhere(
+        self, batch_id: int, residual: NDArray[np.float32], p: NDArray[np.float64], latency_ns: int
+    ) -> None:
+        """A sink's model has scored a batch that is out: ``residual`` float32[w, k] in units of that model's healthy spread, and
+        ``p`` float64[w] by its calibration. KeyError and ValueError as :meth:`scored` raises them."""
+        _, inputs = self._out[batch_id]
+        if residual.shape != inputs.shape or p.shape != inputs.shape[:1]:
+            raise ValueError(
+                f"batch {batch_id} has residuals {residual.shape} and p {p.shape}, expected {inputs.shape}"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            score = scoring.scores(residual)
+        self._judged(batch_id, residual, score, p, "cloud", latency_ns, None)
+
+    def _judged(
+        self,
+        batch_id: int,
+        residual: NDArray[np.float32],
+        score: NDArray[np.float32],
+        p: NDArray[np.float64],
+        backend: ScoredOn,
+        latency_ns: int,
+        saturated: NDArray[np.bool_] | None,
+    ) -> None:
+        finite = np.isfinite(score) & np.isfinite(residual).all(axis=1)
+        chunks, _ = self._out.pop(batch_id)
         sizes = [chunk.n for chunk in chunks]
         begins = [0, *accumulate(sizes[:-1])]
         all_finite = bool(finite.all())
@@ -257,6 +288,8 @@ class Pipeline:
             which = None if all_finite else finite[rows]
             if saturated is not None and np.count_nonzero(saturated[rows]):
                 chunk.saturated = saturated[rows]
+            if isinstance(chunk, Chunk):
+                chunk.latency_ns = latency_ns
             lane = self._lanes[chunk.device_id]
             self._changed[chunk.device_id] = None
             lane.scored(chunk, residual[rows], score[rows], p[rows], least_p, which, backend)
@@ -479,9 +512,10 @@ class Pipeline:
 
     def _register(self, lane: Lane) -> None:
         if lane.has_ready:
-            self._ready.setdefault(lane.plan.engine, {})[lane.plan.device.device_id] = None
+            key = (lane.plan.engine, lane.plan.may_leave)
+            self._ready.setdefault(key, {})[lane.plan.device.device_id] = None
 
-    def _batch(self, engine: str, chunks: list[Chunk | Trial]) -> ScoreBatch:
+    def _batch(self, engine: str, may_leave: bool, chunks: list[Chunk | Trial]) -> ScoreBatch:
         model = self._model(chunks[0])
         if lacking := [c for c in chunks if isinstance(c, Chunk) and c.features is None]:
             self._extract(lacking)  # they were collected outside of take_batches
@@ -491,7 +525,15 @@ class Pipeline:
         self._next_batch_id += 1
         self._out[batch_id] = (chunks, inputs)
         return ScoreBatch(
-            batch_id, engine, model.model_id, features, inputs, tuple(p.device_id for p in chunks)
+            batch_id,
+            engine,
+            model.model_id,
+            features,
+            inputs,
+            tuple(p.device_id for p in chunks),
+            may_leave,
+            model.version,
+            model.manifest.schema_id,
         )
 
     def _extract_fresh(self, engine: str) -> None:

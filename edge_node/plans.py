@@ -15,7 +15,7 @@ from models.features import FeatureInfo, describe
 from models.gating import GateSpec
 from models.limits import LimitSpec
 from models.manifest import ModelManifest
-from models.signal import ArtifactTarget, Device, WindowSpec
+from models.signal import ArtifactTarget, Device, ScoredOn, WindowSpec
 from models.windowing import TimePolicy
 
 # How much a pipeline holds, unless its configuration says otherwise.
@@ -83,6 +83,14 @@ class DevicePlan:
     privacy: Literal["statistics", "features"] = "features"
     summary_s: float = 300.0
     n_reservoir: int = 16
+    may_leave: bool = False  # its features may be scored by a sink
+
+    def level(self, backend: ScoredOn) -> AlertLevel:
+        """Where scores by ``backend`` begin to count. Those of a sink's model are judged by their p-value alone, which must be
+        as rare as those of the gateway's own float32 artifact (where there is none: of the first that there is)."""
+        if backend != "cloud":
+            return self.levels[backend]
+        return self.levels.get("cpu-float32") or next(iter(self.levels.values()))
 
     def fits(self, other: DevicePlan) -> bool:
         """Whether a device may go on under ``other`` between two windows: it differs by a model of the same features
@@ -104,4 +112,5 @@ class DevicePlan:
             self.privacy,
             self.summary_s,
             self.n_reservoir,
+            self.may_leave,
         )

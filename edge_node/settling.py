@@ -26,7 +26,7 @@ from models import alerting
 from models.alerting import Episodes, EpisodesState
 from models.messages import Alert
 from models.requests import Refusal
-from models.signal import NS_PER_S, ArtifactTarget, DeviceCondition
+from models.signal import NS_PER_S, DeviceCondition, ScoredOn
 
 __all__ = ["PipelineEvent", "Settler", "SettlerState", "Trace"]
 
@@ -35,7 +35,8 @@ __all__ = ["PipelineEvent", "Settler", "SettlerState", "Trace"]
 class Trace:
     """Scored windows of one device, oldest first, for people who want every score: int64[m], float32[m],
     float64[m], and whether a machine alert was open after each, bool[m]. ``doubted`` bool[m]: a suspect sensor is to
-    blame, so that it counts for no machine alert, whatever its score (None: none is). ``backend``: what scored them."""
+    blame, so that it counts for no machine alert, whatever its score (None: none is). ``backend``: what scored them,
+    in a batch that took ``latency_ns``."""
 
     device_id: str
     start_ns: NDArray[np.int64]
@@ -45,7 +46,8 @@ class Trace:
     above: NDArray[np.bool_]
     alerting: NDArray[np.bool_]
     doubted: NDArray[np.bool_] | None = None
-    backend: ArtifactTarget | None = None
+    backend: ScoredOn | None = None
+    latency_ns: int | None = None
 
 
 class SettlerState(msgspec.Struct, kw_only=True):
@@ -281,7 +283,7 @@ class Settler:
             done = row
             while position < len(said) and said[position][0] == row:
                 _, key, alert = said[position]
-                self._announcer.emit(key, alert, chunk.arrival_ns, chunk.backend)
+                self._announcer.emit(key, alert, chunk.arrival_ns, chunk.backend, chunk.latency_ns)
                 position += 1
             self._announcer.publish_state(
                 int(chunk.end_ns[row]), chunk.arrival_ns, stale=self._stale, idle=bool(idle[row])
@@ -304,6 +306,7 @@ class Settler:
             no if judged is None else judged.is_open,
             None if self._machine is None else self._machine.doubted(chunk),
             chunk.backend,
+            chunk.latency_ns,
         )
         for heard in self.taps if self.traces is None else (self.traces, *self.taps):
             heard.append(trace)

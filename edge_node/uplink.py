@@ -25,7 +25,7 @@ from edge_node.clones import Clones
 from edge_node.config_schema import Uplink as UplinkConfig
 from edge_node.departures import Departures, UplinkCounters
 from edge_node.egress import Outgoing, clearing, marked_delayed, outgoing
-from models.messages import Event, ModelState, Response, Status, encode
+from models.messages import Event, ModelState, Response, ScoreRequest, Status, encode
 from models.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt, Will
 from models.signal import DropReason
 from models.topics import GatewayTopics, filter_matches
@@ -172,7 +172,7 @@ class Uplink:
         """Something was released."""
         self._connection.wake()
 
-    def publish(self, event: Event | Status | Response | ModelState) -> None:
+    def publish(self, event: Event | Status | Response | ModelState | ScoreRequest) -> None:
         """Queues ``event``; never waits. From any thread. Raises TypeError for what may not leave the gateway, and ValueError
         for a message of another gateway."""
         self._departures.put(outgoing(event, self._topics))
@@ -220,6 +220,7 @@ class Uplink:
                 ours_before=self._status_delivered,
                 taken_over=n_taken_over > self._n_taken_over,
             )
+            self._departures.withdraw("score_request")  # nobody waits for the answer any more
             self._queue.all_have_waited()
             again = [item for item in self._retained.values() if item.n_lost < _patience(item)]
             again.sort(key=lambda item: item.place != self._status_place)

@@ -15,7 +15,7 @@ from edge_node.config import Config
 from edge_node.parts import Parts
 from edge_node.reporting import Reporting
 from edge_node.uplink import Uplink
-from models.messages import Event, GatewayState, ModelState, Response, Status
+from models.messages import Event, GatewayState, ModelState, Response, ScoreRequest, Status
 from models.topics import GatewayTopics
 
 log = structlog.get_logger("linewatch.daemon")
@@ -43,6 +43,14 @@ class Upstream:
             self.say(answer)
         elif self._parts.uplink is not None:
             self._parts.uplink.publish(answer)
+
+    def ask(self, request: ScoreRequest) -> bool:
+        """At once, or not at all: whether a broker is connected."""
+        uplink = self._parts.uplink
+        if uplink is None or not uplink.connected:
+            return False
+        uplink.publish(request)
+        return True
 
     def say_status(self, state: GatewayState) -> None:
         if self._parts.uplink is not None:
@@ -78,7 +86,12 @@ class Upstream:
         """Whether another uplink is needed with ``config``."""
         now = self._parts.config
         same_gateway = gateway_of(config) == gateway_of(now)
-        return config.uplink != now.uplink or config.models != now.models or not same_gateway
+        clouds = {
+            any(d.cloud == "fallback" for d in c.devices) for c in (config, now)
+        }  # then answers are heard
+        return (
+            config.uplink != now.uplink or config.models != now.models or len(clouds) > 1 or not same_gateway
+        )
 
     async def leave(self, config: Config) -> None:
         """The uplink ends; the next one will be as ``config`` has it."""

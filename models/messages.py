@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.refusals import RefusalReason
+from models.refusals import RefusalReason, ScoreRefusal
 from models.requests import AlertLabel, Refusal
 from models.signal import NS_PER_S, DeviceCondition
 
@@ -46,8 +46,9 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     emitted_ns: int
     emitted_at: str
     latency_ms: float | None  # from the arrival of the last sample needed to emission; None: none was
-    backend: str
+    backend: str  # what scored: an artifact of the gateway's, or "cloud"
     delayed: bool = False
+    scoring_ms: float | None = None  # of the batch that the window was in
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
@@ -213,6 +214,40 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     status: Status | None = None
 
 
+class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Never retained: rows of features that a sink is asked to score within ``deadline_ms`` of when it hears of them.
+    ``transaction`` is the asker's own id, which the answer repeats."""
+
+    type: Literal["score_request"] = "score_request"
+    transaction: str
+    site: str
+    gateway: str
+    model_id: str
+    model_version: int
+    schema_id: str
+    deadline_ms: float
+    n: int
+    features: str  # base64 float32[n, k], as the model's normalisation takes them
+
+
+class ScoreReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Never retained: the answer. ``residual`` and ``log_p`` are by the model that scored, ``model_id``, and by its own
+    calibration; None of a request that was refused for ``reason``."""
+
+    type: Literal["score_response"] = "score_response"
+    transaction: str
+    site: str
+    gateway: str
+    reason: ScoreRefusal | None
+    text: str
+    model_id: str | None = None
+    model_version: int | None = None
+    backend: str = ""
+    latency_ms: float = 0.0  # from when the request was heard to when its answer was ready
+    residual: str | None = None  # base64 float32[n, k]
+    log_p: str | None = None  # base64 float32[n], natural logs
+
+
 Event = Alert | Summary | DeviceStateMessage
 
 
@@ -253,6 +288,6 @@ def unpack_floats(text: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 _encoder = msgspec.json.Encoder()
 
 
-def encode(message: Event | Status | Response | ModelState) -> bytes:
+def encode(message: Event | Status | Response | ModelState | ScoreRequest | ScoreReply) -> bytes:
     """JSON of ``message``: keys in the order of the struct, so equal messages are equal bytes."""
     return _encoder.encode(message)

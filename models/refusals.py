@@ -33,3 +33,14 @@ class RefusalReason(enum.StrEnum):
     LOST_ALERTS = "lost_alerts"
     RESTARTS = "restarts"  # the gateway did not live long with it, time and again
     TAKEN_BACK = "taken_back"  # by a signed order, or because the canary is no more
+
+
+class ScoreRefusal(enum.StrEnum):
+    """Why a sink does not score what it is asked to. Closed: every ``reason`` of an answer is one of these."""
+
+    UNKNOWN_MODEL = "unknown_model"  # it has none that answers for that one
+    OTHER_SCHEMA = "other_schema"  # rows of features mean something else to it
+    MALFORMED = "malformed"  # not readable, of another shape, or not finite
+    BUSY = "busy"  # too much waits already
+    LATE = "late"  # the deadline had passed before its turn
+    FAILED = "failed"  # its model could not be run

@@ -314,3 +314,6 @@ def _matrix(values: NDArray[np.floating], channels: tuple[str, ...]) -> NDArray[
 
 
 ArtifactTarget = Literal["cpu-float32", "cpu-int8", "edgetpu-int8"]
+ScoredOn = Literal[
+    "cpu-float32", "cpu-int8", "edgetpu-int8", "cloud"
+]  # an artifact of the gateway's, or a sink

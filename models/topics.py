@@ -73,6 +73,16 @@ class GatewayTopics:
     def response(self, name: str) -> str:
         return f"{self.root}/response/{name}"
 
+    @property
+    def score_request(self) -> str:
+        """Features that a sink is asked to score."""
+        return f"{self.root}/score/request"
+
+    @property
+    def score_response(self) -> str:
+        """What it answers."""
+        return f"{self.root}/score/response"
+
 
 @dataclass(frozen=True, slots=True)
 class ModelTopics:

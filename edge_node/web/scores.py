@@ -115,7 +115,8 @@ class ScoreBook:
         """``levels``: by device, of each artifact; of one that is not among them the level is unknown."""
         for trace in traces:
             known = levels.get(trace.device_id, {})
-            level = known.get(trace.backend) if trace.backend is not None else None
+            backend = trace.backend
+            level = None if backend is None or backend == "cloud" else known.get(backend)
             ring = self._rings.get(trace.device_id)
             if ring is None:
                 ring = self._rings[trace.device_id] = ScoreRing()
