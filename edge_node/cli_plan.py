@@ -12,18 +12,22 @@ from tabulate import tabulate
 
 from edge_node.assembly import assemble
 from edge_node.config import Config, load_config
+from edge_node.placement import Prices, Side
+from edge_node.placing import tasks
 from edge_node.planning import DAY_S, Line, Plan, free_bytes, plan_of
 from edge_node.state_dir import state_dir_of
 from edge_node.workers import Workers
 from models.cli_values import time_span
+from models.codec import plain_float
 
 
 def add(commands: Any) -> None:
     """Adds ``plan`` to the subparsers ``commands``."""
     plan = commands.add_parser(
         "plan",
-        help="say how much disk and memory a configuration takes",
-        description="Says how much disk and memory a configuration takes, and for how long it can do without its broker.",
+        help="say how much disk and memory a configuration takes, and where its models should run",
+        description="Says how much disk and memory a configuration takes, for how long it can do without its broker, and "
+        "where each model should run: at the edge, in the cloud, or both, by what is measured here.",
     )
     plan.add_argument(
         "-c", "--config", type=Path, required=True, metavar="FILE", help="gateway.toml, with its models"
@@ -35,6 +39,19 @@ def add(commands: Any) -> None:
         metavar="TIME",
         help="so long the broker may be away: 90m, 6h, 2d; default: 6h",
     )
+    plan.add_argument(
+        "--cloud",
+        action="store_true",
+        help="measure a sink as well: real requests go over the [uplink]; examples of the models, no data of this plant",
+    )
+    for option, default, what in (
+        ("--price-per-gb", 1.0, "of what is sent, either way"),
+        ("--price-per-million-requests", 1.0, "that a sink scores"),
+        ("--price-edge-per-month", 0.0, "of what runs here for one model"),
+    ):
+        plan.add_argument(
+            option, type=_price, default=default, metavar="P", help=f"{what}; default: {default:g}"
+        )
     plan.add_argument("--json", action="store_true", help="one JSON object, in bytes and seconds")
     plan.set_defaults(act=_plan)
 
@@ -44,13 +61,21 @@ def _plan(given: argparse.Namespace) -> int:
     notices: list[str] = []
     workers = Workers()
     try:
-        plan = plan_of(config, assemble(config, on_notice=notices.append, workers=workers), given.offline)
+        core = assemble(config, on_notice=notices.append, workers=workers)
+        plan = plan_of(config, core, given.offline)
+        prices = Prices(
+            per_gb=given.price_per_gb,
+            per_million_requests=given.price_per_million_requests,
+            edge_per_month=given.price_edge_per_month,
+        )
+        found = tasks(config, core, prices, ask_cloud=given.cloud)
+        plan = msgspec.structs.replace(plan, placement=found, prices=prices)
     finally:
         workers.close()
     if given.json:
         print(msgspec.json.encode(plan).decode())
         return 0
-    for line in lines(config, plan):
+    for line in (*lines(config, plan), *placement_lines(plan)):
         print(line)
     return 0
 
@@ -109,6 +134,51 @@ def lines(config: Config, plan: Plan) -> Iterable[str]:
     else:
         yield f"queue   too small: after {span(plan.held_s)} the oldest goes, by {plan.held_by}"
         yield f"        for {off} set in [uplink] {', '.join(_remedies(config, plan))}"
+
+
+def placement_lines(plan: Plan) -> Iterable[str]:
+    """Where each model should run, for people."""
+    prices = plan.prices
+    for task in plan.placement:
+        yield ""
+        devices = f"{task.n_devices} device{'s' * (task.n_devices != 1)}"
+        yield f"where to score {task.model_id} v{task.version}: {devices}, {task.windows_per_day:,.0f} windows a day"
+        rows = [_side_row("edge", task.edge), _side_row("cloud", task.cloud)]
+        headers = ("", "latency", "95 % within", "bytes up", "bytes down", "cost a month", "")
+        yield from tabulate(
+            rows, headers, tablefmt="plain", colalign=("left", *["right"] * 5, "left"), disable_numparse=True
+        ).split("\n")
+        yield f"-> {task.verdict.recommendation}: {task.verdict.reason}"
+    if plan.placement:
+        yield ""
+        yield (
+            f"cost    at {prices.per_gb:g} a GB, {prices.per_million_requests:g} a million requests and "
+            f"{prices.edge_per_month:g} a month here: --price-per-gb, --price-per-million-requests, --price-edge-per-month"
+        )
+
+
+def _side_row(name: str, side: Side) -> tuple[str, ...]:
+    known = side.latency_ms is not None and side.latency_95_ms is not None
+    times = (f"{side.latency_ms:.3g} ms", f"{side.latency_95_ms:.3g} ms") if known else ("?", "?")
+    what = f"{side.runs}, {side.n_measured} windows" if known else f"not measured: {side.unmeasured}"
+    return (
+        name,
+        *times,
+        f"{side.bytes_up:,.0f}",
+        f"{side.bytes_down:,.0f}",
+        f"{side.cost_per_month:,.2f}",
+        what,
+    )
+
+
+def _price(text: str) -> float:
+    try:
+        price = plain_float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 0 <= price < 1e9:
+        raise argparse.ArgumentTypeError(f"{text}: expected a price, 0 or more")
+    return price
 
 
 def size(n_bytes: float) -> str:

@@ -22,6 +22,8 @@ from edge_node.disk_need import need
 from edge_node.egress import Outgoing
 from edge_node.outbox import FILE_NAME, WAL_PAGES, Cut, Outbox
 from edge_node.pipeline import Pipeline
+from edge_node.placement import Prices
+from edge_node.placing import Task
 from edge_node.sizing import Said, said, signal, signal_bytes_per_s
 from models.topics import DEFAULT_PREFIX, GatewayTopics
 
@@ -69,6 +71,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     alerts_per_week: float  # false alarms that the budgets allow, all devices together
     held_s: float | None
     held_by: str | None  # the option that bounds it
+    placement: tuple[Task, ...] = ()  # where each model should run
+    prices: Prices = Prices()
 
     @property
     def outbox_bytes(self) -> int:

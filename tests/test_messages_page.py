@@ -15,6 +15,8 @@ from models.messages import (
     DeviceStateMessage,
     ModelState,
     Response,
+    ScoreReply,
+    ScoreRequest,
     Status,
     Summary,
 )
@@ -36,6 +38,8 @@ def wire_names(kind: type[msgspec.Struct]) -> list[str]:
         ("model/{model_id}", ModelState),
         ("status", Status),
         ("response/{name}", Response),
+        ("score/request", ScoreRequest),
+        ("score/response", ScoreReply),
     ],
 )
 def test_every_field_has_a_line(section: str, kind: type[msgspec.Struct]) -> None:
