@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from edge_node.state_dir import state_dir_of
 from edge_node.workers import Workers
 from models.cli_values import time_span
 from models.codec import plain_float
+from models.program_log import set_up_logging
 
 
 def add(commands: Any) -> None:
@@ -57,6 +59,7 @@ def add(commands: Any) -> None:
 
 
 def _plan(given: argparse.Namespace) -> int:
+    set_up_logging("info", "auto", logging.CRITICAL)  # what a connection would log, the plan says
     config = load_config(given.config)
     notices: list[str] = []
     workers = Workers()

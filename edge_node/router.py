@@ -116,7 +116,7 @@ class Router:
                 self.n_moves += 1
             return
         edge.ns_a_window.append(ns_a_window)
-        if len(edge.ns_a_window) >= ENOUGH and statistics.median(edge.ns_a_window) > self._max_latency_ns:
+        if len(edge.ns_a_window) >= ENOUGH and statistics.median_low(edge.ns_a_window) > self._max_latency_ns:
             self._leave(edge, now_s)
 
     def failed(self, engine: str, now_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.edge_node.versions import good, written
 
 REQUEST, RESPONSE = "linewatch/s1/g1/score/request", "linewatch/s1/g1/score/response"
 FALLBACK = 'cloud = "fallback"'
-SLOW = "[models]\nmax_latency_ms = 0.000001\ncloud_deadline_ms = {deadline_ms}"
+SLOW = "status_s = 0.5\n[models]\nmax_latency_ms = 0.000001\ncloud_deadline_ms = {deadline_ms}"
 
 
 def place(port: int, where: str) -> float:
@@ -129,7 +130,7 @@ def test_what_the_edge_is_too_slow_for_a_sink_scores_and_without_it_the_edge_goe
         wait_for(lambda: summed(metrics(port), "windows_pending") == 0, "all scores", 40)
         assert outcome(port, "deadline") >= 1
         wait_for(lambda: balanced(port), "the equations")
-        assert summed(metrics(port), "windows_dropped_total") == 0
+        assert metrics(port).get('linewatch_windows_dropped_total{reason="inference_failed"}', 0.0) == 0
 
 
 def test_private_data_is_not_sent(tmp_path: Path) -> None:
@@ -151,15 +152,20 @@ def test_answers_that_cannot_be_true_are_counted_and_the_edge_scores(tmp_path: P
                 break
             wait_for(lambda: summed(metrics(port), "windows_pending") == 0, "scores")
         at = i + 10
-        wait_for(lambda: outcome(port, "deadline") == len(seen.on(REQUEST)) > 0, "the first, which nobody answers")
+        wait_for(
+            lambda: outcome(port, "deadline") == len(seen.on(REQUEST)) > 0, "the first, which nobody answers"
+        )
 
         def asked() -> dict[str, Any]:
             """The next request."""
             nonlocal at
             n_before = len(seen.on(REQUEST))
-            feed(seen, messages[at : at + 10])  # a window each
-            at += 10
-            wait_for(lambda: len(seen.on(REQUEST)) == n_before + 1, "a request", 30)
+            while len(seen.on(REQUEST)) == n_before:
+                time.sleep(0.2)  # now and then the edge is tried, or the sink left alone for a while
+                n_scored = place(port, "edge")
+                feed(seen, messages[at : at + 10])  # a window each
+                at += 10
+                wait_for(lambda: len(seen.on(REQUEST)) > n_before or place(port, "edge") > n_scored, "either")  # noqa: B023
             found: dict[str, Any] = json.loads(seen.on(REQUEST)[-1])
             return found
 
