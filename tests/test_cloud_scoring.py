@@ -20,6 +20,8 @@ from tests.cloud_sink.sinks import fetched, metric
 from tests.cloud_sink.sinks import running as sink_running
 from tests.edge_node.daemons import alerts, config, connected, feed, metrics, rows, running, summed
 from tests.edge_node.versions import good, written
+from tests.edge_node.working import Stick
+from tests.shipped_broker import Account, Keys, shipped_broker
 
 REQUEST, RESPONSE = "linewatch/s1/g1/score/request", "linewatch/s1/g1/score/response"
 FALLBACK = 'cloud = "fallback"'
@@ -206,6 +208,90 @@ def test_answers_that_cannot_be_true_are_counted_and_the_edge_scores(tmp_path: P
         wait_for(lambda: refused(port, "malformed") >= 4, "what is no answer")
         assert balanced(port) or wait_for(lambda: balanced(port), "the equations")
         assert place(port, "cloud") == second["n"]
+
+
+def test_a_stick_that_hangs_costs_no_window(
+    tmp_path: Path, fake_edgetpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else scores at the edge: with backend = "edgetpu" the CPU does not stand in."""
+    monkeypatch.setenv("FAKE_EDGETPU", str(tmp_path / "stick"))
+    stick, port, http, messages = Stick(fake_edgetpu, tmp_path / "stick"), free_port(), free_port(), rows()
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        path = config(
+            tmp_path,
+            mosquitto.port,
+            port,
+            gateway=f'edgetpu_library = "{stick.library}"',
+            extra=f'backend = "edgetpu"\n{FALLBACK}',
+        )
+        with running(path), sink_running(sink_of(tmp_path, mosquitto, http)):
+            wait_for(lambda: connected(port), "the source")
+            wait_for(lambda: fetched(http, "/healthz")[0] == 200, "the sink")
+            feed(seen, messages[:200])
+            wait_for(lambda: place(port, "edge") > 10, "windows at the edge")
+            stick.now("hang")
+            for i in range(200, 1000, 50):
+                feed(seen, messages[i : i + 50])
+                wait_for(lambda: summed(metrics(port), "windows_pending") == 0, "all scores")
+            raised = wait_for(
+                lambda: [a for a in alerts(seen) if a["kind"] == "machine" and a["state"] == "raised"],
+                "the alert",
+            )
+            assert raised[0]["delivery"]["backend"] == "cloud"
+            assert place(port, "cloud") > 50
+            wait_for(lambda: balanced(port), "the equations")
+            assert metrics(port).get('linewatch_windows_dropped_total{reason="inference_failed"}', 0.0) == 0
+
+
+def test_with_the_access_rules_that_are_shipped(tmp_path: Path) -> None:
+    keys, port, http, messages = Keys(tmp_path), free_port(), free_port(), rows()
+    sensors, uplink = tmp_path / "sensors", tmp_path / "uplink"
+    sensors.mkdir(), uplink.mkdir()
+    with (
+        broker(sensors) as mosquitto,
+        Subscriber(mosquitto.port) as plant_,
+        shipped_broker(keys) as shipped,
+        Account(shipped, keys, "s1/g1") as ours,
+        Account(shipped, keys, "s1/g2") as other,
+    ):
+        path = config(tmp_path, mosquitto.port, port, gateway=SLOW.format(deadline_ms=3000.0), extra=FALLBACK)
+        here = f"port = {shipped.port}\n{keys.toml('s1/g1')}"
+        path.write_text(path.read_text().replace(f"port = {mosquitto.port}", here, 1))
+        sink = sink_of(tmp_path, shipped, http)
+        sink.write_text(
+            sink.read_text().replace(f"port = {shipped.port}", f"port = {shipped.port}\n{keys.toml('sink')}")
+        )
+        with running(path), sink_running(sink):
+            wait_for(lambda: connected(port), "the source")
+            wait_for(lambda: fetched(http, "/healthz")[0] == 200, "the sink")
+            for i in range(0, 600, 20):
+                feed(plant_, messages[i : i + 20])
+                wait_for(lambda: summed(metrics(port), "windows_pending") == 0, "all scores")
+            assert place(port, "cloud") > 20
+            assert outcome(port, "scored") == summed(metrics(port), "cloud_requests_total")
+        answers = ours.on(RESPONSE)
+        assert len(answers) > 5
+        assert not [topic for topic in other.topics() if "/score/" in topic]
+        # Nobody but a sink answers, and nobody asks in another's name.
+        assert not other.publish(RESPONSE, answers[0])
+        assert not ours.publish(RESPONSE, answers[0])
+        assert not other.publish(REQUEST, b"{}")
+
+
+def test_two_sinks_that_share_nothing_both_answer_and_one_counts(tmp_path: Path) -> None:
+    messages, ports = rows(), (free_port(), free_port())
+    with plant(tmp_path) as (mosquitto, seen, port):
+        first, second = (sink_of(tmp_path, mosquitto, http, name=f"sink-{i}") for i, http in enumerate(ports))
+        with sink_running(first), sink_running(second):
+            for http in ports:
+                wait_for(lambda: fetched(http, "/healthz")[0] == 200, "the sink")  # noqa: B023
+            for i in range(0, 600, 20):
+                feed(seen, messages[i : i + 20])
+                wait_for(lambda: summed(metrics(port), "windows_pending") == 0, "all scores")
+            n = summed(metrics(port), "cloud_requests_total")
+            assert outcome(port, "scored") == n > 5
+            wait_for(lambda: refused(port, "repeated") == n, "the other's answers")
+            wait_for(lambda: balanced(port), "the equations")
 
 
 @pytest.mark.parametrize(("model", "reason"), [("other", "unknown_model")])
