@@ -170,6 +170,7 @@ def _component_layers(
 MAX_EPOCHS = 400
 MAX_STEPS = 6_000  # gradient steps: bounds the time that a long recording takes
 PATIENCE = 20
+WIDTH = 16  # of wide-ae
 HELD_BACK = 0.15  # the share of rows, at the end of the recording, that decides when to stop
 
 
@@ -179,14 +180,29 @@ def network_shape(n_features: int) -> tuple[int, int, int]:
     return hidden, max(2, math.ceil(n_features / 5.25)), hidden
 
 
+def wide_shape(n_features: int) -> tuple[int, int, int]:
+    """As :func:`network_shape`, for a sink's processor: hidden layers WIDTH times as wide around the same code; 42 features give
+    384-8-384."""
+    hidden, code, _ = network_shape(n_features)
+    return WIDTH * hidden, code, WIDTH * hidden
+
+
 def _fit_ae(rows: NDArray[np.float64], seed: int) -> tuple[Dense, ...]:
+    return _fit_network(rows, seed, network_shape(rows.shape[1]))
+
+
+def _fit_wide_ae(rows: NDArray[np.float64], seed: int) -> tuple[Dense, ...]:
+    return _fit_network(rows, seed, wide_shape(rows.shape[1]))
+
+
+def _fit_network(rows: NDArray[np.float64], seed: int, shape: tuple[int, int, int]) -> tuple[Dense, ...]:
     # The epoch count is found on the end of the recording, then all rows are fitted for that many epochs: a
     # short recording cannot spare its last part.
     stride = max(1, math.ceil(rows.shape[0] / MAX_NETWORK_ROWS))
     rows = rows[::stride]
     n_held = max(1, int(rows.shape[0] * HELD_BACK))
     early, late = rows[:-n_held], rows[-n_held:]
-    network = _network(early, seed)
+    network = _network(early, seed, shape)
     best, best_epoch = math.inf, 1
     for epoch in range(1, _max_epochs(early.shape[0]) + 1):
         _train_one_epoch(network, early)
@@ -195,7 +211,7 @@ def _fit_ae(rows: NDArray[np.float64], seed: int) -> tuple[Dense, ...]:
             best, best_epoch = error, epoch
         elif epoch - best_epoch >= PATIENCE:
             break
-    network = _network(rows, seed)
+    network = _network(rows, seed, shape)
     for _ in range(best_epoch):
         _train_one_epoch(network, rows)
     last = len(network.coefs_) - 1
@@ -213,9 +229,9 @@ def _max_epochs(n_rows: int) -> int:
     return max(1, min(MAX_EPOCHS, MAX_STEPS * _batch_size(n_rows) // n_rows))
 
 
-def _network(rows: NDArray[np.float64], seed: int) -> MLPRegressor:
+def _network(rows: NDArray[np.float64], seed: int, shape: tuple[int, int, int]) -> MLPRegressor:
     return MLPRegressor(
-        hidden_layer_sizes=network_shape(rows.shape[1]),
+        hidden_layer_sizes=shape,
         activation="relu",
         solver="adam",
         learning_rate_init=2e-3,
@@ -244,4 +260,7 @@ FAMILIES: Mapping[Family, FamilySpec] = {
     "mahalanobis": FamilySpec(_fit_mahalanobis, "whitened", "Ledoit-Wolf covariance; one dense layer"),
     "linear-ae": FamilySpec(_fit_linear_ae, "reconstruction", "PCA reconstruction, two dense layers"),
     "ae": FamilySpec(_fit_ae, "reconstruction", "autoencoder k-h-b-h-k with ReLU, four dense layers"),
+    "wide-ae": FamilySpec(
+        _fit_wide_ae, "reconstruction", "as ae, with hidden layers 16 times as wide: for a sink"
+    ),
 }

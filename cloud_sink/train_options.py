@@ -45,9 +45,9 @@ def add(train: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--family",
-        choices=("mahalanobis", "linear-ae", "ae"),
+        choices=("mahalanobis", "linear-ae", "ae", "wide-ae"),
         default="mahalanobis",
-        help="default: %(default)s",
+        help="default: %(default)s; wide-ae is for a sink that scores ([scoring] models), larger than a gateway would run",
     )
     what.add_argument(
         "--window",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edge_node.assembly import Core
 from edge_node.cloud_scoring import Inbox
 from edge_node.config import Config
-from edge_node.egress import outgoing
+from edge_node.egress import Outgoing, outgoing
 from edge_node.inference import EdgeTpuUnavailable, NotReady, ScoringEngine, WorkerLost
 from edge_node.placement import Needs, Prices, Side, Verdict, cost_per_month, judge
 from edge_node.plans import DevicePlan, ServedModel
@@ -205,7 +205,7 @@ class _Asker:
         self._inbox = Inbox(topics, self._hear)
         self._changed = threading.Condition()
         self._ready = False
-        self._to_send: list[bytes] = []
+        self._to_send: list[Outgoing] = []
         self._wanted = ""
         self._answer: bytes | None = None
         self._refusal: str | None = None
@@ -228,7 +228,7 @@ class _Asker:
         """The payload of the answer to ``request``; None: there was none in time, or the broker did not take it."""
         with self._changed:
             self._wanted, self._answer, self._refusal = request.transaction, None, None
-            self._to_send.append(encode(request))
+            self._to_send.append(outgoing(request, self._topics))
         self._connection.wake()
         self._until(lambda: self._answer is not None or self._refusal is not None, patience_s)
         return self._answer
@@ -271,8 +271,8 @@ class _Asker:
                 self._ready = True
                 self._changed.notify_all()
             to_send, self._to_send = self._to_send, []
-        for payload in to_send:
-            link.publish(self._topics.score_request, payload, retain=False)
+        for item in to_send:
+            link.publish(item.topic, item.payload or b"", retain=False)
 
 
 def _request(

@@ -36,7 +36,7 @@ MAX_TOLERANCE = (
 Floats = NDArray[np.float32]
 
 # What a family is called on the command line and in the manifest.
-Family = Literal["mahalanobis", "linear-ae", "ae"]
+Family = Literal["mahalanobis", "linear-ae", "ae", "wide-ae"]
 
 
 class TrainedChannel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

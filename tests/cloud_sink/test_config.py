@@ -44,7 +44,10 @@ def test_the_example_says_everything_with_its_default(tmp_path: Path) -> None:
         shown = msgspec.toml.decode("\n".join(f"{k} = {v}" for k, v in documented[field.name].items()))
         for name, option in options.items():
             free = option.required or option.default is None or name == "client_id"
-            assert free or shown[name] == option.default, f"{field.name}.{name}"
+            default = option.default
+            if option.default_factory is not msgspec.NODEFAULT:
+                default = option.default_factory()
+            assert free or shown[name] == default, f"{field.name}.{name}"
     assert load(tmp_path, text).sink.name == "sink-1"
 
 
@@ -110,3 +113,13 @@ def test_what_is_missing_altogether(tmp_path: Path) -> None:
     found = errors(tmp_path, "[store]\n")
     assert any("[sink]" in line and "missing" in line for line in found)
     assert any("[broker]" in line and "missing" in line for line in found)
+
+
+def test_bundles_that_score_are_relative_to_the_file_and_must_be_there(tmp_path: Path) -> None:
+    text = GOOD + '[scoring]\nmodels = { press = "large" }\n'
+    (found,) = errors(tmp_path, text)
+    assert "there is no model here" in found
+    assert "large/manifest.json does not exist" in found
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "manifest.json").write_text("{}")
+    assert load(tmp_path, text).scoring.models == {"press": tmp_path / "large"}

@@ -153,7 +153,7 @@ def test_labelled_anomalies_between_the_healthy_parts_are_tested_against_out_of_
     assert fit_dataset(data, options()).auc["float32"] > 0.9
 
 
-@pytest.mark.parametrize("family", ["mahalanobis", "linear-ae", "ae"])
+@pytest.mark.parametrize("family", ["mahalanobis", "linear-ae", "ae", "wide-ae"])
 def test_a_gateway_takes_the_bundle(tmp_path: Path, family: Family) -> None:
     model = fit_dataset(dataset(slow_signal(900)), options(family))
     write_bundle(tmp_path / "press", model.manifest, model.artifacts)

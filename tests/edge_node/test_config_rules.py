@@ -47,6 +47,23 @@ def broker(extra: str) -> str:
     return PLANT.replace('host = "127.0.0.1"\n', f'host = "127.0.0.1"\n{extra}\n')
 
 
+def test_features_of_a_private_device_are_not_scored_elsewhere(tmp_path: Path) -> None:
+    uplink = '[uplink]\nhost = "127.0.0.1"\n'
+    refused = (
+        'cloud = "fallback": features would leave this gateway, which privacy = "statistics" forbids: set privacy = '
+        '"features", or cloud = "never"'
+    )
+    own = press('privacy = "statistics"\ncloud = "fallback"') + uplink
+    assert errors(tmp_path, own) == [f'gateway.toml:8: [[device]] "press-4": {refused}']
+    (inherited,) = errors(
+        tmp_path, press('privacy = "statistics"') + '[defaults]\ncloud = "fallback"\n' + uplink
+    )
+    assert refused in inherited
+    assert inherited.startswith("gateway.toml:")
+    (alone,) = errors(tmp_path, press('cloud = "fallback"'))
+    assert alone.startswith('gateway.toml:7: [[device]] "press-4": cloud = "fallback": there is no [uplink]')
+
+
 def subscription(text: str) -> str:
     """``text`` from line 15 on, in place of the subscription."""
     return PLANT.replace('topic = "plant/{device}/raw"\n', text)

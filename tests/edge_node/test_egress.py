@@ -326,7 +326,8 @@ def calls(name: str) -> dict[str, list[str]]:
 
 def test_what_is_sent_was_made_by_the_allow_list() -> None:
     """Only two places make what can be sent: the allow-list, and the outbox from what that had made (a plan numbers some to see
-    how large they are); only one hands it to a broker, and whoever tries a broker out sends what it makes up itself."""
+    how large they are); only one hands it to a broker, whoever tries a broker out sends what it makes up itself, and a
+    plan, which asks a sink about a model's own examples, what the allow-list made."""
     assert calls("Outgoing") == {
         "egress.py": ["_item"],
         "outbox.py": ["messages"],
@@ -336,6 +337,7 @@ def test_what_is_sent_was_made_by_the_allow_list() -> None:
     assert calls(r"_client\.publish") == {"mqtt_client.py": ["publish"]}
     assert calls(r"link\.publish") == {
         "doctor/brokers.py": ["on_turn"],
+        "placing.py": ["on_turn"],
         "probing.py": ["ask", "on_turn"],
         "uplink.py": ["_send"],
     }

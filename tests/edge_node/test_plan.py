@@ -5,23 +5,33 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from edge_node.assembly import assemble
 from edge_node.cli import main
 from edge_node.cli_plan import size, span
+from edge_node.cloud_scoring import CloudScoring
 from edge_node.config import load_config
 from edge_node.egress import outgoing
 from edge_node.outbox import FILE_NAME, Cut, Outbox
+from edge_node.pipeline import ScoreBatch
+from edge_node.placing import sizes
 from edge_node.planning import checkpoint_bytes, plan_of, stored_bytes
 from edge_node.sizing import said, signal_bytes_per_s
 from models.cli_values import time_span
+from models.messages import ScoreRequest
 from models.signal import Mode
 from models.topics import GatewayTopics
 from tests.brokers import Subscriber, broker, free_port, wait_for
+from tests.cloud_sink.sinks import config as sink_toml
+from tests.cloud_sink.sinks import fetched
+from tests.cloud_sink.sinks import running as sink_running
 from tests.edge_node.daemons import config, connected, metrics, rows, running
 from tests.edge_node.plant import Plant, block, device, healthy, plan, window
+from tests.edge_node.versions import good, written
 
 TOPICS = GatewayTopics("linewatch", "site", "gw")
 Capture = pytest.CaptureFixture[str]
@@ -132,7 +142,7 @@ def test_a_queue_that_is_too_small_is_said_and_the_remedy_is_one(
 ) -> None:
     path = config(tmp_path, 1, uplink=option)
     assert main(["plan", "-c", str(path), "--offline", "6h"]) == 0
-    last = capsys.readouterr().out.splitlines()[-2:]
+    last = capsys.readouterr().out.split("\n\nwhere to score")[0].splitlines()[-2:]
     assert "too small" in last[0]
     assert held_by in last[0]
     name, _, value = last[1].partition("set in [uplink] ")[2].partition(" = ")
@@ -171,3 +181,78 @@ def test_lengths_of_time_and_sizes() -> None:
         "12 KB",
         "1.5 GB",
     ]
+
+
+def planned(path: Path, capsys: Capture, *more: str) -> dict[str, Any]:
+    """The one task of ``path``, and what people are told of it."""
+    assert main(["plan", "-c", str(path), "--json", *more]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    (task,) = plan["placement"]
+    return {**task, "prices": plan["prices"]}
+
+
+def test_where_a_model_should_run_is_judged_by_what_is_measured(tmp_path: Path, capsys: Capture) -> None:
+    sink_port = free_port()
+    with broker(tmp_path) as mosquitto:
+        path = config(tmp_path, mosquitto.port, gateway="[models]\ncloud_deadline_ms = 1000")
+        silent = planned(path, capsys, "--cloud")
+        assert silent["cloud"]["unmeasured"] == "no sink answered within 1000 ms (cloud_deadline_ms)"
+        large = written(tmp_path / "large", good(2))
+        sink = sink_toml(tmp_path, mosquitto.port, metrics_port=sink_port)
+        sink.write_text(sink.read_text() + f'[scoring]\nmodels = {{ fixture = "{large}" }}\n')
+        with sink_running(sink):
+            wait_for(lambda: fetched(sink_port, "/healthz")[0] == 200, "the sink")
+            found = planned(
+                path, capsys, "--cloud", "--price-per-gb", "100", "--price-per-million-requests", "10"
+            )
+            assert main(["plan", "-c", str(path), "--cloud"]) == 0
+            people = capsys.readouterr().out
+            # What no sink can answer as fast as, is to stay; what the edge takes too long for, is large.
+            path.write_text(path.read_text().replace("[models]", "[models]\nmax_latency_ms = 0.000001"))
+            both = planned(path, capsys, "--cloud")
+    assert (found["n_devices"], found["windows_per_day"]) == (1, 8640.0)
+    assert found["edge"]["n_measured"] == 100
+    assert found["cloud"]["n_measured"] == 20
+    assert 0 < found["edge"]["latency_ms"] <= found["edge"]["latency_95_ms"]
+    assert 0 < found["cloud"]["latency_ms"] <= found["cloud"]["latency_95_ms"]
+    assert found["cloud"]["runs"].startswith("fixture v2 on cpu-float32")
+    n_bytes = found["cloud"]["bytes_up"] + found["cloud"]["bytes_down"]
+    assert found["cloud"]["cost_per_month"] == pytest.approx(8640 * 30 * (n_bytes * 100 / 1e9 + 10 / 1e6))
+    assert found["edge"]["cost_per_month"] == found["edge"]["bytes_up"] == 0
+    assert found["verdict"]["recommendation"] == "edge"
+    assert "-> edge: for the edge: 8,640 requests a day (1)" in people
+    assert "fixture v2 on cpu-float32" in people
+    assert both["needs"] == {
+        "latency_sensitive": True, "private": False, "requests_per_day": 8640.0, "large_model": True,
+    }  # fmt: skip
+    assert both["verdict"]["recommendation"] == "hybrid"
+    assert (both["verdict"]["edge_weight"], both["verdict"]["cloud_weight"]) == (3, 3)
+
+
+def test_no_sink_is_asked_about_private_data_or_unless_told_to(tmp_path: Path, capsys: Capture) -> None:
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        path = config(tmp_path, mosquitto.port)
+        assert planned(path, capsys)["cloud"]["unmeasured"] == "ask a sink with --cloud"
+        path = config(tmp_path, mosquitto.port, extra='privacy = "statistics"')
+        private = planned(path, capsys, "--cloud")
+        assert "do not leave" in private["cloud"]["unmeasured"]
+        assert private["needs"]["private"]
+        assert not seen.messages
+    path = config(tmp_path, mosquitto.port)
+    assert "cannot be reached" in planned(path, capsys, "--cloud")["cloud"]["unmeasured"]
+
+
+def test_a_request_is_as_large_as_the_real_ones(tmp_path: Path) -> None:
+    loaded = load_config(config(tmp_path, 1))
+    core = assemble(loaded, on_notice=print)
+    model = core.plans[0].model
+    assert model is not None
+    sent: list[ScoreRequest] = []
+    cloud = CloudScoring(lambda request: not sent.append(request), lambda: None)  # type: ignore[func-returns-value]
+    cloud.configure(TOPICS.site, TOPICS.gateway, 2000.0)
+    rows = np.random.default_rng(1).normal(size=(1, len(model.infos))).astype(np.float32)
+    batch = ScoreBatch(
+        0, "e", model.model_id, rows, rows, ("d",), True, model.version, model.manifest.schema_id
+    )
+    assert cloud.ask(batch)
+    assert sizes(model, TOPICS, 2000.0)[0] == pytest.approx(outgoing(sent[0], TOPICS).n_bytes, abs=8)
