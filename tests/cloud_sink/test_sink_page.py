@@ -18,6 +18,8 @@ from cloud_sink.influx_queue import PointQueue
 from cloud_sink.influx_writer import Writer
 from cloud_sink.ingest import Refusal
 from cloud_sink.intake import Intake, Stores
+from cloud_sink.scoring import Scoring
+from models.refusals import ScoreRefusal
 from tests.cloud_sink.sinks import config
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sink.md").read_text()
@@ -45,5 +47,7 @@ def test_every_reason_and_every_metric_is_named(tmp_path: Path) -> None:
     found = figures.families([intake], features) + figures.of_points(
         queue, Writer(Influx(url="http://x"), queue)
     )
+    found += Scoring(loaded, {}).families()
+    assert [r.value for r in ScoreRefusal if f"`{r.value}`" not in PAGE] == []
     names = {f"linewatch_{f.name}" + ("_total" if f.kind == "counter" else "") for f in found}
     assert set(re.findall(r"`(linewatch_\w+)`", PAGE)) == names
