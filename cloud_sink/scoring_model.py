@@ -60,9 +60,9 @@ class ScoringModel:
 
     def score(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Residuals float32[w, k] and p-values float64[w] of ``features`` float32[w, k]. Raises GraphUnusable."""
-        inputs = scoring.normalise(features, self._centre, self._scale)
-        output = self._graph.run(inputs)
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told below
+            inputs = scoring.normalise(features, self._centre, self._scale)
+            output = self._graph.run(inputs)
             residual = scoring.residuals(inputs, output, self.manifest.output_kind, self._residual_scale)
             score = scoring.scores(residual)
         if not np.isfinite(score).all():

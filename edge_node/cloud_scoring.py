@@ -115,7 +115,12 @@ class CloudScoring:
         return len(self._open)
 
     def ask(self, batch: ScoreBatch) -> bool:
-        """Whether a sink was asked for ``batch``: then :meth:`take` will tell what became of that."""
+        """Whether a sink was asked for ``batch``: then :meth:`take` will tell what became of that. ValueError where its features
+        may not leave."""
+        if not batch.may_leave:
+            raise ValueError(
+                f"features of {', '.join(dict.fromkeys(batch.devices))} may not leave the gateway"
+            )
         n, k = batch.features.shape
         if len(self._open) >= MAX_OUT or not fits(n, k):
             return False
