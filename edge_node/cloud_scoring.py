@@ -94,6 +94,7 @@ class CloudScoring:
         self._heard: deque[tuple[bytes, float]] = deque()
         self._n_refused: Counter[str] = Counter()  # answers not taken, by reason; guarded by the lock
         self._log_limit = LogLimit(SAME_LOG_S)
+        self._away: frozenset[str] = frozenset()
         self.n_asked = 0
         self.n_windows_asked = 0
         self.outcomes: Counter[str] = Counter()  # of requests
@@ -154,6 +155,14 @@ class CloudScoring:
                 outcomes.append(self._failed(transaction, "deadline", "no sink answered in time"))
         return outcomes
 
+    def note(self, away: frozenset[str]) -> None:
+        """``away``: the engines for which a sink is asked now; what has changed is logged."""
+        for engine in sorted(away - self._away):
+            log.warning("the edge is too slow, or down: a sink is asked to score", engine=engine)
+        for engine in sorted(self._away - away):
+            log.info("scored at the edge again", engine=engine)
+        self._away = away
+
     def families(self) -> list[Family]:
         """For ``/metrics``."""
         with self._lock:
@@ -161,6 +170,13 @@ class CloudScoring:
         return [
             Family(
                 "cloud_requests", "Requests to a sink to score windows.", "counter", (), {(): self.n_asked}
+            ),
+            Family(
+                "cloud_engines",
+                "Models that the edge is too slow for, or down, so that a sink is asked.",
+                "gauge",
+                (),
+                {(): len(self._away)},
             ),
             Family("cloud_requests_open", "Those that have no outcome yet.", "gauge", (), {(): self.n_open}),
             Family(

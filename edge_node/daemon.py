@@ -268,6 +268,7 @@ class Daemon:
         self._workers.step()
         parts, now_s = self._parts, time.monotonic()
         parts.front.step()
+        parts.cloud.note(parts.core.scorer.away)
         outages = self._outages.step(parts.sources.reach(), now_s)
         if self._blindness.due(now_s):
             self._blindness.step(parts.core.pipeline.counters_by_device(), now_ns, now_s)

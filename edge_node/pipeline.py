@@ -12,6 +12,7 @@ What comes out depends only on the sequence of ``push``, ``advance``, ``accept``
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -203,14 +204,17 @@ class Pipeline:
                 if self._n_fresh[engine] >= self._at_once[engine]:
                     self._extract_fresh(engine)
 
-    def take_batches(self) -> list[ScoreBatch]:
-        """Windows that are ready, as batches to score: at most ``max_batches_out`` are ever out."""
+    def take_batches(self, but: Collection[tuple[str, bool]] = ()) -> list[ScoreBatch]:
+        """Windows that are ready, as batches to score: at most ``max_batches_out`` are ever out. Those of ``but``, engines and
+        whether features may leave, wait on, and go together later."""
         self.gather()
         for engine in self._fresh:
             self._extract_fresh(engine)
         batches: list[ScoreBatch] = []
-        while self._ready and len(self._out) < self._max_batches_out:
-            (engine, may_leave), lanes = next(iter(self._ready.items()))
+        wanted = deque(key for key in self._ready if key not in but)
+        while wanted and len(self._out) < self._max_batches_out:
+            engine, may_leave = wanted[0]
+            lanes = self._ready[engine, may_leave]
             chunks: list[Chunk | Trial] = []
             n = 0
             for device_id in list(lanes):
@@ -224,6 +228,7 @@ class Pipeline:
                     break
             if not lanes:
                 del self._ready[engine, may_leave]
+                wanted.popleft()
             if chunks:
                 batches.append(self._batch(engine, may_leave, chunks))
         return batches

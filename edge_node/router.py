@@ -80,11 +80,11 @@ class Router:
         self._edges = {name: edge for name, edge in self._edges.items() if name in but}
         self._clouds = {name: cloud for name, cloud in self._clouds.items() if name in but}
 
-    def place(self, engine: str, now_s: float, *, cloud: bool) -> Place:
-        """Where the next batch of ``engine`` goes; ``cloud``: its features may leave, and there is a way. A batch that the edge
-        then cannot score may still go to the cloud, if :meth:`asks` says so."""
+    def place(self, engine: str, now_s: float) -> Place:
+        """Where the next batch of ``engine`` goes, whose features may leave. One that the edge then cannot score may still go to
+        the cloud, if :meth:`asks` says so."""
         edge = self._edges.get(engine)
-        if edge is None or not edge.away or not cloud or not self.asks(engine, now_s):
+        if edge is None or not edge.away or not self.asks(engine, now_s):
             return Place.EDGE
         if now_s >= edge.pause.until_s:
             edge.on_trial, edge.pause.until_s = True, now_s + edge.pause.next_s
@@ -98,10 +98,10 @@ class Router:
             return True
         return now_s >= cloud.pause.until_s and not cloud.n_out
 
-    def away(self, engine: str) -> bool:
-        """Whether windows of ``engine`` should not be scored at the edge."""
-        edge = self._edges.get(engine)
-        return edge is not None and edge.away
+    @property
+    def away(self) -> frozenset[str]:
+        """Engines whose windows should not be scored at the edge."""
+        return frozenset(name for name, edge in self._edges.items() if edge.away)
 
     def measured(self, engine: str, ns_a_window: int, now_s: float) -> None:
         """The edge has scored a batch."""

@@ -3,7 +3,8 @@
 At the edge scoring is synchronous: ``run`` of an engine is bounded, by its work while there is progress and well below a second
 where there is none. What the edge does not score in time, or at all, goes to a sink if its features may leave and a
 ``Remote`` is there (``router`` decides); that is asynchronous, and its answer comes with a later call. A batch for which neither
-is up is held, and given again at the next call; one that fails is dropped as ``inference_failed``.
+is up is held, and given again at the next call; one that fails is dropped as ``inference_failed``. Windows that may leave wait
+in the pipeline, within its bounds, while a batch of theirs is held, ``HELD_S`` at most: what then goes to a sink goes together.
 
 Invariant: at most half of the batches that may be out are held, and a quarter (one at least) is with a sink, so that those of
 other engines still get out.
@@ -31,6 +32,7 @@ from models.runtime import GraphUnusable
 from models.signal import DropReason, ScoredOn
 
 _NOT_READY = "not_ready"
+HELD_S = 20.0  # for so long a batch that may leave waits for the edge or a sink: others wait behind it
 
 
 class Remote(Protocol):
@@ -59,6 +61,7 @@ class Scorer:
         self._engines = engines
         self._clock = clock
         self._held: list[ScoreBatch] = []
+        self._held_since: dict[int, float] = {}  # of those that may leave, by id
         self._max_held = pipeline.max_batches_out // 2  # the others' batches must still get out
         self._max_asked = max(1, pipeline.max_batches_out // 4)
         self._remote: Remote | None = None
@@ -73,9 +76,9 @@ class Scorer:
         self.runs: dict[str, Runs] = {}  # by engine
 
     @property
-    def router(self) -> Router | None:
-        """What decides where windows are scored, where there is a choice."""
-        return self._router
+    def away(self) -> frozenset[str]:
+        """Engines for which a sink is asked, where one may be: the edge is too slow for them, or down."""
+        return frozenset() if self._router is None else self._router.away
 
     def reach(self, remote: Remote, router: Router) -> None:
         """What may leave may be scored by ``remote`` from here on, where ``router`` says so."""
@@ -90,14 +93,23 @@ class Scorer:
     def score(self) -> int:
         """Score all that is ready; returns the number of windows."""
         n = 0
-        batches, self._held, self.waiting = self._held, [], None
+        held, self._held, self.waiting = self._held, [], None
         if self._remote is not None and self._router is not None:
             n += self._take(self._remote.take(), self._router)
-        while batches := batches or self._pipeline.take_batches():
+        for batch in held:
+            n += self._route(batch)
+        for batch_id in self._held_since.keys() - {batch.batch_id for batch in self._held}:
+            del self._held_since[batch_id]
+        while batches := self._pipeline.take_batches(self._crowded()):
             for batch in batches:
                 n += self._route(batch)
-            batches = []
         return n
+
+    def _crowded(self) -> set[tuple[str, bool]]:
+        """What need not be taken: the edge does not score it and a sink has enough. Where windows wait, they are batched."""
+        if self._router is None:
+            return set()
+        return {(batch.engine, True) for batch in self._held if batch.may_leave}
 
     def _take(self, outcomes: Sequence[Outcome], router: Router) -> int:
         n = 0
@@ -118,9 +130,13 @@ class Scorer:
         """Windows of ``batch`` that have their scores now."""
         router = self._router
         if router is not None and batch.may_leave:
-            cloud = self.n_asked < self._max_asked
-            if router.place(batch.engine, self._clock(), cloud=cloud) is Place.CLOUD and self._ask(batch):
-                return 0
+            place = router.place(batch.engine, self._clock())
+            if place is Place.CLOUD:
+                if self._ask(batch):
+                    return 0
+                if self.n_asked >= self._max_asked:
+                    self._hold(batch, "a sink has as much as it is given at once")
+                    return 0
         return self._score(batch)
 
     def _ask(self, batch: ScoreBatch) -> bool:
@@ -134,6 +150,16 @@ class Scorer:
         self.n_asked += 1
         return True
 
+    def _hold(self, batch: ScoreBatch, why: str) -> None:
+        self.waiting = why
+        self._held.append(batch)
+        if len(self._held) > self._max_held:
+            self._fail(self._held.pop(0), _NOT_READY, why)
+        elif self._router is not None and batch.may_leave:
+            now_s = self._clock()
+            if now_s - self._held_since.setdefault(batch.batch_id, now_s) >= HELD_S:
+                self._fail(self._held.pop(), _NOT_READY, why)
+
     def _score(self, batch: ScoreBatch) -> int:
         try:
             result = self._engines[batch.engine].run(batch.inputs)
@@ -141,10 +167,7 @@ class Scorer:
             self._edge_failed(batch)
             if self._ask(batch):
                 return 0
-            self.waiting = str(error)
-            self._held.append(batch)
-            if len(self._held) > self._max_held:
-                self._fail(self._held.pop(0), _NOT_READY, str(error))
+            self._hold(batch, str(error))
             return 0
         except (GraphUnusable, EdgeTpuUnavailable, WorkerLost) as error:
             self._edge_failed(batch)

@@ -138,7 +138,7 @@ def test_what_neither_scores_is_held_within_bounds_and_then_dropped() -> None:
     for i in range(30):
         pipeline.push(block(i))
         scorer.score()
-        sink.now_s += 0.3
+        sink.now_s += 2.0
         assert pipeline.n_batches_out <= 4
         assert sink.cloud.n_open <= 1
         assert balanced(pipeline)
@@ -147,6 +147,25 @@ def test_what_neither_scores_is_held_within_bounds_and_then_dropped() -> None:
     assert counters.window_drops[DropReason.INFERENCE_FAILED] > 0
     assert counters.n_windows_scored == 0
     assert len(sink.asked) < 15  # a sink that is silent is left alone
+
+
+def test_what_a_sink_has_no_room_for_goes_together_when_it_has() -> None:
+    pipeline, engine, scorer, sink = made(max_batches_out=4)
+    engine.trouble = NotReady("no worker is up")
+    for i in range(12):
+        pipeline.push(block(i))
+        scorer.score()
+        sink.now_s += 0.05
+    assert len(sink.asked) == 1
+    assert pipeline.n_batches_out == 2  # one is held, all else waits in the pipeline
+    answered = 0
+    while answered < len(sink.asked):
+        sink.score(sink.asked[answered])
+        answered += 1
+        scorer.score()
+    assert answered == 3
+    assert pipeline.counters().n_windows_pending == 0
+    assert not scorer.failures
 
 
 def test_a_flood_of_answers_is_bounded() -> None:
