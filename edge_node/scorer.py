@@ -32,6 +32,7 @@ from models.runtime import GraphUnusable
 from models.signal import DropReason, ScoredOn
 
 _NOT_READY = "not_ready"
+_SINK_BUSY = "a sink has as much as it is given at once"
 HELD_S = 20.0  # for so long a batch that may leave waits for the edge or a sink: others wait behind it
 
 
@@ -135,7 +136,7 @@ class Scorer:
                 if self._ask(batch):
                     return 0
                 if self.n_asked >= self._max_asked:
-                    self._hold(batch, "a sink has as much as it is given at once")
+                    self._hold(batch, _SINK_BUSY)
                     return 0
         return self._score(batch)
 
@@ -151,7 +152,8 @@ class Scorer:
         return True
 
     def _hold(self, batch: ScoreBatch, why: str) -> None:
-        self.waiting = why
+        if why != _SINK_BUSY:  # which is over with the next answer
+            self.waiting = why
         self._held.append(batch)
         if len(self._held) > self._max_held:
             self._fail(self._held.pop(0), _NOT_READY, why)

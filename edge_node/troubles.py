@@ -78,6 +78,12 @@ def _of_scoring(core: Core) -> list[Trouble]:
     if core.scorer.waiting is not None:
         waits = f"windows wait to be scored: {core.scorer.waiting}"
         found.append(Trouble("waiting", waits, 1, math.inf, "critical"))
+    if away := core.scorer.away:
+        models = ", ".join(
+            sorted({p.model.model_id for p in core.plans if p.model is not None and p.engine in away})
+        )
+        asked = f"the edge is too slow for, or cannot run, model {models}: features of its windows go to a sink to be scored"
+        found.append(Trouble("cloud", asked, 1, math.inf))
     failure = f"windows are not scored, inference fails: {core.last_failure}"
     found.append(Trouble("inference", failure, core.n_inference_failures, HOLD_S, "critical"))
     return found

@@ -246,6 +246,8 @@ def test_a_stick_that_hangs_costs_no_window(
             assert place(port, "cloud") > 50
             wait_for(lambda: balanced(port), "the equations")
             assert metrics(port)["linewatch_cloud_engines"] == 1
+            said = [a["message"] for a in alerts(seen) if a["kind"] == "system" and a["state"] == "raised"]
+            assert any("model fixture: features of its windows go to a sink" in text for text in said)
             assert dropped(port) == 0
             # Now neither is there: what comes is held, within bounds, and then dropped, counted.
             sink.close()
