@@ -136,9 +136,9 @@ class CloudScoring:
             n=n,
             features=pack_floats(batch.features),
         )
+        now_s = self._clock()  # an answer may be here before this thread gets on
         if not self._say(request):
             return False
-        now_s = self._clock()
         self._open[request.transaction] = _Open(batch, now_s, now_s + self._deadline_s)
         self.n_asked += 1
         self.n_windows_asked += n

@@ -297,6 +297,34 @@ def test_with_the_access_rules_that_are_shipped(tmp_path: Path) -> None:
         assert not other.publish(REQUEST, b"{}")
 
 
+def test_while_the_broker_is_away_nothing_is_asked_and_the_edge_scores(tmp_path: Path) -> None:
+    """Its device is on another broker."""
+    port, messages, uplink = free_port(), rows(), tmp_path / "uplink"
+    uplink.mkdir()
+    with broker(tmp_path) as plain, Subscriber(plain.port) as seen, broker(uplink) as upstream:
+        path = config(tmp_path, plain.port, port, gateway=SLOW.format(deadline_ms=300.0), extra=FALLBACK)
+        here = f"port = {upstream.port}\nreconnect_min_s = 0.1\nreconnect_max_s = 0.2"
+        path.write_text(path.read_text().replace(f"port = {plain.port}", here, 1))
+        with running(path):
+            wait_for(lambda: connected(port), "the source")
+            wait_for(lambda: metrics(port)['linewatch_connected{connection="uplink"}'] == 1, "the uplink")
+            for i in range(0, 300, 10):
+                feed(seen, messages[i : i + 10])
+                if summed(metrics(port), "cloud_requests_total"):
+                    break
+            wait_for(
+                lambda: summed(metrics(port), "cloud_requests_total") > 0, "requests that nobody answers"
+            )
+            upstream.kill()
+            wait_for(lambda: metrics(port)['linewatch_connected{connection="uplink"}'] == 0, "the loss")
+            asked, scored = summed(metrics(port), "cloud_requests_total"), place(port, "edge")
+            feed(seen, messages[300:600])
+            wait_for(lambda: place(port, "edge") >= scored + 28, "scores at the edge")
+            wait_for(lambda: summed(metrics(port), "windows_pending") == 0, "all of them")
+            assert summed(metrics(port), "cloud_requests_total") == asked
+            wait_for(lambda: balanced(port), "the equations")
+
+
 def test_two_sinks_that_share_nothing_both_answer_and_one_counts(tmp_path: Path) -> None:
     messages, ports = rows(), (free_port(), free_port())
     with plant(tmp_path) as (mosquitto, seen, port):

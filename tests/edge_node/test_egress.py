@@ -24,8 +24,8 @@ from edge_node.dry_run import DryRun
 from edge_node.egress import EgressQueue, Outgoing, outgoing
 from edge_node.outbox import Outbox
 from models import messages, mqtt_client
-from models.messages import Alert, Delivery, Event, Status, rfc3339
-from models.signal import DeviceCondition, SampleBlock, WindowBatch
+from models.messages import Alert, Delivery, Event, ScoreRequest, Status, rfc3339
+from models.signal import DeviceCondition, DropReason, SampleBlock, WindowBatch
 from tests.edge_node.outgoing_messages import AT, TOPICS, alert, device_state, model_state, status, summary
 
 WINDOWS = WindowBatch(
@@ -363,3 +363,21 @@ def test_raw_signal_is_refused_on_every_path(raw: Any, tmp_path: Path) -> None:
 
 def config() -> UplinkConfig:
     return UplinkConfig(host="127.0.0.1", port=1)
+
+
+def test_what_was_asked_of_a_sink_before_a_connection_is_not_sent_over_it() -> None:
+    waiting = Departures(10, 10**6)
+    request = ScoreRequest(
+        transaction="t", site=TOPICS.site, gateway=TOPICS.gateway, model_id="m", model_version=1, schema_id="s",
+        deadline_ms=1.0, n=1, features="",
+    )  # fmt: skip
+    up = uplink.Uplink(config(), TOPICS, status("offline"), departures=waiting)
+    for event in (request, alert(0), request):
+        up.publish(event)
+    waiting.withdraw("score_request")
+    counters, n_queued, _ = waiting.figures()
+    assert counters.drops == {("score_request", DropReason.EXPIRED): 2}
+    assert n_queued == 1
+    assert [item.kind for item in waiting.queue.items()] == ["alert"]
+    said = counters.n_published + counters.n_republished
+    assert said.total() == n_queued + counters.drops.total()

@@ -28,7 +28,7 @@ class Sink:
     """What is asked, and a hand that answers."""
 
     def __init__(self) -> None:
-        self.now_s = 0.0
+        self.now_s = self.says_s = 0.0
         self.asked: list[ScoreRequest] = []
         self.connected = True
         self.cloud = CloudScoring(self._say, lambda: None, clock=lambda: self.now_s)
@@ -36,6 +36,7 @@ class Sink:
         self.inbox = self.cloud.inbox(GatewayTopics("linewatch", "s", "g"))
 
     def _say(self, request: ScoreRequest) -> bool:
+        self.now_s += self.says_s
         if self.connected:
             self.asked.append(request)
         return self.connected
@@ -84,6 +85,20 @@ def test_what_the_edge_cannot_score_a_sink_does(trouble: Exception) -> None:
     assert trace.p.tolist() == pytest.approx([0.5] * n)
     assert dict(scorer.n_windows) == {"cloud": n}
     assert not scorer.failures
+
+
+def test_an_answer_that_comes_at_once_took_no_less_than_nothing() -> None:
+    pipeline, engine, scorer, sink = made()
+    engine.trouble = NotReady("no worker is up")
+    sink.says_s = 0.1  # the loop's thread is held up while the answer comes
+    pipeline.trace_scores()
+    pipeline.push(block(0))
+    scorer.score()
+    sink.now_s -= 0.05
+    sink.score(sink.asked[0])
+    scorer.score()
+    (trace,) = pipeline.take_traces()
+    assert trace.latency_ns == pytest.approx(50_000_000)
 
 
 def test_features_that_may_not_leave_do_not() -> None:
