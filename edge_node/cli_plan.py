@@ -16,6 +16,7 @@ from edge_node.planning import DAY_S, Line, Plan, free_bytes, plan_of
 from edge_node.state_dir import state_dir_of
 from edge_node.workers import Workers
 from models.cli_values import time_span
+from models.wording import size
 
 
 def add(commands: Any) -> None:
@@ -109,16 +110,6 @@ def lines(config: Config, plan: Plan) -> Iterable[str]:
     else:
         yield f"queue   too small: after {span(plan.held_s)} the oldest goes, by {plan.held_by}"
         yield f"        for {off} set in [uplink] {', '.join(_remedies(config, plan))}"
-
-
-def size(n_bytes: float) -> str:
-    """``n_bytes`` for people: "3.1 KB", "12 MB"."""
-    unit = "B"
-    for larger in ("KB", "MB", "GB", "TB"):
-        if n_bytes < 999.5:
-            break
-        n_bytes, unit = n_bytes / 1000, larger
-    return f"{n_bytes:.0f} {unit}" if n_bytes >= 9.95 or unit == "B" else f"{n_bytes:.1f} {unit}"
 
 
 def span(seconds: float) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from edge_node.assembly import assemble
 from edge_node.cli import main
-from edge_node.cli_plan import size, span
+from edge_node.cli_plan import span
 from edge_node.config import load_config
 from edge_node.egress import outgoing
 from edge_node.outbox import FILE_NAME, Cut, Outbox
@@ -19,6 +19,7 @@ from edge_node.sizing import said, signal_bytes_per_s
 from models.cli_values import time_span
 from models.signal import Mode
 from models.topics import GatewayTopics
+from models.wording import size
 from tests.brokers import Subscriber, broker, free_port, wait_for
 from tests.edge_node.daemons import config, connected, metrics, rows, running
 from tests.edge_node.plant import Plant, block, device, healthy, plan, window
