@@ -13,9 +13,11 @@ from tabulate import tabulate
 
 from models.config_text import ConfigError
 from models.messages import Status
+from models.wording import size
 
 REFUSED = 1
 _EGRESS = "egress_bytes."
+_BLACK_BOX = "black_box_bytes."
 
 
 def add(commands: Any) -> None:
@@ -42,7 +44,7 @@ def add(commands: Any) -> None:
     gateways = commands.add_parser(
         "gateways",
         help="who is there",
-        description="The gateways that have been heard: state, version, models, when last, open alerts, bytes sent.",
+        description="The gateways that have been heard: state, version, models, open alerts, when last, bytes sent, disk.",
     )
     add_config(gateways)
     gateways.set_defaults(act=_gateways)
@@ -118,8 +120,8 @@ def _gateways(given: argparse.Namespace) -> int:
                 devices.get(key, 0),
                 alerts.get(key, 0),
                 _ago(time.time_ns() - row["heard_ns"]),
-                f"{sent / 1e6:.2f} MB",
-                status.black_box_error or "",
+                size(sent),
+                *_disk(status),
             )
         )
     headers = (
@@ -131,10 +133,19 @@ def _gateways(given: argparse.Namespace) -> int:
         "open alerts",
         "last heard",
         "sent",
-        "disk",
+        "disk free",
+        "black box",
     )
     print(tabulate(table, headers=headers) if table else "no gateway has been heard yet")
     return 0
+
+
+def _disk(status: Status) -> tuple[str, str]:
+    """What is free where a gateway keeps its state, and how its black box is: its size, or why it does not record."""
+    free = status.counters.get("disk_free_bytes")
+    kept = [n for name, n in status.counters.items() if name.startswith(_BLACK_BOX)]
+    holds = size(sum(kept)) if kept else "none"
+    return "" if free is None else size(free), status.black_box_error or holds
 
 
 def _by_gateway(rows: Any) -> dict[tuple[str, str], int]:
@@ -143,9 +154,9 @@ def _by_gateway(rows: Any) -> dict[tuple[str, str], int]:
 
 def _ago(ns: int) -> str:
     seconds = max(ns, 0) / 1e9
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit} ago"
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
     return f"{seconds:.0f} s ago"
 
 

@@ -21,6 +21,7 @@ from edge_node.workers import Workers
 from models.cli_values import time_span
 from models.codec import plain_float
 from models.program_log import set_up_logging
+from models.wording import size
 
 
 def add(commands: Any) -> None:
@@ -182,16 +183,6 @@ def _price(text: str) -> float:
     if not 0 <= price < 1e9:
         raise argparse.ArgumentTypeError(f"{text}: expected a price, 0 or more")
     return price
-
-
-def size(n_bytes: float) -> str:
-    """``n_bytes`` for people: "3.1 KB", "12 MB"."""
-    unit = "B"
-    for larger in ("KB", "MB", "GB", "TB"):
-        if n_bytes < 999.5:
-            break
-        n_bytes, unit = n_bytes / 1000, larger
-    return f"{n_bytes:.0f} {unit}" if n_bytes >= 9.95 or unit == "B" else f"{n_bytes:.1f} {unit}"
 
 
 def span(seconds: float) -> str:

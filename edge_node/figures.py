@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from edge_node.assembly import Core
 from edge_node.black_box import BlackBox
 from edge_node.counters import Counters
+from edge_node.outbox import Outbox
 from edge_node.parts import Parts
 from edge_node.recording import Recording
 from edge_node.requests import RequestCounters
@@ -136,6 +137,7 @@ def families(parts: Parts) -> list[Family]:
             "1 while what must survive a restart is in memory only.",
             checkpoints.problem is not None or not continuity.outbox.durable,
         ),
+        *_disk(continuity.outbox),
         _counter("run_seconds", "Seconds for which the gateway has run, over restarts.", continuity.ran_s),
         _counter("down_seconds", "Seconds between its runs.", down.total_s),
         Family(
@@ -308,6 +310,16 @@ def _asked(requests: RequestCounters) -> list[Family]:
         ),
         _counter("requests_repeated", "Requests that came again.", requests.n_repeated),
         _counter("requests_untold", "Refusals that were not answered.", requests.n_untold),
+    ]
+
+
+def _disk(outbox: Outbox) -> list[Family]:
+    if outbox.free_bytes is None:
+        return []
+    return [
+        _gauge(
+            "disk_free_bytes", "Free where the gateway keeps its state, at the last write.", outbox.free_bytes
+        )
     ]
 
 

@@ -64,17 +64,20 @@ class Cut:
 
 
 class Outbox:
-    """``folder`` None: in memory. ``problem``: why what was there is not gone on from, or why nothing is written to disk."""
+    """``folder`` None: in memory. ``problem``: why what was there is not gone on from, or why nothing is written to disk.
+    ``free_bytes``: what was free on its disk when it was last looked at; None: in memory, or it cannot be told."""
 
     def __init__(self, folder: Path | None) -> None:
         self._path = None if folder is None else folder / FILE_NAME
         self.problem: str | None = None
+        self.free_bytes: int | None = None
         self._writing = threading.Lock()
         self._reads = threading.Lock()  # of the connection that reads: it does not wait for one that writes
         self._db = self._reader = sqlite3.connect(
             ":memory:", check_same_thread=False
         )  # until the file is open
         self._open()
+        self._look_at_disk()
         self._last_row = 0
 
     @property
@@ -143,6 +146,8 @@ class Outbox:
             if error.damaged or not self._fold_journal():
                 raise
             self._commit(cut, state, rows)
+        finally:
+            self._look_at_disk()
         if self._journal_is_large():
             self._fold_journal()
         return sum(len(value) for _, value in state) + sum(message.n_bytes for message in cut.messages)
@@ -169,14 +174,24 @@ class Outbox:
     def _journal_is_large(self) -> bool:
         """Whether the journal, which SQLite folds into the file at :data:`WAL_PAGES` by itself, takes too much of what is left of
         the disk: what is in it needs as much room in the file."""
-        if self._path is None:
+        if self._path is None or self.free_bytes is None:
             return False
         try:
             n_bytes = os.stat(f"{self._path}-wal").st_size
-            found = os.statvfs(self._path)
         except OSError:
             return False
-        return n_bytes > SMALL_JOURNAL and n_bytes > found.f_bavail * found.f_frsize / 4
+        return n_bytes > SMALL_JOURNAL and n_bytes > self.free_bytes / 4
+
+    def _look_at_disk(self) -> None:
+        if self._path is None:
+            self.free_bytes = None
+            return
+        try:
+            found = os.statvfs(self._path.parent)
+        except OSError:
+            self.free_bytes = None
+        else:
+            self.free_bytes = found.f_bavail * found.f_frsize
 
     def _fold_journal(self) -> bool:
         """Whether the journal held something, and could be emptied into the file."""

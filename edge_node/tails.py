@@ -33,6 +33,11 @@ class _Open:
         self.is_broken = False  # a row came that should have been hashed before others
         self.is_empty = True
 
+    @property
+    def is_untouched(self) -> bool:
+        """Nothing is hashed yet, so that nothing can come too late for it."""
+        return self.hashed_ns == self.start_ns
+
     def advance(self, blocks: Iterable[SampleBlock], to_ns: int) -> None:
         if to_ns > self.hashed_ns and not self.is_broken:
             rows = rows_between(blocks, self.hashed_ns, to_ns)
@@ -68,7 +73,7 @@ class _Tail:
         self.n_bytes += block.values.nbytes + _BLOCK_BYTES
         if self.open:
             for episode in self.open.values():
-                if first < episode.hashed_ns and last >= episode.start_ns:
+                if first < episode.hashed_ns and last >= episode.start_ns and not episode.is_untouched:
                     episode.is_broken = True
         if self.n_bytes > self.max_bytes:
             self._trim(last - self.span_ns, self.max_bytes / _SLACK)

@@ -85,6 +85,16 @@ def significant(value: float, digits: int = 3) -> str:
     return _stripped(_fixed(value, _places(size) - 2 + digits if size > 0 else 0))
 
 
+def size(n_bytes: float) -> str:
+    """``n_bytes`` for people: "3.1 KB", "12 MB"."""
+    unit = "B"
+    for larger in ("KB", "MB", "GB", "TB"):
+        if n_bytes < 999.5:
+            break
+        n_bytes, unit = n_bytes / 1000, larger
+    return f"{n_bytes:.0f} {unit}" if n_bytes >= 9.95 or unit == "B" else f"{n_bytes:.1f} {unit}"
+
+
 def _places(size: float) -> int:
     """Decimal places that show two significant digits of ``size``; negative ones stand before the point."""
     if not (0.0 < size < math.inf):

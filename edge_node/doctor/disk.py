@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_node.cli_plan import size, span
+from edge_node.cli_plan import span
 from edge_node.config import Config
 from edge_node.doctor.findings import Finding, fail, ok, warn
 from edge_node.doctor.host import Host
 from edge_node.planning import Plan
 from edge_node.state_dir import state_dir_of
+from models.wording import size
 
 _VOLATILE = ("tmpfs", "ramfs")
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs")

@@ -26,6 +26,13 @@ from tests.postgres import postgres
 
 SCHEMA = "0123456789abcdef"
 LIMITS = ("max_inflight_messages 0",)
+COUNTERS = {
+    "egress_bytes.alert": 1_000_000,
+    "egress_bytes.summary": 500_000,
+    "disk_free_bytes": 3_200_000_000,
+    "black_box_bytes.ring": 70_000_000,
+    "black_box_bytes.alerts": 10_000_000,
+}
 
 
 def publish(port: int, messages: Sequence[Any], *, version: str = "5") -> None:
@@ -73,7 +80,7 @@ def test_what_gateways_publish_is_stored_and_shown(tmp_path: Path, version: str)
             publish(
                 mosquitto.port,
                 [
-                    status("g1"),
+                    status("g1", counters=COUNTERS),
                     *(summary(i) for i in range(30)),
                     alert(1),
                     alert(1, seq=1),
@@ -91,7 +98,7 @@ def test_what_gateways_publish_is_stored_and_shown(tmp_path: Path, version: str)
             assert shown.returncode == 0, shown.stderr
             lines = {line.split()[0]: line for line in shown.stdout.splitlines()[2:]}
             assert set(lines) == {"s1/g1", "s1/g2"}
-            assert "1.50 MB" in lines["s1/g1"]
+            assert lines["s1/g1"].endswith("1.5 MB  3.2 GB       80 MB")
             assert "online" in lines["s1/g2"]
             sink.send_signal(signal.SIGTERM)
             assert sink.wait(20) == 0

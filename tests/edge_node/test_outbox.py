@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -165,10 +166,13 @@ def test_a_full_disk_is_an_error_and_loses_nothing_that_was_written(tmp_path: Pa
             pytest.skip("no file system can be mounted here: this needs root")
         box = Outbox(place)
         box.write(Cut(messages=[item(box)], state={"a": b"1"}))
+        assert box.free_bytes == pytest.approx(shutil.disk_usage(place).free, abs=100_000)
+        assert box.free_bytes > 1_000_000
         ballast = fill(place)
         with pytest.raises(OutboxError, match="full") as caught:
             box.write(Cut(messages=[item(box, n) for n in range(200)], state={"a": os.urandom(100_000)}))
         assert not caught.value.damaged
+        assert box.free_bytes < 1_000_000
         assert box.state() == {"a": b"1"}
         ballast.unlink()
         box.write(Cut(messages=[item(box)], state={"a": b"2"}))

@@ -12,7 +12,7 @@ import pytest
 
 from edge_node.assembly import assemble
 from edge_node.cli import main
-from edge_node.cli_plan import size, span
+from edge_node.cli_plan import span
 from edge_node.cloud_scoring import CloudScoring
 from edge_node.config import load_config
 from edge_node.egress import outgoing
@@ -25,6 +25,7 @@ from models.cli_values import time_span
 from models.messages import ScoreRequest
 from models.signal import Mode
 from models.topics import GatewayTopics
+from models.wording import size
 from tests.brokers import Subscriber, broker, free_port, wait_for
 from tests.cloud_sink.sinks import config as sink_toml
 from tests.cloud_sink.sinks import fetched

@@ -86,6 +86,16 @@ def test_a_row_that_comes_after_others_of_its_time_were_dropped_leaves_no_eviden
     assert on.evidence(said(400, 3900, "updated", 1)) is None
 
 
+def test_a_block_that_begins_before_an_episode_of_which_nothing_is_hashed_is_evidence() -> None:
+    blocks = steps(3)
+    on = pushed(tails(), blocks)
+    assert on.evidence(said(32, 33)) is None  # of a time of which nothing has come yet
+    late = block(np.ones((8, 2)), 28, arrival_s=36)
+    on.push(late)
+    update = said(32, 34, "updated", 1)
+    assert on.evidence(update) == expected([*blocks, late], update) is not None
+
+
 def test_what_was_not_recorded_leaves_no_evidence_to_what_it_is_in() -> None:
     blocks = steps(10)
     on = pushed(tails(), blocks[:5])
