@@ -195,6 +195,8 @@ class Daemon:
             wrong = self._own.problem
             if wrong is None and not self._own.connection.connected:
                 wrong = f"not connected: {self._own.connection.last_error or 'not yet'}"
+            if wrong is None and self._scoring is not None and not self._scoring.listens:
+                wrong = f"no requests to score are heard: {self._scoring.connection.last_error or 'not yet'}"
             body = f"{wrong or 'ok'}\n".encode()
             status = "200 OK" if wrong is None else "503 Service Unavailable"
             start_response(

@@ -68,6 +68,7 @@ class Scoring:
         self._n_unanswered: Counter[str] = Counter()
         self._scoring_s = 0.0
         self.failure: BaseException | None = None
+        self.listens = False  # the broker has taken the subscription
         self.connection = Connection(
             config.broker,
             self,
@@ -163,8 +164,10 @@ class Scoring:
 
     def on_lost(self, blameless: bool) -> None:
         """What was asked before will be asked again, if it still matters."""
+        self.listens = False
 
     def on_turn(self, link: Link) -> None:
+        self.listens = link.answered
         while True:
             with self._lock:
                 if not self._answers:

@@ -107,8 +107,14 @@ def test_what_the_edge_is_too_slow_for_a_sink_scores_and_without_it_the_edge_goe
             assert raised[0]["threshold"] is None
             assert raised[0]["contributions"]
             assert place(port, "cloud") > 50
-            assert metric(http, "sink_windows_scored_total") == place(port, "cloud")
-            assert outcome(port, "scored") == summed(metrics(port), "cloud_requests_total")
+            wait_for(
+                lambda: metric(http, "sink_windows_scored_total") == place(port, "cloud"),
+                "the same on both sides",
+            )
+            wait_for(
+                lambda: outcome(port, "scored") == summed(metrics(port), "cloud_requests_total"),
+                "all answers",
+            )
             assert metrics(port)["linewatch_cloud_seconds_sum"] > 0
             status = wait_for(
                 lambda: (
@@ -287,7 +293,10 @@ def test_with_the_access_rules_that_are_shipped(tmp_path: Path) -> None:
                 feed(plant_, messages[i : i + 20])
                 wait_for(lambda: summed(metrics(port), "windows_pending") == 0, "all scores")
             assert place(port, "cloud") > 20
-            assert outcome(port, "scored") == summed(metrics(port), "cloud_requests_total")
+            wait_for(
+                lambda: outcome(port, "scored") == summed(metrics(port), "cloud_requests_total"),
+                "all answers",
+            )
         answers = ours.on(RESPONSE)
         assert len(answers) > 5
         assert not [topic for topic in other.topics() if "/score/" in topic]
@@ -335,9 +344,15 @@ def test_two_sinks_that_share_nothing_both_answer_and_one_counts(tmp_path: Path)
             for i in range(0, 600, 20):
                 feed(seen, messages[i : i + 20])
                 wait_for(lambda: summed(metrics(port), "windows_pending") == 0, "all scores")
-            n = summed(metrics(port), "cloud_requests_total")
-            assert outcome(port, "scored") == n > 5
-            wait_for(lambda: refused(port, "repeated") == n, "the other's answers")
+            wait_for(
+                lambda: (
+                    refused(port, "repeated")
+                    == outcome(port, "scored")
+                    == summed(metrics(port), "cloud_requests_total")
+                ),
+                "both answers to everything",
+            )
+            assert outcome(port, "scored") > 5
             wait_for(lambda: balanced(port), "the equations")
 
 
