@@ -20,6 +20,8 @@ import structlog
 
 from edge_node.adoption import Adoption
 from edge_node.assembly import assemble
+from edge_node.backtest_process import Told
+from edge_node.backtests import Backtests
 from edge_node.black_box import BlackBox
 from edge_node.blindness import Blindness
 from edge_node.block_queue import BlockQueue
@@ -47,6 +49,7 @@ from edge_node.workers import Workers
 from models.acceptance import Acceptance
 from models.logs import LogItem, Tick
 from models.messages import Alert, DeviceStateMessage, Event, GatewayState, Severity, Status
+from models.requests import BacktestRequest
 from models.signal import NS_PER_S, Device
 from models.time_policy import RecordedDevice
 from models.topics import GatewayTopics
@@ -109,6 +112,7 @@ class Daemon:
             lambda: self._reporting.status("online"),
             lambda answer: self._upstream.answer(answer),
             self._say_state,
+            lambda asked: self._parts.backtests.begin(asked, self._parts.desk.requests.labels),
         )
         self._parts = Parts(
             config,
@@ -178,6 +182,7 @@ class Daemon:
             labelled_false=lambda: parts.desk.requests.labelled_false,
             now_ns=self._now_ns,
         )
+        parts.backtests = Backtests(parts.models, state_dir.path, self._backtested)
         parts.continuity = Continuity(parts, state_dir, released=self._released)
         parts.continuity.resume(self._now_ns())
 
@@ -317,6 +322,9 @@ class Daemon:
         parts.models.accept(acceptance)
         parts.core.score()
 
+    def _backtested(self, asked: BacktestRequest, told: Told) -> None:
+        self._parts.desk.backtested(asked, told.found, told.refusal, told.text, self._now_ns())
+
     def _reload_soon(self) -> None:
         self._reload = True
 
@@ -391,6 +399,7 @@ class Daemon:
         parts = self._parts
         parts.supervision.stopping()
         await parts.sources.stop()
+        parts.backtests.stop()
         await parts.models.stop()
         while parts.queue.n_samples:
             self._turn()

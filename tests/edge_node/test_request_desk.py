@@ -16,7 +16,7 @@ from edge_node.request_desk import MAX_WAITING, Effects, RequestDesk
 from edge_node.requests import MAX_BYTES
 from models.acceptance import Acceptance
 from models.messages import Alert, DeviceStateMessage, Response
-from models.requests import Refusal
+from models.requests import BacktestRequest, Refusal
 from models.topics import GatewayTopics
 from tests.brokers import wait_for
 from tests.edge_node.outgoing_messages import AT, TOPICS, alert, device_state, status
@@ -31,8 +31,16 @@ class Floor:
         self.accepted: list[Acceptance] = []
         self.said: list[Response] = []
         self.states: list[str] = []
+        self.backtests: list[BacktestRequest] = []
         self.n_reloads = self.n_wakes = 0
-        effects = Effects(self.accepted.append, self.reload, status, self.said.append, self.states.append)
+        effects = Effects(
+            self.accepted.append,
+            self.reload,
+            status,
+            self.said.append,
+            self.states.append,
+            self.backtests.append,
+        )
         self.desk = RequestDesk(Gateway(name="gw-1", site="plant", **limits), effects, self.wake)
         self.inbox = self.desk.inbox(TOPICS)
 
