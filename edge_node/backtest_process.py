@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
@@ -74,7 +73,7 @@ def _main() -> int:
     given = sys.stdin.buffer
     (n,) = _LENGTH.unpack(given.read(_LENGTH.size))
     data = given.read(n)
-    threading.Thread(target=_watch, args=(given,), daemon=True).start()
+    threading.Thread(target=_watch, args=(given.fileno(),), daemon=True).start()
     with suppress(OSError):  # a sandbox may forbid it
         os.nice(NICENESS)
     runtime_name()
@@ -116,9 +115,10 @@ def _engine(graphs: Graphs) -> ScoringEngine:
     return engine
 
 
-def _watch(given: BinaryIO) -> None:
-    """Ends the process when nobody holds the other end any more."""
-    given.read(1)
+def _watch(given: int) -> None:
+    """Ends the process when nobody holds the other end any more. Of the descriptor: a thread that waits in the buffered reader
+    would abort the interpreter at its end."""
+    os.read(given, 1)
     os._exit(GIVEN_UP)
 
 
