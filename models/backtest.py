@@ -33,10 +33,10 @@ class Backtest(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate beside the model in service, on the same recorded signal.
 
     ``sha256``: of the candidate's signed manifest, as it was published. ``start_ns`` and ``end_ns`` of the signal, by
-    arrival; ``device_hours``: that the model in service has scored, over all of ``n_devices``. An alert of one side is *kept* where the other has one of its kind
-    and device at the time, else *gained* (the candidate's) or *lost*. What operators said of those in service:
-    ``lost_true``, ``n_kept_true``, ``n_lost_false``. ``notes``: what whoever asked should know. ``windows_per_s``: of both,
-    replayed."""
+    arrival; ``device_hours``: that the model in service has scored, over all of ``n_devices``. An alert of one side is *kept*
+    where the other has one of its kind and device at the time, else *gained* (the candidate's) or *lost*. What operators said
+    of those in service: ``lost_true``, ``n_kept_true``, ``n_lost_false``. ``notes``: what whoever asked should know.
+    ``windows_per_s``: of both, replayed."""
 
     model_id: str
     version: int

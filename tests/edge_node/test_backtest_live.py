@@ -37,7 +37,9 @@ class Asker:
     def publish(self, version: Version) -> dict[str, Any]:
         """What a request says of it."""
         manifest, files = version
-        for topic, payload in candidacy(manifest, {a.target: files[a.target] for a in manifest.artifacts}, TOPICS):
+        for topic, payload in candidacy(
+            manifest, {a.target: files[a.target] for a in manifest.artifacts}, TOPICS
+        ):
             self._seen.publish(topic, payload, retain=True)
         payload = manifests.encode(manifest)
         return {"model_id": "fixture", "sha256": hashlib.sha256(payload).hexdigest(), "n_bytes": len(payload)}
