@@ -139,6 +139,11 @@ class Replay:
                 self._notes.append(f"it took longer than {asked.max_s:g} s and ended at {at}Z of the signal")
                 break
             follows = before is not None and segment.head.follows and segment.number == before.number + 1
+            if self._first_ns is not None and not follows and before is not None:
+                at = rfc3339(segment.contents.first_arrival_ns or 0)[:19]
+                self._notes.append(
+                    f"something is missing before {at}Z: both go on from what was remembered then"
+                )
             before = segment if self._replay(segment, follows=follows) else None
         for line in (self._served, self._candidate):
             line.end(devices, asked.model_id)

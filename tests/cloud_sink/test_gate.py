@@ -113,7 +113,9 @@ def test_a_gateway_that_refuses_it_decides_and_reasons_add_up() -> None:
     refusing = Answer(gateway="s1/g9", why_not="candidate_refused: not_trusted: key", against=True)
     silent = Answer(gateway="s1/g8", why_not="no answer within 5 s")
     found = figures(*GOOD[:1])
-    both = msgspec.structs.replace(found, answers=(*found.answers, refusing, silent), int8=int8(worst_loss=0.5))
+    both = msgspec.structs.replace(
+        found, answers=(*found.answers, refusing, silent), int8=int8(worst_loss=0.5)
+    )
     decision = judge(both, Limits())
     text = "\n".join(decision.reasons)
     assert "1 of 3 answers" in text
@@ -192,7 +194,7 @@ def test_lies_are_named(reason: str, changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("number", [b"NaN", b"1e999", b"Infinity", b"null"])
 def test_what_is_no_number_is_not_read(number: bytes) -> None:
     payload = encode(response()).replace(b'"device_hours":168.0', b'"device_hours":' + number)
-    with pytest.raises(Unbelievable, match="cannot be read|hours"):
+    with pytest.raises(Unbelievable, match=r"cannot be read|hours"):
         read(payload, "s1", "g1", ASKED, 2)
 
 
