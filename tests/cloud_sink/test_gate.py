@@ -86,7 +86,7 @@ REFUSED: list[tuple[str, Figures, str]] = [
     ("two", figures(*GOOD[:2]), "2 of 3 answers with 1000 windows or more"),
     ("none", figures(), "0 of 3 answers"),
     ("short", figures(*GOOD[:2], backtest(served=side(n_windows=12), candidate=side(n_windows=12))), "s1/g2 has 12 windows"),
-    ("flood", figures(*GOOD[:2], backtest(candidate=side(n_alerts=40), n_gained=38)), "40 alerts in 168 hours of 1 devices (+38 -0"),
+    ("flood", figures(*GOOD[:2], backtest(candidate=side(n_alerts=40), n_gained=38)), "40 alerts in 168 hours of 1 devices"),
     ("lost", figures(*GOOD[:2], backtest(n_kept=1, n_lost=1, n_lost_true=1, lost_true=("ab",))), "called true (ab)"),
     ("rare", figures(*GOOD[:2], backtest(candidate=side(p_quantiles={"q0.1": 0.001}))), "is rare to it: p <= 0.001"),
     ("slow", figures(*GOOD[:2], backtest(candidate=side(invoke_us=3000.0))), "3e+03 us"),

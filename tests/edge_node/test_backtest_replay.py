@@ -147,6 +147,18 @@ def test_what_arrived_before_the_hours_asked_for_is_left_out(plant: Gateway, tmp
         Replay(*plant.asked(good(2), tmp_path / "again", from_ns=time.time_ns())).run()
 
 
+def test_an_alert_that_was_open_before_is_nobodys(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path)
+    values = signal(1200, seed=5).copy()
+    values[500:700] += np.float32(8.0)  # a file begins in the midst of it
+    gateway.run(values)
+    asked = gateway.asked(good(2), tmp_path / "two", from_ns=gateway.start_ns + 650 * NS_PER_S)
+    replay = Replay(*asked)
+    found = replay.run()
+    assert list(replay._served.made.episodes) == gateway.raised
+    assert (found.served.n_alerts, found.candidate.n_alerts, found.n_gained, found.n_lost) == (0, 0, 0, 0)
+
+
 def test_a_model_that_floods_has_more(plant: Gateway, tmp_path: Path) -> None:
     more = Gateway(tmp_path_of(tmp_path, "more"))
     parts = [calm(60, seed=i) if i % 2 else signal(4000, seed=i)[80:170] for i in range(24)]
