@@ -10,6 +10,7 @@ from models.messages import Response
 from models.requests import BacktestRequest, Refusal
 
 MAX_BYTES = 1 << 16
+_PASSING = ("no_blob", "overloaded", "no_runtime")  # of the gateway or the way to it, not of the candidate
 
 
 class Unbelievable(Exception):
@@ -44,7 +45,7 @@ def read(payload: bytes, site: str, gateway: str, asked: BacktestRequest, versio
         return Answer(
             gateway=name,
             why_not=f"{said.reason}: {said.text}"[:500],
-            against=said.reason is Refusal.CANDIDATE_REFUSED,
+            against=said.reason is Refusal.CANDIDATE_REFUSED and said.text.partition(":")[0] not in _PASSING,
         )
     found = said.backtest
     if found is None:

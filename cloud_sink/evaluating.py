@@ -137,7 +137,7 @@ def _asked(
 ) -> tuple[Sequence[Answer], Mapping[str, int]]:
     from cloud_sink.asking import ask
     from cloud_sink.bundle import BundleError
-    from cloud_sink.publishing import send
+    from cloud_sink.publishing import NotPublished, send
     from models import manifest as manifests
     from models.publication import candidacy
     from models.requests import BacktestRequest
@@ -183,7 +183,10 @@ def _asked(
             progress=_progress(len(asked)),
         )
     finally:  # its graphs stay: what is in service may name them, too
-        send(config.broker, [(topics.blob(sha256), b"")], client_id=client_id)
+        try:
+            send(config.broker, [(topics.blob(sha256), b"")], client_id=client_id)
+        except NotPublished as error:
+            print(f"cloud-sink: its manifest stays on {topics.blob(sha256)}: {error}", file=sys.stderr)
 
 
 def _progress(n_all: int) -> Callable[[int], None]:

@@ -121,17 +121,20 @@ class Backtests:
         home = self._home
         if self._folder is None or not home.config.black_box.enabled:
             return Told(refusal=Refusal.NOTHING_RECORDED, text="the black box of this gateway is off")
-        candidate = await self._candidate(asked)
+        no_model = Told(refusal=Refusal.NO_MODEL, text=f"no device here runs model {asked.model_id}")
+        if not self._plans(asked.model_id):
+            return no_model
+        bundle = await self._candidate(asked)
+        await home.probe(bundle)
+        # From here to the task nothing waits: what is in service does not change meanwhile.
         served = self._plans(asked.model_id)
         if not served:
-            return Told(refusal=Refusal.NO_MODEL, text=f"no device here runs model {asked.model_id}")
-        bundle, by_device = candidate, {p.device.device_id: p for p in served}
+            return no_model
         changed = {
-            name: admission.fitting(home.config, plan, bundle)
-            for name, plan in by_device.items()
+            plan.device.device_id: admission.fitting(home.config, plan, bundle)
+            for plan in served
             if plan.model is not None and plan.model.model_id == asked.model_id
         }
-        await home.probe(bundle)
         log.info(f"backtest of model {asked.model_id} version {bundle.manifest.version}", hours=asked.hours)
         gateway, models = home.config.gateway, home.config.models
         task = Task(
@@ -145,7 +148,11 @@ class Backtests:
                 candidate=tuple(changed.get(p.device.device_id, p) for p in served),
                 model_id=asked.model_id,
                 version=bundle.manifest.version,
-                against=max(p.model.version for p in served if p.model is not None),
+                against=max(
+                    p.model.version
+                    for p in served
+                    if p.model is not None and p.model.model_id == asked.model_id
+                ),
                 sha256=asked.sha256,
                 labels=labels,
                 max_batches_out=gateway.max_batches_out,
@@ -154,7 +161,8 @@ class Backtests:
             self._graphs(served, changed, bundle),
             models.backtest_memory_mb,
         )
-        return await _run(packed(task), models.backtest_max_s + _SPARE_S)
+        given = await asyncio.to_thread(packed, task)
+        return await _run(given, models.backtest_max_s + _SPARE_S)
 
     async def _candidate(self, asked: BacktestRequest) -> Bundle:
         """The bundle that is asked about, if it may be tried here. Raises NotAdmitted."""
@@ -164,8 +172,6 @@ class Backtests:
         if asked.n_bytes > limits.max_bytes:
             text = f"its manifest has {asked.n_bytes} bytes, and [models] max_bytes is {limits.max_bytes}"
             raise NotAdmitted(RefusalReason.TOO_LARGE, text)
-        if not self._plans(asked.model_id):
-            raise NotAdmitted(RefusalReason.WRONG_SCHEMA, f"no device here runs model {asked.model_id}")
         came = await home.fetch_blobs(asked.model_id, {asked.sha256: asked.n_bytes}, BLOB_PATIENCE_S)
         payload = came[asked.sha256]
         if hashlib.sha256(payload).hexdigest() != asked.sha256:

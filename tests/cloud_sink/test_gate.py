@@ -165,6 +165,10 @@ def test_answers_are_believed_as_far_as_they_can_be() -> None:
     refused = heard(ok=False, reason=Refusal.CANDIDATE_REFUSED, text="not_trusted: key 1", backtest=None)
     assert refused is not None
     assert (refused.against, refused.why_not) == (True, "candidate_refused: not_trusted: key 1")
+    for reason in ("no_blob", "overloaded"):
+        passing = heard(ok=False, reason=Refusal.CANDIDATE_REFUSED, text=f"{reason}: later", backtest=None)
+        assert passing is not None
+        assert not passing.against
     nothing = heard(ok=False, reason=Refusal.NOTHING_RECORDED, text="off", backtest=None)
     assert nothing is not None
     assert not nothing.against

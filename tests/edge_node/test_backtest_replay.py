@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -165,6 +166,7 @@ def test_a_model_that_floods_has_more(plant: Gateway, tmp_path: Path) -> None:
     more.run(np.concatenate(parts))
     found = Replay(*more.asked(narrow(3), tmp_path / "narrow")).run()
     assert found.n_gained > 0
+    assert len(msgspec.json.encode(found)) < 8192
     assert found.candidate.p_quantiles["q0.1"] < found.served.p_quantiles["q0.1"]
     assert flaw(found) is None
 
