@@ -77,7 +77,7 @@ def test_int8_is_compared_with_float_on_every_device(template: ModelManifest, ma
     assert 0.98 < found.worst_share <= found.mean_share
     # An int8 graph that says nothing: the float one's residual scale upside down.
     artifacts = tuple(
-        msgspec.structs.replace(a, residual_scale=tuple(1e6 for _ in a.residual_scale[:-1]) + (1e-6,))
+        msgspec.structs.replace(a, residual_scale=(*(1e6 for _ in a.residual_scale[:-1]), 1e-6))
         if a.target == "cpu-int8"
         else a
         for a in made.manifest.artifacts
