@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from edge_node.backtest_process import GIVEN_UP, Task, packed
 from models import manifest as manifests
 from models.backtest import Backtest, flaw
 from models.publication import candidacy
@@ -206,3 +209,26 @@ def test_a_gateway_that_stops_says_so(tmp_path: Path) -> None:
             assert asker.answer(transaction)["reason"] == "stopping"
             assert daemon.wait(20) == 0
             assert not is_backtest(child)
+
+
+def test_the_process_ends_as_soon_as_nobody_holds_its_input(tmp_path: Path) -> None:
+    """However long its replay would take: here one that never ends."""
+    program = (
+        "import sys, time\n"
+        "from edge_node import backtest_process as process\n"
+        "process._told = lambda task: time.sleep(600)\n"
+        "sys.exit(process._main())\n"
+    )
+    task = packed(Task(asked=None, graphs={}, memory_mb=512))  # type: ignore[arg-type]
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+    assert child.stdin is not None
+    child.stdin.write(task)
+    child.stdin.flush()
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(2)
+    child.stdin.close()
+    try:
+        assert child.wait(20) == GIVEN_UP
+    finally:
+        child.kill()
+        child.wait()
