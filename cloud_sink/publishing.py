@@ -180,6 +180,7 @@ def _models(given: argparse.Namespace) -> int:
 
     from cloud_sink import tables
     from cloud_sink.config import load_config
+    from cloud_sink.evaluations import evaluations
     from cloud_sink.events import EventStore, EventsUnavailable
     from models.messages import rfc3339
 
@@ -194,6 +195,7 @@ def _models(given: argparse.Namespace) -> int:
                 .mappings()
                 .all()
             )
+        judged = evaluations(store)
     except EventsUnavailable as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
@@ -213,4 +215,17 @@ def _models(given: argparse.Namespace) -> int:
     ]
     headers = ("model", "gateway", "scores with", "last", "since", "reason", "")
     print(tabulate(table, headers=headers) if table else "no gateway has said anything of a model yet")
+    if judged:
+        decided = [
+            (
+                e.model_id,
+                e.version,
+                e.decision.verdict,
+                f"{rfc3339(e.at_ns)[:19]}Z",
+                "; ".join(e.decision.reasons),
+            )
+            for e in judged
+        ]
+        print()
+        print(tabulate(decided, headers=("model", "version", "gate", "at", "")))
     return 0

@@ -9,13 +9,17 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
 from cloud_sink.running import add_config
 from models.cli_values import count, positive
 from models.messages import rfc3339
+
+if TYPE_CHECKING:
+    from cloud_sink.events import EventStore
+    from models.manifest import ModelManifest
 
 REFUSED = 1
 
@@ -25,9 +29,10 @@ def add(commands: Any) -> None:
     begin = commands.add_parser(
         "rollout",
         help="try a model on a few gateways, then give it to all",
-        description="Publishes a signed bundle to canaries. A running sink then watches what they report: once each has had it "
-        "in service for so long and has scored so many windows, with alerts within the budget, it is published to all; where "
-        "one refuses it, goes back, alerts too often, is silent or does not get that far, it is taken back.",
+        description="Publishes a signed bundle that `cloud-sink evaluate` has accepted to canaries. A running sink then watches "
+        "what they report: once each has had it in service for so long and has scored so many windows, with alerts within the "
+        "budget, it is published to all; where one refuses it, goes back, alerts too often, is silent or does not get that far, "
+        "it is taken back.",
     )
     add_config(begin)
     begin.add_argument("bundle", type=Path, metavar="DIR", help="signed")
@@ -44,6 +49,11 @@ def add(commands: Any) -> None:
         default=1.0,
         metavar="N",
         help="that a device is allowed; default: 1",
+    )
+    begin.add_argument(
+        "--unjudged",
+        action="store_true",
+        help="although `cloud-sink evaluate` has not accepted it; that is kept as a reason",
     )
     begin.set_defaults(act=_begin)
     listed = commands.add_parser(
@@ -95,7 +105,12 @@ def _begin(given: argparse.Namespace) -> int:
     store = EventStore(config.store.events)
     try:
         store.create()
-        rollout_store.begin(store, plan, manifest, artifacts)
+        unjudged = _unjudged(store, manifest)
+        if unjudged is not None and not given.unjudged:
+            raise rollout_store.NotBegun(unjudged)
+        if unjudged is not None:
+            print(f"cloud-sink: WARNING: {rollout_store.UNJUDGED}{unjudged}", file=sys.stderr)
+        rollout_store.begin(store, plan, manifest, artifacts, unjudged)
         try:
             send(config.broker, dict.fromkeys(messages), client_id=f"linewatch-publish-{config.sink.name}")
         except NotPublished:
@@ -122,6 +137,19 @@ def _begin(given: argparse.Namespace) -> int:
     return 0
 
 
+def _unjudged(store: EventStore, manifest: ModelManifest) -> str | None:
+    """Why the gate does not vouch for ``manifest``; None where it does. Raises EventsUnavailable."""
+    from cloud_sink.evaluations import newest_of
+
+    found = newest_of(store, manifest)
+    name = f"version {manifest.version} of {manifest.model_id}"
+    if found is None:
+        return f"{name}, as it is signed, has not been judged: cloud-sink evaluate"
+    if found.decision.verdict == "refuse":
+        return f"{name} was refused at {rfc3339(found.at_ns)[:19]}Z: {'; '.join(found.decision.reasons)}"
+    return None
+
+
 def _list(given: argparse.Namespace) -> int:
     from cloud_sink import rollout_store
     from cloud_sink.config import load_config
@@ -143,7 +171,7 @@ def _list(given: argparse.Namespace) -> int:
             r.state.replace("_", " "),
             ", ".join(r.plan.canaries),
             f"{rfc3339(r.plan.began_ns)[:19]}Z",
-            "; ".join(r.reasons),
+            "; ".join(([] if r.unjudged is None else [r.unjudged]) + list(r.reasons)),
         )
         for r in found
     ]

@@ -34,25 +34,34 @@ CANARY, PROMOTING, PROMOTED, ROLLING_BACK, ROLLED_BACK, PAUSED = (
 OPEN = (CANARY, PROMOTING, ROLLING_BACK)
 
 
+UNJUDGED = "rolled out unjudged: "  # a reason that stays
+
+
 class NotBegun(Exception):
     """A rollout cannot begin, or be changed; the text says why."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rollout:
-    """A row, read."""
+    """A row, read; ``unjudged``: why the gate did not vouch for it."""
 
     plan: Plan
     state: str
     reasons: tuple[str, ...]
+    unjudged: str | None
     manifest: ModelManifest
     changed_ns: int
 
 
 def begin(
-    store: EventStore, plan: Plan, manifest: ModelManifest, artifacts: Mapping[ArtifactTarget, bytes]
+    store: EventStore,
+    plan: Plan,
+    manifest: ModelManifest,
+    artifacts: Mapping[ArtifactTarget, bytes],
+    unjudged: str | None = None,
 ) -> None:
-    """Notes ``plan`` and keeps the bundle, so that any sink can go on with it. Raises NotBegun and EventsUnavailable."""
+    """Notes ``plan`` and keeps the bundle, so that any sink can go on with it; ``unjudged``: why the gate does not
+    vouch for it. Raises NotBegun and EventsUnavailable."""
     r = tables.rollouts
     with store.begin() as connection:
         if (other := _open_of(connection, plan.model_id)) is not None:
@@ -74,7 +83,7 @@ def begin(
                     version=plan.version,
                     state=CANARY,
                     canaries=json.dumps(plan.canaries),
-                    reasons="[]",
+                    reasons=json.dumps([] if unjudged is None else [UNJUDGED + unjudged]),
                     began_ns=plan.began_ns,
                     hours=plan.hours,
                     windows=plan.windows,
@@ -136,10 +145,13 @@ def change(
     """From one of the states ``before`` to ``after``; False where it is in another one. Raises EventsUnavailable."""
     r = tables.rollouts
     with store.begin() as connection:
+        ours = (r.c.model_id == model_id, r.c.version == version)
+        known = json.loads(connection.execute(select(r.c.reasons).where(*ours)).scalar() or "[]")
+        kept = [text for text in known if text.startswith(UNJUDGED)]
         done = connection.execute(
             update(r)
-            .where(r.c.model_id == model_id, r.c.version == version, r.c.state.in_(before))
-            .values(state=after, reasons=json.dumps(list(reasons)), changed_ns=now_ns)
+            .where(*ours, r.c.state.in_(before))
+            .values(state=after, reasons=json.dumps(kept + list(reasons)), changed_ns=now_ns)
         )
         return bool(done.rowcount)
 
@@ -246,10 +258,13 @@ def _read(row: Any) -> Rollout:
         row["windows"],
         row["alerts_per_week"],
     )
+    reasons = json.loads(row["reasons"])
+    unjudged = next((text for text in reasons if text.startswith(UNJUDGED)), None)
     return Rollout(
         plan,
         row["state"],
-        tuple(json.loads(row["reasons"])),
+        tuple(text for text in reasons if text != unjudged),
+        unjudged,
         manifests.decode(bytes(row["manifest"])),
         row["changed_ns"],
     )

@@ -121,3 +121,15 @@ leases = Table(
     Column("holder", Text, nullable=False),
     Column("until_ns", BigInteger, nullable=False),
 )
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("model_id", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("digest", Text, nullable=False),  # of the signed manifest
+    Column("at_ns", BigInteger, nullable=False),
+    *_names("verdict", "reasons"),  # a list as JSON
+    Column("decision", LargeBinary, nullable=False),  # all of it, with figures and answers
+    PrimaryKeyConstraint("model_id", "version", "digest", "at_ns"),
+)

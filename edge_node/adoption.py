@@ -25,6 +25,7 @@ from edge_node.inference import ScoringEngine
 from edge_node.model_admission import Prepared
 from edge_node.model_figures import families
 from edge_node.model_inbox import ModelInbox
+from edge_node.model_probe import ProbeFailed, probe
 from edge_node.model_record import NotAdmitted
 from edge_node.model_restoring import restore
 from edge_node.model_shelf import Shelf
@@ -180,11 +181,27 @@ class Adoption:
         for engine in engines:
             self.spawn(asyncio.to_thread(engine.close))
 
+    def bundle_of(self, device_id: str) -> Bundle | None:
+        """What scores for a device now: adopted, or as configured; None where nothing does."""
+        plan = next((p for p in self.core.plans if p.device.device_id == device_id), None)
+        if plan is None or plan.model is None:
+            return None
+        track = self._tracks.get(plan.model.model_id)
+        adopted = None if track is None else track.bundle
+        return self.core.bundles.get(device_id) if adopted is None else adopted
+
     async def fetch(self, model_id: str, manifest: ModelManifest, patience_s: float) -> Mapping[str, bytes]:
-        digests = {artifact.sha256 for artifact in manifest.artifacts}
+        return await self.fetch_blobs(model_id, {a.sha256: a.n_bytes for a in manifest.artifacts}, patience_s)
+
+    async def fetch_blobs(
+        self, model_id: str, sizes: Mapping[str, int], patience_s: float
+    ) -> Mapping[str, bytes]:
+        """What is published of ``model_id`` under these digests, of these sizes; its bytes are whatever came. Raises
+        NotAdmitted."""
+        digests = set(sizes)
         topics = ModelTopics(self._prefix, model_id)
         came = asyncio.Event()
-        self._waiting[came] = {topics.blob(a.sha256): (a.sha256, a.n_bytes) for a in manifest.artifacts}
+        self._waiting[came] = {topics.blob(sha256): (sha256, n) for sha256, n in sizes.items()}
         self.inbox.want(self._wanted())
         try:
             async with asyncio.timeout(patience_s):
@@ -199,6 +216,21 @@ class Adoption:
             del self._waiting[came]
             self.inbox.want(self._wanted())
         return blobs
+
+    async def probe(self, bundle: Bundle) -> None:
+        """Tries a bundle in a process of its own, one at a time. Raises NotAdmitted and ProbeStopped."""
+        limits = self.config.models
+        async with self._probing:
+            try:
+                await asyncio.to_thread(
+                    probe,
+                    bundle,
+                    memory_mb=limits.probe_memory_mb,
+                    timeout_s=limits.probe_timeout_s,
+                    stop=self._stop,
+                )
+            except ProbeFailed as error:
+                raise NotAdmitted(error.reason, str(error)) from error
 
     async def prepare(
         self, plans: Sequence[DevicePlan], bundles: Callable[[str], Bundle], *, probed: bool = False

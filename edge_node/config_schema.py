@@ -103,6 +103,8 @@ class Models(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     watch_s: NotNegative = 86_400.0
     max_latency_ms: Positive = 100.0
     cloud_deadline_ms: Annotated[float, msgspec.Meta(gt=0, le=60_000)] = 2_000.0
+    backtest_max_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 600.0
+    backtest_memory_mb: Annotated[int, msgspec.Meta(ge=64, le=1 << 20)] = 512
 
 
 class MqttSubscription(PayloadSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):

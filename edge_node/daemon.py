@@ -20,6 +20,8 @@ import structlog
 
 from edge_node.adoption import Adoption
 from edge_node.assembly import Core, assemble
+from edge_node.backtest_process import Told
+from edge_node.backtests import Backtests
 from edge_node.black_box import BlackBox
 from edge_node.blindness import Blindness
 from edge_node.block_queue import BlockQueue
@@ -49,6 +51,7 @@ from edge_node.workers import Workers
 from models.acceptance import Acceptance
 from models.logs import LogItem, Tick
 from models.messages import Alert, DeviceStateMessage, Event, GatewayState, Severity, Status
+from models.requests import BacktestRequest
 from models.signal import NS_PER_S, Device
 from models.time_policy import RecordedDevice
 from models.topics import GatewayTopics
@@ -113,6 +116,7 @@ class Daemon:
             lambda: self._reporting.status("online"),
             lambda answer: self._upstream.answer(answer),
             self._say_state,
+            lambda asked: self._parts.backtests.begin(asked, self._parts.desk.requests.labels),
         )
         self._parts = Parts(
             config,
@@ -184,6 +188,7 @@ class Daemon:
             labelled_false=lambda: parts.desk.requests.labelled_false,
             now_ns=self._now_ns,
         )
+        parts.backtests = Backtests(parts.models, state_dir.path, self._backtested)
         parts.continuity = Continuity(parts, state_dir, released=self._released)
         parts.continuity.resume(self._now_ns())
 
@@ -333,6 +338,9 @@ class Daemon:
         if any(plan.may_leave for plan in core.plans):
             core.scorer.reach(self._parts.cloud, Router(round(models.max_latency_ms * 1e6)))
 
+    def _backtested(self, asked: BacktestRequest, told: Told) -> None:
+        self._parts.desk.backtested(asked, told.found, told.refusal, told.text, self._now_ns())
+
     def _reload_soon(self) -> None:
         self._reload = True
 
@@ -408,6 +416,7 @@ class Daemon:
         parts = self._parts
         parts.supervision.stopping()
         await parts.sources.stop()
+        parts.backtests.stop()
         await parts.models.stop()
         while parts.queue.n_samples:
             self._turn()

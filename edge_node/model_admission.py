@@ -101,7 +101,7 @@ def prepare(
     does; ``apart``: in one of its own, so that what is being scored does not wait for it. ``probed``: these graphs have passed
     the probe here before. ProbeStopped when ``stop`` is set."""
     chosen = {plan.device.device_id: bundles(plan.device.device_id) for plan in running}
-    plans = tuple(_fitting(config, plan, chosen[plan.device.device_id]) for plan in running)
+    plans = tuple(fitting(config, plan, chosen[plan.device.device_id]) for plan in running)
     limits = config.models
     if not probed:
         for bundle in {id(bundle): bundle for bundle in chosen.values()}.values():
@@ -124,7 +124,7 @@ def prepare(
     return Prepared(next(iter(chosen.values())), plans, engines)
 
 
-def _fitting(config: Config, running: DevicePlan, bundle: Bundle) -> DevicePlan:
+def fitting(config: Config, running: DevicePlan, bundle: Bundle) -> DevicePlan:
     """The plan of the device of ``running`` with ``bundle``; the device can go on under it."""
     try:
         plan = plan_for(config, config.device(running.device.device_id), bundle)

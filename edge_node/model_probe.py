@@ -81,7 +81,7 @@ def probe(bundle: Bundle, *, memory_mb: int, timeout_s: float, stop: threading.E
                 stdin=given,
                 stdout=said,
                 stderr=told,
-                env=_environment(),
+                env=environment(),
             )
             try:
                 code = _wait(process, timeout_s, stop)
@@ -134,7 +134,8 @@ def _content(file: IO[bytes]) -> bytes:
     return file.read(MAX_SAID_BYTES)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Of a process that runs what came from elsewhere."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return {**kept, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}

@@ -13,6 +13,7 @@ from models.messages import DeviceStateMessage
 if TYPE_CHECKING:
     from edge_node.adoption import Adoption
     from edge_node.assembly import Core
+    from edge_node.backtests import Backtests
     from edge_node.black_box import BlackBox
     from edge_node.block_queue import BlockQueue
     from edge_node.cloud_scoring import CloudScoring
@@ -45,6 +46,7 @@ class Parts:
     sources: RunningSources = field(init=False)
     continuity: Continuity = field(init=False)
     models: Adoption = field(init=False)
+    backtests: Backtests = field(init=False)
     black_box: BlackBox | None = None
     uplink: Uplink | None = None
     states: dict[str, DeviceStateMessage] = field(default_factory=dict)

@@ -64,6 +64,7 @@ class Reporting:
             *figures.families(parts),
             *parts.supervision.families(),
             *parts.models.families(),
+            *parts.backtests.families(),
             *parts.front.families(),
         ]
 

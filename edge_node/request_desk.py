@@ -22,9 +22,10 @@ from edge_node.acceptance import Verdict
 from edge_node.config_schema import Gateway
 from edge_node.requests import MAX_BYTES, RequestCounters, Requests
 from models.acceptance import Acceptance
+from models.backtest import Backtest
 from models.log_limit import LogLimit
 from models.messages import Alert, DeviceStateMessage, Event, Response, Status
-from models.requests import AcceptRequest, Refusal, ReloadRequest, StatusRequest
+from models.requests import AcceptRequest, BacktestRequest, Refusal, ReloadRequest, StatusRequest
 from models.topics import GatewayTopics
 
 MAX_WAITING = 64
@@ -44,6 +45,7 @@ class Effects:
     status: Callable[[], Status]
     say: Callable[[Response], None]
     say_state: Callable[[str], None]
+    backtest: Callable[[BacktestRequest], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,12 @@ class RequestDesk:
         for asked in reloads:
             self._tell(self.requests.reloaded(asked, error, now_ns))
 
+    def backtested(
+        self, asked: BacktestRequest, found: Backtest | None, refusal: Refusal | None, text: str, now_ns: int
+    ) -> None:
+        """A backtest has come to its end: ``found``, or not done, for ``refusal``."""
+        self._tell(self.requests.backtested(asked, found, refusal, text, now_ns))
+
     def close(self, now_ns: int, now_s: float) -> None:
         """The daemon stops: what waits is refused."""
         with self._lock:
@@ -200,6 +208,8 @@ class RequestDesk:
         elif isinstance(asked, ReloadRequest):
             self._reloads.append(asked)
             self._effects.reload_soon()
+        elif isinstance(asked, BacktestRequest):
+            self._effects.backtest(asked)
         elif isinstance(asked, StatusRequest):
             self._tell(self.requests.told_status(asked, self._effects.status(), now_ns))
 

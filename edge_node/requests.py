@@ -22,12 +22,14 @@ import msgspec
 
 from edge_node.acceptance import Verdict
 from models import codec
+from models.backtest import Backtest
 from models.messages import Alert, DeviceStateMessage, Response, Status, episode_id, rfc3339
 from models.requests import (
     REQUESTS,
     AcceptRequest,
     AckRequest,
     AlertLabel,
+    BacktestRequest,
     LabelRequest,
     Refusal,
     ReloadRequest,
@@ -53,7 +55,7 @@ class Heard:
     answer: Response | None
     publish: bool = True
     again: bool = False
-    todo: AcceptRequest | ReloadRequest | StatusRequest | None = None
+    todo: AcceptRequest | BacktestRequest | ReloadRequest | StatusRequest | None = None
     acked: str | None = None
 
 
@@ -153,6 +155,11 @@ class Requests:
         """The open alerts that operators have seen."""
         return frozenset(alert_id for alert_id, known in self._alerts.items() if known.is_open and known.ack)
 
+    @property
+    def labels(self) -> dict[str, AlertLabel]:
+        """What operators have called the alerts of lately."""
+        return {alert_id: known.label for alert_id, known in self._alerts.items() if known.label is not None}
+
     def known(self, alert_id: str) -> Known | None:
         """What operators have said of an alert that is open or was lately."""
         return self._alerts.get(alert_id)
@@ -207,7 +214,7 @@ class Requests:
         self._answers[name, transaction] = _Remembered(name=name, transaction=transaction, digest=digest)
         if len(self._answers) > MAX_ANSWERS:
             self._answers.popitem(last=False)
-        if isinstance(asked, AcceptRequest | ReloadRequest):
+        if isinstance(asked, AcceptRequest | BacktestRequest | ReloadRequest):
             return Heard(None, todo=asked)
         assert isinstance(asked, AckRequest | LabelRequest)
         return self._on_alert(name, asked, now_ns)
@@ -229,6 +236,18 @@ class Requests:
         return self._answer(
             asked.transaction, "reload", now_ns, Refusal.STOPPING, "the gateway stops", by=asked.by
         )
+
+    def backtested(
+        self, asked: BacktestRequest, found: Backtest | None, refusal: Refusal | None, text: str, now_ns: int
+    ) -> Response:
+        """The answer to ``asked``: what was ``found``, or why it was not done."""
+        answer = self._answer(
+            asked.transaction, "backtest", now_ns, refusal, text, by=asked.by, backtest=found
+        )
+        if refusal in _PASSING:  # who asks again may be answered otherwise
+            self._answers.pop(("backtest", asked.transaction), None)
+            return answer
+        return self._remember(answer)
 
     def concluded(self, verdict: Verdict, now_ns: int) -> Response:
         """The answer to who said that a device runs normally."""
@@ -258,10 +277,10 @@ class Requests:
         )
 
     def restore(self, data: bytes) -> None:
-        """Go on from ``data``. A reload that was asked for and not answered is taken up again if it is asked for again:
-        its own answer went down with the process. Raises msgspec.DecodeError when ``data`` is no state."""
+        """Go on from ``data``. A reload or a backtest that was asked for and not answered is taken up again if it is asked for
+        again: its own answer went down with the process. Raises msgspec.DecodeError when ``data`` is no state."""
         state = codec.unpack_state(data, RequestsState)
-        kept = [a for a in state.answers if a.answer is not None or a.name != "reload"]
+        kept = [a for a in state.answers if a.answer is not None or a.name not in _ANSWERED_HERE]
         self._answers = OrderedDict(((a.name, a.transaction), a) for a in kept)
         self._alerts = OrderedDict(state.alerts)
 
@@ -320,6 +339,7 @@ class Requests:
         label: AlertLabel | None = None,
         device: str | None = None,
         status: Status | None = None,
+        backtest: Backtest | None = None,
     ) -> Response:
         if refusal is not None:
             self.counters.refused[refusal] += 1
@@ -340,6 +360,7 @@ class Requests:
             label=label,
             device=device,
             status=status,
+            backtest=backtest,
         )
 
     def _remember(self, answer: Response) -> Response:
@@ -367,6 +388,8 @@ def _read(name: str, payload: bytes) -> tuple[Request | None, str, str]:
         return None, "", problem
 
 
+_ANSWERED_HERE = ("reload", "backtest")  # by this process, not by what the pipeline remembers
+_PASSING = (Refusal.BUSY, Refusal.STOPPING)
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _decoders = {str(name): msgspec.json.Decoder(kind) for name, kind in REQUESTS.items()}
 _envelope = msgspec.json.Decoder(_Envelope)

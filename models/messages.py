@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.backtest import Backtest
 from models.refusals import RefusalReason, ScoreRefusal
 from models.requests import AlertLabel, Refusal
 from models.signal import NS_PER_S, DeviceCondition
@@ -212,6 +213,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     label: AlertLabel | None = None
     device: str | None = None
     status: Status | None = None
+    backtest: Backtest | None = None
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ Invariant: whoever has heard the manifest finds the graphs that it names, since 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 
 from models import manifest as manifests
@@ -22,13 +23,29 @@ def publication(
 ) -> Iterator[tuple[str, bytes]]:
     """(topic, payload) of each retained message that publishes ``manifest`` with its ``artifacts``, in their order: to all
     gateways, or as the canary of ``gateway`` alone. ValueError where it is not signed, or of another model."""
+    yield from _graphs(manifest, artifacts, topics)
+    yield (topics.stable if gateway is None else topics.canary(gateway)), manifests.encode(manifest)
+
+
+def candidacy(
+    manifest: ModelManifest, artifacts: Mapping[ArtifactTarget, bytes], topics: ModelTopics
+) -> Iterator[tuple[str, bytes]]:
+    """As :func:`publication`, for gateways that are asked to try it and not to serve it: the manifest is where graphs are, under
+    its digest, of which a request tells them."""
+    yield from _graphs(manifest, artifacts, topics)
+    payload = manifests.encode(manifest)
+    yield topics.blob(hashlib.sha256(payload).hexdigest()), payload
+
+
+def _graphs(
+    manifest: ModelManifest, artifacts: Mapping[ArtifactTarget, bytes], topics: ModelTopics
+) -> Iterator[tuple[str, bytes]]:
     if manifest.signature is None:
         raise ValueError(f"model {manifest.model_id} version {manifest.version} is not signed")
     if manifest.model_id != topics.model_id:
         raise ValueError(f"model {manifest.model_id} on the topics of {topics.model_id}")
     for artifact in manifest.artifacts:
         yield topics.blob(artifact.sha256), artifacts[artifact.target]
-    yield (topics.stable if gateway is None else topics.canary(gateway)), manifests.encode(manifest)
 
 
 def withdrawal(topics: ModelTopics, gateway: str) -> tuple[str, bytes]:

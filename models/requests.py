@@ -12,13 +12,14 @@ from typing import Annotated, Literal
 import msgspec
 
 AlertLabel = Literal["true_alarm", "false_alarm"]
-RequestName = Literal["ack", "label", "accept_as_normal", "reload", "status"]
+RequestName = Literal["ack", "label", "accept_as_normal", "reload", "status", "backtest"]
 
 _TEXT = r"^[^\x00-\x1f\x7f-\x9f]*\Z"  # one line: it goes into sentences and logs
 TransactionId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{1,64}\Z")]
 AlertId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 Person = Annotated[str, msgspec.Meta(pattern=_TEXT, min_length=1, max_length=64)]
 Note = Annotated[str, msgspec.Meta(pattern=_TEXT, max_length=500)]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Level = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 
@@ -69,12 +70,25 @@ class StatusRequest(Request, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     by: Person | None = None
 
 
+class BacktestRequest(Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Replay the last ``hours`` of the black box with a candidate of ``model_id`` beside the model in service. Its signed
+    manifest, of ``n_bytes``, is published as a graph is: retained, on the topic of its digest ``sha256``. It is not adopted.
+    """
+
+    model_id: Level
+    sha256: Sha256
+    n_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+    hours: Annotated[float, msgspec.Meta(gt=0, le=8784)] = 24.0
+    by: Person | None = None
+
+
 REQUESTS: dict[RequestName, type[Request]] = {
     "ack": AckRequest,
     "label": LabelRequest,
     "accept_as_normal": AcceptRequest,
     "reload": ReloadRequest,
     "status": StatusRequest,
+    "backtest": BacktestRequest,
 }
 
 
@@ -103,3 +117,10 @@ class Refusal(enum.StrEnum):
     STILL_ANOMALOUS = "still_anomalous"
     INFERENCE_FAILED = "inference_failed"
     RECONFIGURED = "reconfigured"
+    # of a backtest
+    BUSY = "busy"  # with another one, or with what comes in
+    CANDIDATE_REFUSED = (
+        "candidate_refused"  # the text begins with the reason that an offer of it would have had
+    )
+    NOTHING_RECORDED = "nothing_recorded"
+    BACKTEST_FAILED = "backtest_failed"

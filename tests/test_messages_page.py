@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from models.backtest import Backtest, Side
 from models.messages import (
     Alert,
     Contribution,
@@ -40,6 +41,7 @@ def wire_names(kind: type[msgspec.Struct]) -> list[str]:
         ("response/{name}", Response),
         ("score/request", ScoreRequest),
         ("score/response", ScoreReply),
+        ("backtest", Backtest),
     ],
 )
 def test_every_field_has_a_line(section: str, kind: type[msgspec.Struct]) -> None:
@@ -54,3 +56,8 @@ def test_every_field_has_a_line(section: str, kind: type[msgspec.Struct]) -> Non
 def test_what_is_within_an_alert_is_told() -> None:
     for name in (*wire_names(Contribution), *wire_names(Delivery)):
         assert f"`{name}`" in SECTIONS["alert/{device}"]
+
+
+def test_what_either_model_made_of_it_is_told() -> None:
+    for name in wire_names(Side):
+        assert f"`{name}`" in SECTIONS["backtest"]

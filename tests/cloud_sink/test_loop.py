@@ -138,6 +138,8 @@ def test_from_summaries_to_a_model_on_every_gateway(tmp_path: Path) -> None:
         done(
             "learn", "-c", sink, "--like", learned, "-o", third, "--class", "pump", "--key", tmp_path / "key"
         )
+        gate = ("--min-windows", "30", "--alerts-per-week", "1000", "--wait", "60")
+        assert "fixture version 3 is accepted" in done("evaluate", "-c", sink, third, *gate)
         asked = ("--canary", "g2", "--hours", "0.001", "--windows", "30", "--alerts-per-week", "1000")
         done("rollout", "-c", sink, third, *asked)
         until(lambda: states("adopted", 3) == set(GATEWAYS), "version 3 everywhere")
@@ -146,10 +148,10 @@ def test_from_summaries_to_a_model_on_every_gateway(tmp_path: Path) -> None:
         # A person decides while no sink runs; the next one that does carries it out.
         fourth = tmp_path / "fourth"
         done("learn", "-c", sink, "--like", third, "-o", fourth, "--class", "pump", "--key", tmp_path / "key")
-        done("rollout", "-c", sink, fourth, "--canary", "g1")
+        done("rollout", "-c", sink, fourth, "--canary", "g1", "--unjudged")
         until(lambda: states("adopted", 4) == {"g1"}, "version 4 on its canary")
         process.kill()
-        refused = run("rollout", "-c", sink, fourth, "--canary", "g3")
+        refused = run("rollout", "-c", sink, fourth, "--canary", "g3", "--unjudged")
         assert (refused.returncode, "is being rolled out" in refused.stderr) == (1, True)
         done("rollback", "-c", sink, "fixture", "4")
         assert run("promote", "-c", sink, "fixture", "4").returncode == 1

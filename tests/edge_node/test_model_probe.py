@@ -80,7 +80,7 @@ def test_it_knows_no_secret_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("UPLINK_PASSWORD", "secret")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "msgspec.py").write_text("raise SystemExit(99)")
-    from edge_node.model_probe import _environment
+    from edge_node.model_probe import environment
 
-    assert "secret" not in _environment().values()
+    assert "secret" not in environment().values()
     probe(GOOD, memory_mb=64, timeout_s=20.0)

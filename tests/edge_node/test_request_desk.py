@@ -16,7 +16,7 @@ from edge_node.request_desk import MAX_WAITING, Effects, RequestDesk
 from edge_node.requests import MAX_BYTES
 from models.acceptance import Acceptance
 from models.messages import Alert, DeviceStateMessage, Response
-from models.requests import Refusal
+from models.requests import BacktestRequest, Refusal
 from models.topics import GatewayTopics
 from tests.brokers import wait_for
 from tests.edge_node.outgoing_messages import AT, TOPICS, alert, device_state, status
@@ -31,8 +31,16 @@ class Floor:
         self.accepted: list[Acceptance] = []
         self.said: list[Response] = []
         self.states: list[str] = []
+        self.backtests: list[BacktestRequest] = []
         self.n_reloads = self.n_wakes = 0
-        effects = Effects(self.accepted.append, self.reload, status, self.said.append, self.states.append)
+        effects = Effects(
+            self.accepted.append,
+            self.reload,
+            status,
+            self.said.append,
+            self.states.append,
+            self.backtests.append,
+        )
         self.desk = RequestDesk(Gateway(name="gw-1", site="plant", **limits), effects, self.wake)
         self.inbox = self.desk.inbox(TOPICS)
 
@@ -199,3 +207,34 @@ def test_a_new_configuration_has_its_own_limits_and_name() -> None:
     floor.hear("status", {"transaction": "t-3"})
     floor.hear("status", {"transaction": "t-4", "gateway": "gw-1"})
     assert [(a.gateway, a.reason) for a in floor.work()] == [("gw-2", None), ("gw-2", Refusal.WRONG_GATEWAY)]
+
+
+def test_a_backtest_is_answered_once_it_is_known_and_asked_again_only_where_that_may_help() -> None:
+    floor = Floor()
+    body = {"transaction": "b", "model_id": "m", "sha256": "0" * 64, "n_bytes": 10}
+    floor.hear("backtest", body)
+    floor.hear("backtest", body)
+    assert floor.work() == []
+    (asked,) = floor.backtests
+    floor.desk.backtested(asked, None, Refusal.BUSY, "later", AT)
+    floor.hear("backtest", body)
+    floor.work()
+    assert len(floor.backtests) == 2
+    floor.desk.backtested(asked, None, Refusal.NOTHING_RECORDED, "empty", AT)
+    floor.hear("backtest", body)
+    assert [(a.reason, a.text) for a in floor.work()] == [(Refusal.NOTHING_RECORDED, "empty")]
+    assert len(floor.backtests) == 2
+
+
+def test_a_backtest_that_went_down_with_the_process_is_done_when_asked_again() -> None:
+    floor, after = Floor(), Floor()
+    body = {"transaction": "b", "model_id": "m", "sha256": "0" * 64, "n_bytes": 10}
+    floor.hear("backtest", body)
+    floor.work()
+    after.desk.requests.restore(floor.desk.requests.state())
+    after.hear("backtest", body)
+    after.work()
+    assert len(after.backtests) == 1
+    for wrong in ({"hours": 0}, {"sha256": "x"}, {"n_bytes": 0}, {"raw": True}):
+        after.hear("backtest", {**body, "transaction": "w", **wrong})
+        assert [a.reason for a in after.work()] == [Refusal.MALFORMED]
