@@ -18,11 +18,11 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from examples.demo.board_log import sent_by, worn_ns
 
 from edge_node.config import load_config
 from edge_node.config_schema import SerialSource
 from examples.demo.__main__ import INTERRUPTED, MISSED, run
-from examples.demo.board_log import sent_by, worn_ns
 from examples.demo.findings import PlantClock, Raised, clock_text, judge
 from examples.demo.processes import CHOICE, Broker, Child, DemoError
 from examples.demo.report import SentByBoard, accounts, fault_table
