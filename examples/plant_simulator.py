@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -108,8 +110,11 @@ def payloads(plant: Plant, second: int, order: Order) -> Iterator[tuple[str, byt
                 yield topic(sensor), *sent
 
 
-def play(plant: Plant, order: Order, client: Client) -> ClockReading:
-    """Publish ``order`` through a connected ``client`` whose loop runs; returns the last reading of the clock.
+def play(
+    plant: Plant, order: Order, client: Client, stop: Callable[[], bool] = lambda: False
+) -> ClockReading:
+    """Publish ``order`` through a connected ``client`` whose loop runs, to its end or until ``stop`` says so; returns the last
+    reading of the clock.
 
     Raises ConnectionError when the broker goes away.
     """
@@ -124,7 +129,7 @@ def play(plant: Plant, order: Order, client: Client) -> ClockReading:
                 raise ConnectionError(f"the broker is gone (code {int(info.rc)})")
             n_messages, n_bytes, n_samples = n_messages + 1, n_bytes + len(what), n_samples + samples
         next_s = min(second + order.batch_s, order.until_s)
-        ended = next_s == order.until_s
+        ended = next_s == order.until_s or stop()
         if ended or time.monotonic() - read >= CLOCK_EVERY_S:
             read = time.monotonic()
             reading = ClockReading(
@@ -138,6 +143,8 @@ def play(plant: Plant, order: Order, client: Client) -> ClockReading:
                 raise ConnectionError("the broker has not acknowledged anything for 10 s")
         due += (next_s - second) / order.speed
         ahead_s = due - time.monotonic()
+        if ended:
+            break
         if ahead_s > 0.002:
             time.sleep(ahead_s)
         elif ahead_s < -0.5:
@@ -161,11 +168,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
     client.on_socket_open = _send_at_once
+    stopping = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     try:
         client.connect(given.host, given.port)
         client.loop_start()
         try:
-            reading = play(order.plant(), order, client)
+            reading = play(order.plant(), order, client, stopping.is_set)
         finally:
             client.disconnect()
             client.loop_stop()
@@ -174,6 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(f"sent {reading.n_samples:,} values in {reading.n_messages:,} messages, {reading.n_bytes:,} bytes")
     return 0
 

@@ -147,21 +147,21 @@ PLANT: tuple[Sensor, ...] = (
 )
 
 
-def _fan(number: int, shaft_hz: float, size: float) -> VibrationBoard:
+def _blower(number: int, shaft_hz: float, size: float) -> VibrationBoard:
     return VibrationBoard(
-        f"fan-{number}", f"fan-{number}", shaft_hz, (0.8 * size, 0.2 * size, 0.1 * size), (7, 0.3 * size), noise=0.25,
+        f"blower-{number}", f"blower-{number}", shaft_hz, (0.8 * size, 0.2 * size, 0.1 * size), (7, 0.3 * size), noise=0.25,
         format="packed", channels=AXES[:1],
     )  # fmt: skip
 
 
-# Six fans of one class, nearly alike, with an accelerometer of one axis each: what `make demo` has several gateways watch.
+# Six blowers of one class, nearly alike, with an accelerometer of one axis each: what `make demo` has several gateways watch.
 FLEET = (
-    _fan(1, 16.2, 1.0),
-    _fan(2, 16.4, 1.02),
-    _fan(3, 16.0, 0.98),
-    _fan(4, 16.3, 1.01),
-    _fan(5, 16.1, 0.99),
-    _fan(6, 16.2, 1.03),
+    _blower(1, 16.2, 1.0),
+    _blower(2, 16.4, 1.02),
+    _blower(3, 16.0, 0.98),
+    _blower(4, 16.3, 1.01),
+    _blower(5, 16.1, 0.99),
+    _blower(6, 16.2, 1.03),
 )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SITE = "demo"
-CLASS = "fan"
+CLASS = "blower"
 STATUS_S, CHECKPOINT_S = 30.0, 60.0  # the defaults of a gateway
 
 
@@ -26,7 +26,7 @@ class BrokerAddress:
 def gateway_toml(
     name: str, machines: Sequence[str], broker: BrokerAddress, *, page_port: int, speed: float
 ) -> str:
-    """A gateway beside ``machines``, each of which has a model in ``models/fan``."""
+    """A gateway beside ``machines``, each of which has a model in ``models/blower``."""
     text = f"""\
 [gateway]
 name = "{name}"
@@ -45,7 +45,7 @@ trusted_keys = ["plant.pub"]
 
 [defaults]
 class = "{CLASS}"
-model = "models/fan"
+model = "models/{CLASS}"
 alerts_per_week = 1
 n_reservoir = 64
 time = {{ stale_after_s = 3600 }} # between days nothing is played

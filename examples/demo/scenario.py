@@ -90,10 +90,10 @@ class Scenario:
 
 FULL = Scenario(
     gateways={
-        "hall-1": ("fan-1", "fan-2"),
-        "hall-2": ("fan-3", "fan-4"),
-        "hall-3": ("fan-5",),
-        "hall-4": ("fan-6",),
+        "hall-1": ("blower-1", "blower-2"),
+        "hall-2": ("blower-3", "blower-4"),
+        "hall-3": ("blower-5",),
+        "hall-4": ("blower-6",),
     },
     canary="hall-2",
     history_s=600,
@@ -102,22 +102,27 @@ FULL = Scenario(
     speed=60.0,
     windows=1000,
     injected=(
-        Injected("fan-4: unbalanced", Fault(FaultKind.IMBALANCE, "fan-4", 300, growth_s=240, end_s=800)),
         Injected(
-            "fan-2: bearing damage, growing", Fault(FaultKind.BEARING, "fan-2", 480, growth_s=420, end_s=1080)
+            "blower-4: unbalanced", Fault(FaultKind.IMBALANCE, "blower-4", 300, growth_s=240, end_s=800)
         ),
-        Injected("fan-6: bearing damage, sudden", Fault(FaultKind.BEARING, "fan-6", 720, end_s=1020)),
+        Injected(
+            "blower-2: bearing damage, growing",
+            Fault(FaultKind.BEARING, "blower-2", 480, growth_s=420, end_s=1080),
+        ),
+        Injected("blower-6: bearing damage, sudden", Fault(FaultKind.BEARING, "blower-6", 720, end_s=1020)),
     ),
 )
 
 # Three gateways, one machine each, and a short day: for the tests, and for those in a hurry.
 SHORT = Scenario(
-    gateways={"hall-1": ("fan-1",), "hall-2": ("fan-3",), "hall-3": ("fan-5",)},
+    gateways={"hall-1": ("blower-1",), "hall-2": ("blower-3",), "hall-3": ("blower-5",)},
     canary="hall-2",
     history_s=400,
     day_s=600,
     night_s=2400,
     speed=60.0,
     windows=400,
-    injected=(Injected("fan-5: bearing damage, sudden", Fault(FaultKind.BEARING, "fan-5", 300, end_s=540)),),
+    injected=(
+        Injected("blower-5: bearing damage, sudden", Fault(FaultKind.BEARING, "blower-5", 300, end_s=540)),
+    ),
 )

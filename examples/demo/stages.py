@@ -31,6 +31,7 @@ MODEL = CLASS  # what the model is called
 PROGRAMS = {"edge-node": "edge_node.cli", "cloud-sink": "cloud_sink.cli"}
 BATCH_S = 4  # of signal that a machine sends at once
 START_S = 60.0  # for a program to come up, on a slow machine
+SETTLE_S = 20.0  # for what was sent to arrive
 COMMAND_S = 120.0  # for one to do its work
 BROKER_ATTEMPTS = 3  # a port that was free may be taken by the time the broker asks for it
 CANARY_HOURS = 0.001  # of real time: the night is short
@@ -80,6 +81,7 @@ class Demo:
         self._view: LiveView | None = None
         self._said_of_models: Callable[[ModelState], None] | None = None
         self._n_answered = 0
+        self._before = self._monitor.traffic()
 
     def first_model(self) -> None:
         """One machine, recorded while it is healthy, and a signed model of it."""
@@ -123,6 +125,7 @@ class Demo:
             lambda: set(self._monitor.statuses) == set(scenario.gateways), "a status of every gateway"
         )
         screen.settle()
+        self._before = self._monitor.traffic()
         self._boots = {name: status.boot_id for name, status in self._monitor.statuses.items()}
         name = scenario.pilot[0]
         screen.line(f"  The page of {name}, as long as it runs: http://{HOST}:{self._pages[name]}/")
@@ -210,7 +213,7 @@ class Demo:
             for line in text.splitlines():
                 screen.line(f"  {line}", *(("red",) if "MISSED" in line else ()))
         screen.line()
-        whole = self._monitor.traffic()
+        whole = self._monitor.traffic().since(self._before)
         for name, text in facts(whole):
             screen.line(f"  {name:<10}{text}")
         screen.line()
@@ -245,9 +248,9 @@ class Demo:
         screen.settle()
         day, traffic = view.day, monitor.traffic().since(before)
         screen.line(
-            f"  {len(day.episodes)} alerts, {len(day.false_alarms)} of them false, and {day.n_found} of {len(day.findings)} faults "
-            f"noticed; {OPERATOR} has said of each what it was; {bytes_text(traffic.raw_bytes)} of signal, "
-            f"{bytes_text(traffic.upstream_bytes)} upstream"
+            f"  {len(day.episodes)} alerts, {len(day.false_alarms)} of them false: {OPERATOR} has said of each what it was. "
+            f"{day.n_found} of {len(day.findings)} faults noticed. {bytes_text(traffic.raw_bytes)} of signal, "
+            f"{bytes_text(traffic.upstream_bytes)} upstream."
         )
         self._days.append(Outcome(day, traffic))
 
@@ -276,12 +279,27 @@ class Demo:
         command = [sys.executable, "-m", "examples.plant_simulator", *arguments]
         self._monitor.new_simulator()
         with Child("the simulator", command, self._folder / "simulator.log") as simulator:
+            done = False
             while not (reading := self._reading(simulator)).ended:
-                if over():
-                    return True
+                if not done and over():
+                    done = True
+                    simulator.interrupt()
                 show(reading)
             simulator.finish(10.0)
-        return over()
+        return done or over()
+
+    def _settle(self) -> None:
+        """Until the gateways have received all that was sent, and have said so; or enough was waited for."""
+        ends_s = time.monotonic() + SETTLE_S
+        while (now := self._monitor.traffic().since(self._before)).received_values < now.raw_values:
+            if time.monotonic() > ends_s:
+                return  # the report says how much it was
+            self._listen()
+        heard = {name: status.updated_at for name, status in self._monitor.statuses.items()}
+        self._until(
+            lambda: all(s.updated_at != heard[name] for name, s in self._monitor.statuses.items()),
+            "a status of every gateway",
+        )
 
     def _adopted(self) -> list[str]:
         """The gateways that run the newer version."""
