@@ -76,7 +76,7 @@ def table(before: Outcome, after: Outcome) -> str:
     both = (before, after)
     rows = [
         ("faults noticed", *(f"{o.day.n_found} of {len(o.day.findings)}" for o in both)),
-        ("after, median", *(_noticed(o.day.median_delay_s) for o in both)),
+        ("noticed after, median", *(_noticed(o.day.median_delay_s) for o in both)),
         ("alerts", *(str(len(o.day.episodes)) for o in both)),
         ("of these false", *(str(len(o.day.false_alarms)) for o in both)),
         ("signal of the machines", *(bytes_text(o.traffic.raw_bytes) for o in both)),
@@ -86,6 +86,14 @@ def table(before: Outcome, after: Outcome) -> str:
     headers = ("", f"before: {_version(before.day)}", f"after: {_version(after.day)}")
     found: str = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
     return found
+
+
+def notes(speed: float) -> list[str]:
+    """How to read the tables."""
+    return [
+        "Times are of the plant. An alert that is raised while a fault lasts counts for it, whatever the alert blames.",
+        f"What gateways do by their own clock they do {speed:g} times as often here, so that they send what they would in real time.",
+    ]
 
 
 def facts(whole: Traffic) -> list[tuple[str, str]]:
