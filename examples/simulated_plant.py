@@ -4,7 +4,7 @@ Three machines, each with a vibration board (1 kHz, three axes) and process sens
 seconds since the plant began; every second of every sensor can be computed by itself, and always reads the
 same: the noise of a second is seeded by the sensor and the second. Faults are an argument, so a plant without
 them is the same plant up to the moment each one begins. A fourth machine has a board on a serial line, which the
-simulator of the bridge plays: :data:`BOARD` says what it is. Pure.
+simulator of the bridge plays: :data:`BOARD` says what it is. :data:`FLEET` are machines of one class, for `make demo`. Pure.
 """
 
 from __future__ import annotations

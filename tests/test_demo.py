@@ -27,7 +27,7 @@ from examples.demo.__main__ import BROKEN, INTERRUPTED, run
 from examples.demo.configuration import CHECKPOINT_S, STATUS_S, BrokerAddress, gateway_toml, sink_toml
 from examples.demo.findings import Day, Episode, Traffic, clock_text, episodes, judge, strip
 from examples.demo.processes import CHOICE, Broker, Child, DemoError
-from examples.demo.report import Outcome, facts, faults_table, promises, strips, table
+from examples.demo.report import Outcome, facts, faults_table, notes, promises, strips, table
 from examples.demo.scenario import FULL, SHORT, Injected, Scenario
 from examples.demo.screen import Screen
 from examples.simulated_plant import FLEET, PLANT, Fault, FaultKind
@@ -332,7 +332,33 @@ def test_the_tables_say_what_was_missed_and_what_did_not_arrive() -> None:
     assert dict(facts(before.traffic))["signal"] == "1 kB: 250 values; all of it arrived"
     lossy = dataclasses.replace(before.traffic, received_values=240)
     assert dict(facts(lossy))["signal"] == "1 kB: 250 values; 240 values of 250 arrived"
-    assert facts(lossy)[1] == ("upstream", "20 B: 20 B in 2 alert messages")
+    assert facts(lossy)[1] == ("upstream", "20 B, topics included: 20 B in 2 alert messages")
+    types = {f"type_{i}": i for i in range(1, 7)}
+    many = [text for _, text in facts(dataclasses.replace(lossy, n_bytes=types, n_messages=types))]
+    assert many[1].endswith(": 6 B in 6 type 6 messages, 5 B in 5 type 5 messages, 4 B in 4 type 4 messages")
+    assert many[2].count("messages") == 3
+
+
+def test_the_readme_shows_what_the_demo_says() -> None:
+    shown = (
+        (ROOT / "README.md")
+        .read_text()
+        .split("<!-- of `make demo`, from here -->")[1]
+        .partition("<!-- to here")[0]
+    )
+    before, after = outcome(*FLOOD), outcome(*FOUND)
+    held = promises(before, after, after.traffic, adopted=["hall-1"], gateways=4, restarted=0)
+    said = [
+        *strips(before.day, after.day, FULL.gateways),
+        *faults_table(before.day, after.day).splitlines(),
+        *table(before, after).splitlines(),
+        *notes(FULL.speed),
+        *(name for name, _ in facts(after.traffic) if name),
+        *(f"✓ {p.text}" for p in held),
+    ]
+    begins = [re.split(r" {2,}|\d", line.strip())[0] for line in shown.splitlines()]
+    assert [b for b in (re.split(r" {2,}|\d", line.strip())[0] for line in said) if b not in begins] == []
+    assert re.search(r"The demo took (\d+) s\.", shown)
 
 
 def test_traffic_is_counted_from_any_moment_on() -> None:

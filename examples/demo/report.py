@@ -92,17 +92,17 @@ def notes(speed: float) -> list[str]:
     """How to read the tables."""
     return [
         "Times are of the plant. An alert that is raised while a fault lasts counts for it, whatever the alert blames.",
-        f"What gateways do by their own clock they do {speed:g} times as often here, so that they send what they would in real time.",
+        f"What gateways do by their own clock they do {speed:g} times as often here: they send what they would in real time.",
     ]
 
 
 def facts(whole: Traffic) -> list[tuple[str, str]]:
     """What was sent in all, as (name, text)."""
-    parts = ", ".join(
+    parts = [
         f"{bytes_text(n)} in {whole.n_messages.get(kind, 0)} {kind.replace('_', ' ')} messages"
         for kind, n in sorted(whole.n_bytes.items(), key=lambda item: -item[1])
         if n
-    )
+    ]
     arrived = (
         "all of it arrived"
         if whole.received_values == whole.raw_values
@@ -110,7 +110,8 @@ def facts(whole: Traffic) -> list[tuple[str, str]]:
     )
     return [
         ("signal", f"{bytes_text(whole.raw_bytes)}: {whole.raw_values:,} values; {arrived}"),
-        ("upstream", f"{bytes_text(whole.upstream_bytes)}: {parts}"),
+        ("upstream", f"{bytes_text(whole.upstream_bytes)}, topics included: {', '.join(parts[:3])}"),
+        *(("", ", ".join(parts[i : i + 4])) for i in range(3, len(parts), 4)),
         ("saved", f"{whole.saved:.1%} of the signal's bytes"),
     ]
 

@@ -201,6 +201,7 @@ class Demo:
             screen.line()
             for line in text.splitlines():
                 screen.line(f"  {line}", *(("red",) if "MISSED" in line else ()))
+        screen.line()
         for line in notes(scenario.speed):
             screen.line(f"  {line}", "dim")
         screen.line()
