@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
 
 from examples.demo import stages
-from examples.demo.processes import DemoError
+from examples.demo.processes import DemoError, raise_when_asked_to_end, stop_all
 from examples.demo.scenario import FULL, SHORT, Scenario
 from examples.demo.screen import Screen
 
@@ -34,8 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="three machines, one fault, half the time")
     given = parser.parse_args(arguments)
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that knows no °C
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
+    raise_when_asked_to_end()
     screen = Screen()
     folder = Path(tempfile.mkdtemp(prefix="linewatch-demo-"))
     try:
@@ -44,10 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         screen.settle()
         screen.line(f"\nThe demo cannot go on: {error}", "red")
     except KeyboardInterrupt:
+        stop_all()
         screen.settle()
         screen.line("\ninterrupted; every process of the demo has ended", "yellow")
         return INTERRUPTED
     finally:
+        stop_all()
         screen.settle()
         screen.line(f"\nEverything is in {folder}", "dim")
     return BROKEN
@@ -76,10 +75,6 @@ def run(scenario: Scenario, folder: Path, screen: Screen) -> int:
     if not held:
         screen.line("What was promised did not hold.", "red", "bold")
     return 0 if held else BROKEN
-
-
-def _interrupted(_number: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

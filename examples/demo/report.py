@@ -76,7 +76,7 @@ def table(before: Outcome, after: Outcome) -> str:
     both = (before, after)
     rows = [
         ("faults noticed", *(f"{o.day.n_found} of {len(o.day.findings)}" for o in both)),
-        ("noticed after, median", *(_noticed(o.day.median_delay_s) for o in both)),
+        ("noticed after, median", *(_delay(o.day.median_delay_s) for o in both)),
         ("alerts", *(str(len(o.day.episodes)) for o in both)),
         ("of these false", *(str(len(o.day.false_alarms)) for o in both)),
         ("signal of the machines", *(bytes_text(o.traffic.raw_bytes) for o in both)),
@@ -147,4 +147,8 @@ def _version(day: Day) -> str:
 
 
 def _noticed(delay_s: float | None) -> str:
-    return "MISSED" if delay_s is None else duration(round(delay_s * NS_PER_S))
+    return "MISSED" if delay_s is None else _delay(delay_s)
+
+
+def _delay(delay_s: float | None) -> str:
+    return "" if delay_s is None else duration(round(delay_s * NS_PER_S))
