@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -79,8 +79,11 @@ def of_the_demo(tmp_path: Path, *words: str) -> psutil.Process:
     """The one process of the demo whose command line has ``words``, once it is there."""
 
     def found() -> psutil.Process | None:
-        running = [p for p in running_below(tmp_path) if set(words) <= set(p.cmdline())]
-        return running[0] if running else None
+        for process in running_below(tmp_path):
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                if set(words) <= set(process.cmdline()):
+                    return process
+        return None
 
     seen: psutil.Process = wait_for(found, f"{' '.join(words)}", timeout_s=120)
     return seen
