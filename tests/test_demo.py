@@ -8,14 +8,16 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,14 +28,15 @@ from edge_node.model_watch import MIN_ALERTS
 from examples.demo.__main__ import BROKEN, INTERRUPTED, run
 from examples.demo.configuration import CHECKPOINT_S, STATUS_S, BrokerAddress, gateway_toml, sink_toml
 from examples.demo.findings import Day, Episode, Traffic, clock_text, episodes, judge, strip
-from examples.demo.processes import CHOICE, Broker, Child, DemoError
+from examples.demo.processes import CHOICE, Broker, Child, DemoError, raise_when_asked_to_end, stop_all
 from examples.demo.report import Outcome, facts, faults_table, notes, promises, strips, table
 from examples.demo.scenario import FULL, SHORT, Injected, Scenario
 from examples.demo.screen import Screen
+from examples.demo.stages import start_broker
 from examples.simulated_plant import FLEET, PLANT, Fault, FaultKind
 from models.messages import Alert, AlertKind, AlertState, rfc3339
 from models.signal import NS_PER_S
-from tests.brokers import mosquitto_path, wait_for
+from tests.brokers import free_port, mosquitto_path, wait_for
 
 ROOT = Path(__file__).parents[1]
 ZERO_NS = 1_760_000_000 * NS_PER_S
@@ -425,6 +428,49 @@ def test_a_broker_that_does_not_exist_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("examples.demo.processes.mosquitto_path", lambda: None)
     with pytest.raises(DemoError, match="apt-get install mosquitto"):
         Broker(tmp_path, {CHOICE: "mosquitto"})
+
+
+def test_a_port_that_was_taken_meanwhile_is_another_one_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mosquitto_path()
+    with socket.socket() as taken, ExitStack() as stack:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        ports = [taken.getsockname()[1], free_port()]
+        monkeypatch.setattr("examples.demo.processes.free_port", iter(ports).__next__)
+        out = io.StringIO()
+        broker = start_broker(stack, tmp_path, Screen(out), {CHOICE: "mosquitto"})
+        assert (broker.port, broker.running) == (ports[1], True)
+        assert out.getvalue() == f"broker: mosquitto on 127.0.0.1:{ports[1]}\n"
+
+
+def test_who_interrupts_while_a_process_is_born_finds_it_among_those_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    born: list[psutil.Process] = []
+    begin = subprocess.Popen
+
+    def interrupted(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        process = begin(*arguments, **options)
+        born.append(psutil.Process(process.pid))
+        signal.raise_signal(signal.SIGTERM)
+        return process
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        raise_when_asked_to_end()
+        monkeypatch.setattr(subprocess, "Popen", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Child("sleep", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log")
+        assert born[0].is_running()
+        stop_all()
+        assert not psutil.pid_exists(born[0].pid)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for process in born:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def test_a_child_that_does_not_listen_to_reason_is_killed(tmp_path: Path) -> None:

@@ -65,10 +65,12 @@ class Demo:
         address = BrokerAddress(HOST, broker.port, broker.mqtt_version)
         self._sink_toml = folder / "sink.toml"
         self._sink_toml.write_text(sink_toml(address))
-        self._pages = {name: free_port() for name in scenario.gateways}
+        self._page_port = free_port()
         for name, machines in scenario.gateways.items():
-            text = gateway_toml(name, machines, address, page_port=self._pages[name], speed=scenario.speed)
-            self._toml(name).write_text(text)
+            port = self._page_port if name == scenario.pilot[0] else 0
+            self._toml(name).write_text(
+                gateway_toml(name, machines, address, page_port=port, speed=scenario.speed)
+            )
         self._boots: dict[str, str] = {}  # boot id of each gateway
         self._began = self._monitor.traffic()  # before the gateways watched
         self._version = 1  # the newest
@@ -120,8 +122,9 @@ class Demo:
         screen.settle()
         self._boots = {name: status.boot_id for name, status in monitor.statuses.items()}
         self._began = monitor.traffic()
-        name = scenario.pilot[0]
-        screen.line(f"  The page of {name}, as long as it runs: http://{HOST}:{self._pages[name]}/")
+        screen.line(
+            f"  The page of {scenario.pilot[0]}, as long as it runs: http://{HOST}:{self._page_port}/"
+        )
 
     def first_day(self) -> None:
         """A new product, which the first model has not seen, and faults."""
