@@ -72,9 +72,10 @@ class Programs:
             return child.text()
 
     def show(self, program: str, *arguments: str | Path) -> None:
-        """The same, and shows what it said."""
+        """The same, and shows what it said, but for what it logged."""
         for line in self.do(program, *arguments).splitlines():
-            self._screen.line(f"  {line}")
+            if re.match(r"\d{4}-\d\d-\d\d ", line) is None:
+                self._screen.line(f"  {line}")
 
     def play(self, order: Order, show: Callable[[ClockReading], None], over: Callable[[], bool]) -> bool:
         """Plays ``order`` to its end, or until ``over`` says so; whether it did."""

@@ -103,7 +103,7 @@ FULL = Scenario(
     windows=1000,
     injected=(
         Injected(
-            "blower-4: unbalanced", Fault(FaultKind.IMBALANCE, "blower-4", 300, growth_s=240, end_s=800)
+            "blower-4: unbalanced", Fault(FaultKind.IMBALANCE, "blower-4", 340, growth_s=120, end_s=800)
         ),
         Injected(
             "blower-2: bearing damage, growing",
