@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(she
 .PHONY: help demo test check format bench fuzz chaos reliability tflite-runtime-test clean
 
 help:
-	@echo "make demo    a simulated plant with faults, a trained model, the real gateway, alerts as they come (under 2 minutes)"
+	@echo "make demo    machines, gateways and a sink: a model that floods, a better one from summaries, canary, all; before and after (under 4 minutes)"
 	@echo "make test    the tests (those that need mosquitto or a browser are skipped, saying so, where it is missing)"
 	@echo "make check   formatting, lint, types, import rules"
 	@echo "make bench   benchmarks, each against a floor in the same run; JSON under benchmarks/results/, the gist in the README"

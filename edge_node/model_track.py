@@ -252,7 +252,7 @@ class Track:
         self._offers.settled(canary=canary)
         if self.on_canary and not canary:
             self._stands_in_for = None
-            self._home.spawn(self._write(records.promoted(self.record)))
+            self._note(records.promoted(self.record))
             text = f"version {manifest.version} scores, and is for all gateways now"
             self._say("adopted", manifest.version, text)
         return True
@@ -426,11 +426,16 @@ class Track:
         return Watch(budget, self.record.adopted_ns, limit, known)
 
     def _prove(self) -> None:
-        self._home.spawn(self._write(msgspec.structs.replace(self.record, n_starts=0)))
+        self._note(msgspec.structs.replace(self.record, n_starts=0))
+
+    def _note(self, record: Record) -> None:
+        """``record`` from now on: at once, for what is heard next may depend on it; and on disk soon."""
+        self.record = record
+        self._home.spawn(self._write(record))
 
     async def _write(self, record: Record, *, keep: bool = False) -> None:
-        """``record`` from now on, also on disk; ``keep``: with the bundle that serves."""
-        self.record, bundle = record, self.bundle if keep else None
+        """``record`` to disk; ``keep``: with the bundle that serves."""
+        bundle = self.bundle if keep else None
         async with self._writing:
             try:
                 await asyncio.to_thread(self.shelf.keep, record, bundle)

@@ -8,20 +8,24 @@ played when is arithmetic (:func:`payloads`); this module adds the pace and the 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
 import msgspec
+import numpy as np
 from paho.mqtt.client import Client, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
 from edge_node.sources.payloads import encode_packed
-from examples.simulated_plant import PLANT, Fault, Plant, Sensor, VibrationBoard
+from examples.simulated_plant import FLEET, PLANT, Fault, Plant, Sensor, VibrationBoard
 
 NS_PER_S = 1_000_000_000
 CLOCK_TOPIC = "simulator/clock"
@@ -42,22 +46,29 @@ class ClockReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What to play: seconds [``from_s``, ``until_s``) of a plant that began at ``epoch_ns``; vibration from ``vibration_from_s``
-    on. At ``speed`` times real time; before ``vibration_from_s``, where there is little to send, ``quiet_speed``.
-    ``machines``: only these; none: all."""
+    """What to play: seconds [``from_s``, ``until_s``) of a plant that began at ``epoch_ns``, at ``speed`` times real time.
+    ``machines``: these of the plant and of the fleet; none: the plant. ``swing``: how far vibration follows the load; None: as
+    the sensors say. ``seed``: which day. Boards send ``batch_s`` seconds at once."""
 
     epoch_ns: int
     from_s: int
     until_s: int
     speed: float
-    quiet_speed: float
-    vibration_from_s: int
     faults: tuple[Fault, ...] = ()
     machines: tuple[str, ...] = ()
+    swing: float | None = None
+    seed: int = 0
+    batch_s: int = 1
 
     def plant(self) -> Plant:
         """The plant that is meant."""
-        return Plant(self.faults, [s for s in PLANT if not self.machines or s.machine in self.machines])
+        sensors = [s for s in (*PLANT, *FLEET) if s.machine in self.machines] if self.machines else PLANT
+        if self.swing is not None:
+            swing = self.swing
+            sensors = [
+                dataclasses.replace(s, swing=swing) if isinstance(s, VibrationBoard) else s for s in sensors
+            ]
+        return Plant(self.faults, sensors, self.seed)
 
 
 def topic(sensor: Sensor) -> str:
@@ -66,12 +77,15 @@ def topic(sensor: Sensor) -> str:
     return f"plant/{sensor.format}/{kind}/{sensor.device}"
 
 
-def payload(plant: Plant, sensor: Sensor, second: int, epoch_ns: int) -> tuple[bytes, int] | None:
-    """One second of ``sensor`` as it is sent, and its number of samples; None when it is silent. The plant's second 0 is at
-    ``epoch_ns``, Unix UTC."""
-    values = plant.second(sensor, second)
-    if values is None:
+def payload(
+    plant: Plant, sensor: Sensor, second: int, epoch_ns: int, n_s: int = 1
+) -> tuple[bytes, int] | None:
+    """``n_s`` seconds of ``sensor`` as they are sent, and the number of samples; None when it is silent. The plant's second 0 is
+    at ``epoch_ns``, Unix UTC."""
+    found = [v for s in range(second, second + n_s) if (v := plant.second(sensor, s)) is not None]
+    if len(found) < n_s:
         return None
+    values = np.concatenate(found)
     start_ns = epoch_ns + second * NS_PER_S
     if sensor.format == "packed":
         return encode_packed(values, start_ns=start_ns, rate_hz=Fraction(sensor.rate_hz)), values.size
@@ -86,17 +100,21 @@ def payload(plant: Plant, sensor: Sensor, second: int, epoch_ns: int) -> tuple[b
 
 
 def payloads(plant: Plant, second: int, order: Order) -> Iterator[tuple[str, bytes, int]]:
-    """(topic, payload, number of samples) of every sensor that sends in ``second``."""
+    """(topic, payload, number of samples) of every sensor that sends what begins at ``second``."""
+    until_s = min(second + order.batch_s, order.until_s)
     for sensor in plant.sensors:
-        if isinstance(sensor, VibrationBoard) and second < order.vibration_from_s:
-            continue
-        sent = payload(plant, sensor, second, order.epoch_ns)
-        if sent is not None:
-            yield topic(sensor), *sent
+        step_s = until_s - second if isinstance(sensor, VibrationBoard) else 1
+        for begin_s in range(second, until_s, step_s):
+            sent = payload(plant, sensor, begin_s, order.epoch_ns, step_s)
+            if sent is not None:
+                yield topic(sensor), *sent
 
 
-def play(plant: Plant, order: Order, client: Client) -> ClockReading:
-    """Publish ``order`` through a connected ``client`` whose loop runs; returns the last reading of the clock.
+def play(
+    plant: Plant, order: Order, client: Client, stop: Callable[[], bool] = lambda: False
+) -> ClockReading:
+    """Publish ``order`` through a connected ``client`` whose loop runs, to its end or until ``stop`` says so; returns the last
+    reading of the clock.
 
     Raises ConnectionError when the broker goes away.
     """
@@ -104,17 +122,18 @@ def play(plant: Plant, order: Order, client: Client) -> ClockReading:
     n_messages = n_bytes = n_samples = 0
     reading = ClockReading(second=order.from_s, n_messages=0, n_bytes=0, n_samples=0)
     due = read = time.monotonic()
-    for second in range(order.from_s, order.until_s):
+    for second in range(order.from_s, order.until_s, order.batch_s):
         for where, what, samples in payloads(plant, second, order):
             info = client.publish(where, what, qos=0)
             if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 raise ConnectionError(f"the broker is gone (code {int(info.rc)})")
             n_messages, n_bytes, n_samples = n_messages + 1, n_bytes + len(what), n_samples + samples
-        ended = second + 1 == order.until_s
+        next_s = min(second + order.batch_s, order.until_s)
+        ended = next_s == order.until_s or stop()
         if ended or time.monotonic() - read >= CLOCK_EVERY_S:
             read = time.monotonic()
             reading = ClockReading(
-                second=second + 1, n_messages=n_messages, n_bytes=n_bytes, n_samples=n_samples, ended=ended
+                second=next_s, n_messages=n_messages, n_bytes=n_bytes, n_samples=n_samples, ended=ended
             )
             out.append(client.publish(CLOCK_TOPIC, _encoder.encode(reading), qos=1))
         while len(out) > (0 if ended else MAX_READINGS_OUT):  # a slow broker slows the plant down
@@ -122,8 +141,10 @@ def play(plant: Plant, order: Order, client: Client) -> ClockReading:
             acknowledged.wait_for_publish(10.0)
             if not acknowledged.is_published():
                 raise ConnectionError("the broker has not acknowledged anything for 10 s")
-        due += 1.0 / (order.quiet_speed if second < order.vibration_from_s else order.speed)
+        due += (next_s - second) / order.speed
         ahead_s = due - time.monotonic()
+        if ended:
+            break
         if ahead_s > 0.002:
             time.sleep(ahead_s)
         elif ahead_s < -0.5:
@@ -144,16 +165,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from_s=0,
             until_s=seconds,
             speed=given.speed,
-            quiet_speed=given.speed,
-            vibration_from_s=0,
         )
     client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
     client.on_socket_open = _send_at_once
+    stopping = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     try:
         client.connect(given.host, given.port)
         client.loop_start()
         try:
-            reading = play(order.plant(), order, client)
+            reading = play(order.plant(), order, client, stopping.is_set)
         finally:
             client.disconnect()
             client.loop_stop()
@@ -162,6 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(f"sent {reading.n_samples:,} values in {reading.n_messages:,} messages, {reading.n_bytes:,} bytes")
     return 0
 

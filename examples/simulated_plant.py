@@ -4,7 +4,7 @@ Three machines, each with a vibration board (1 kHz, three axes) and process sens
 seconds since the plant began; every second of every sensor can be computed by itself, and always reads the
 same: the noise of a second is seeded by the sensor and the second. Faults are an argument, so a plant without
 them is the same plant up to the moment each one begins. A fourth machine has a board on a serial line, which the
-simulator of the bridge plays: :data:`BOARD` says what it is. Pure.
+simulator of the bridge plays: :data:`BOARD` says what it is. :data:`FLEET` are machines of one class, for `make demo`. Pure.
 """
 
 from __future__ import annotations
@@ -76,10 +76,8 @@ class VibrationBoard:
     housing_hz: float = 390.0  # what the housing rings at
     format: Format = "json"
     rate_hz: int = VIBRATION_HZ
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        return AXES
+    channels: tuple[str, ...] = AXES  # the first ones of AXES
+    swing: float = 0.06  # by which share amplitudes follow the machine's load
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +147,24 @@ PLANT: tuple[Sensor, ...] = (
 )
 
 
+def _blower(number: int, shaft_hz: float, size: float) -> VibrationBoard:
+    return VibrationBoard(
+        f"blower-{number}", f"blower-{number}", shaft_hz, (0.8 * size, 0.2 * size, 0.1 * size), (7, 0.3 * size), noise=0.25,
+        format="packed", channels=AXES[:1],
+    )  # fmt: skip
+
+
+# Six blowers of one class, nearly alike, with an accelerometer of one axis each: what `make demo` has several gateways watch.
+FLEET = (
+    _blower(1, 16.2, 1.0),
+    _blower(2, 16.4, 1.02),
+    _blower(3, 16.0, 0.98),
+    _blower(4, 16.3, 1.01),
+    _blower(5, 16.1, 0.99),
+    _blower(6, 16.2, 1.03),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class SerialBoard:
     """A vibration board on a serial line, which ``firmware-bridge simulate`` plays; always in real time, for its clock is a
@@ -168,7 +184,8 @@ BOARD = SerialBoard("compressor-4-vibration", "compressor-4", "COMP-0004", 6400)
 
 
 class Plant:
-    """The sensors of ``sensors`` with ``faults``; ``seed`` makes another plant of the same kind."""
+    """The sensors of ``sensors`` with ``faults``; ``seed`` makes another day of it: other noise, and boards that see another
+    load."""
 
     def __init__(
         self, faults: Sequence[Fault] = (), sensors: Sequence[Sensor] = PLANT, seed: int = 0
@@ -198,10 +215,11 @@ class Plant:
         turns = board.shaft_hz * (
             t + 0.003 * 47 / math.tau * np.sin(math.tau * t / 47)
         )  # a speed that wanders
-        load = 1.0 + 0.06 * _load(t, key)
-        values = np.empty((t.size, len(AXES)))
+        load = 1.0 + board.swing * _load(t, (key + 0.37 * self._seed) % 1.0)
+        n_axes = len(board.channels)
+        values = np.empty((t.size, n_axes))
         unbalance = 1.0 + 3.0 * _severity(faults, FaultKind.IMBALANCE, t)
-        for axis in range(len(AXES)):
+        for axis in range(n_axes):
             wave = np.zeros_like(t)
             for k, amplitude in enumerate(board.harmonics, start=1):
                 growth = 1.0 + (unbalance - 1.0) * RADIAL[axis] if k == 1 else 1.0
@@ -211,9 +229,9 @@ class Plant:
             values[:, axis] = (1.0 - 0.2 * axis) * load * wave
         spall = _severity(faults, FaultKind.BEARING, t)
         if spall.any():
-            values += (spall * _impacts(board, turns))[:, None] * np.array([1.0, 0.7, 0.4])
+            values += (spall * _impacts(board, turns))[:, None] * np.array([1.0, 0.7, 0.4])[:n_axes]
         values += board.noise * load[:, None] * self._rng(board, second).standard_normal(values.shape)
-        values[:, 2] += STANDARD_GRAVITY
+        values[:, 2:] += STANDARD_GRAVITY
         return np.round(values, 3)
 
     def _process(self, sensors: ProcessSensors, second: int, faults: tuple[Fault, ...]) -> Series:

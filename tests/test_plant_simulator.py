@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 import tomllib
@@ -18,8 +20,19 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge_node.config import load_config
 from edge_node.config_schema import MqttSource, SerialSource
 from edge_node.sources.mqtt import Route
+from edge_node.sources.payloads import encode_packed
 from examples.plant_simulator import CLOCK_TOPIC, ClockReading, Order, main, payload, payloads, play, topic
-from examples.simulated_plant import AXES, BOARD, PLANT, Fault, FaultKind, Plant, Sensor, VibrationBoard
+from examples.simulated_plant import (
+    AXES,
+    BOARD,
+    FLEET,
+    PLANT,
+    Fault,
+    FaultKind,
+    Plant,
+    Sensor,
+    VibrationBoard,
+)
 from models.signal import NS_PER_S
 from models.topics import filter_matches
 from tests import brokers
@@ -45,7 +58,11 @@ def sensor(device: str) -> Sensor:
 
 
 def reads(plant: Plant, device: str, second: int) -> NDArray[np.float32]:
-    values = plant.second(sensor(device), second)
+    return reads_of(plant, sensor(device), second)
+
+
+def reads_of(plant: Plant, of: Sensor, second: int) -> NDArray[np.float32]:
+    values = plant.second(of, second)
     assert values is not None
     return values
 
@@ -122,15 +139,60 @@ def test_a_stuck_gauge_reads_what_it_read_then_until_it_is_repaired() -> None:
 def test_a_silent_board_sends_nothing_and_the_others_go_on() -> None:
     assert FAULTY.second(sensor("press-1-vibration"), BEGINS_S) is None
     assert FAULTY.second(sensor("press-1-vibration"), 60) is not None
-    order = Order(epoch_ns=EPOCH_NS, from_s=0, until_s=100, speed=1, quiet_speed=1, vibration_from_s=0)
+    order = Order(epoch_ns=EPOCH_NS, from_s=0, until_s=100, speed=1)
     topics = {where for where, _, _ in payloads(FAULTY, BEGINS_S, order)}
     assert topics == {topic(s) for s in PLANT} - {topic(sensor("press-1-vibration"))}
 
 
-def test_vibration_begins_when_the_order_says() -> None:
-    order = Order(epoch_ns=0, from_s=0, until_s=9, speed=1, quiet_speed=1, vibration_from_s=5)
-    assert {where.split("/")[2] for where, _, _ in payloads(HEALTHY, 4, order)} == {"process"}
-    assert len(list(payloads(HEALTHY, 5, order))) == len(PLANT)
+def test_boards_send_as_much_at_once_as_the_order_says_and_gauges_every_second() -> None:
+    one, four = (Order(epoch_ns=EPOCH_NS, from_s=0, until_s=10, speed=1, batch_s=n) for n in (1, 4))
+    batched = [sent for second in (0, 4, 8) for sent in payloads(HEALTHY, second, four)]
+    each = [sent for second in range(10) for sent in payloads(HEALTHY, second, one)]
+    process = [[s for s in all_ if "/process/" in s[0]] for all_ in (batched, each)]
+    assert sorted(process[0]) == sorted(process[1])
+    packed = [s for s in batched if s[0] == topic(sensor("press-1-vibration"))]
+    assert [n for _, _, n in packed] == [12_000, 12_000, 6_000]
+    header = len(encode_packed(np.zeros((0, 3)), start_ns=0, rate_hz=Fraction(1)))
+    signal = b"".join(payload[header:] for _, payload, _ in packed)
+    assert signal == b"".join(reads(HEALTHY, "press-1-vibration", s).tobytes() for s in range(10))
+
+
+def test_the_fleet_is_of_one_kind_and_how_far_it_follows_its_load_is_said_in_the_order() -> None:
+    names = tuple(board.machine for board in FLEET)
+    assert not set(names) & {s.machine for s in PLANT}
+    spread = {}
+    for swing in (0.06, 0.35):
+        plant = Order(epoch_ns=0, from_s=0, until_s=60, speed=1, machines=names, swing=swing).plant()
+        assert [s.device for s in plant.sensors] == list(names)
+        for board in plant.sensors:
+            values = np.concatenate([v for s in range(60) if (v := plant.second(board, s)) is not None])
+            assert values.shape == (60_000, 1)
+            spread[board.device, swing] = np.std(values.reshape(60, -1).std(axis=1))
+    assert all(spread[name, 0.35] > 3 * spread[name, 0.06] for name in names)
+
+
+def test_another_day_has_other_noise_and_other_loads() -> None:
+    (board,) = (b for b in FLEET if b.device == "blower-1")
+    days = [
+        np.concatenate([reads_of(Plant(sensors=FLEET, seed=n), board, s) for s in range(60)]) for n in (1, 3)
+    ]
+    loads = [day.reshape(60, -1).std(axis=1) for day in days]
+    assert abs(np.corrcoef(loads[0], loads[1])[0, 1]) < 0.8
+
+
+def test_a_play_that_is_stopped_says_where_it_was(tmp_path: Path) -> None:
+    order = Order(epoch_ns=EPOCH_NS, from_s=0, until_s=10_000, speed=50, machines=("fan-3",))
+    words = [sys.executable, "-m", "examples.plant_simulator", "--order", msgspec.json.encode(order).decode()]
+    with brokers.broker(tmp_path) as broker, brokers.Subscriber(broker.port, "plant/#", CLOCK_TOPIC) as came:
+        with subprocess.Popen([*words, "--port", str(broker.port)], cwd=CONFIG.parents[1]) as process:
+            brokers.wait_for(lambda: came.messages, "the first message", timeout_s=30)
+            process.terminate()
+            assert process.wait(30) == 0
+        brokers.wait_for(lambda: any(b'"ended":true' in m.payload for m in came.messages), "the end")
+        played = [m for m in came.messages if m.topic != CLOCK_TOPIC]
+    last = msgspec.json.decode(came.messages[-1].payload, type=ClockReading)
+    assert (last.n_messages, last.n_bytes) == (len(played), sum(len(m.payload) for m in played))
+    assert 0 < last.second < 10_000
 
 
 @pytest.mark.parametrize("device", [s.device for s in PLANT])
@@ -173,7 +235,7 @@ def test_the_gateway_of_the_example_reads_the_board_that_its_first_lines_start()
 
 def test_what_is_played_arrives_in_order_and_is_counted(tmp_path: Path) -> None:
     order = Order(
-        epoch_ns=EPOCH_NS, from_s=3, until_s=6, speed=100, quiet_speed=100, vibration_from_s=4,
+        epoch_ns=EPOCH_NS, from_s=3, until_s=6, speed=100,
         machines=("fan-3",), faults=(Fault(FaultKind.SILENT, "fan-3-process", 5),),
     )  # fmt: skip
     with brokers.broker(tmp_path) as broker, brokers.Subscriber(broker.port, "plant/#", CLOCK_TOPIC) as came:
@@ -182,14 +244,14 @@ def test_what_is_played_arrives_in_order_and_is_counted(tmp_path: Path) -> None:
         played = [(m.topic, m.payload) for m in came.messages if m.topic != CLOCK_TOPIC]
     expected = [(w, p) for s in (3, 4, 5) for w, p, _ in payloads(order.plant(), s, order)]
     assert played == expected
-    assert len(expected) == 4
+    assert len(expected) == 5
     last = msgspec.json.decode(came.messages[-1].payload, type=ClockReading)
-    assert (last.second, last.n_messages, last.n_samples) == (6, 4, 2 * 2 + 2 * 3000)
+    assert (last.second, last.n_messages, last.n_samples) == (6, 5, 2 * 2 + 3 * 3000)
     assert last.n_bytes == sum(len(p) for _, p in expected)
 
 
 def test_a_broker_that_dies_ends_the_play_with_an_error(tmp_path: Path) -> None:
-    order = Order(epoch_ns=EPOCH_NS, from_s=0, until_s=10_000, speed=50, quiet_speed=50, vibration_from_s=0)
+    order = Order(epoch_ns=EPOCH_NS, from_s=0, until_s=10_000, speed=50)
     client = Client(CallbackAPIVersion.VERSION2)
     with brokers.broker(tmp_path) as broker, brokers.Subscriber(broker.port, "plant/#") as came:
 

@@ -1,88 +1,78 @@
-"""What the demo shows while the plant runs: faults as they begin, alerts as they come, and how far it is."""
+"""What the demo shows while a day is played: faults as they begin, alerts as they come, and how far it is. Its operator
+looks at each machine that is alerted of, and calls the alert true or false."""
 
 from __future__ import annotations
 
-from examples.demo.findings import PlantClock, Raised, bytes_text, clock_text
-from examples.demo.report import Upstream
-from examples.demo.scenario import Injected, Scenario
+from examples.demo.findings import Day, bytes_text, clock_text, episodes, is_due, judge
+from examples.demo.monitor import Monitor
+from examples.demo.scenario import Injected, Period
 from examples.demo.screen import Screen, Style, bar
 from examples.plant_simulator import ClockReading
 from models.messages import Alert
 from models.signal import NS_PER_S
 
+MAX_SHOWN = 4  # false alarms, one by one
+
 
 class LiveView:
-    """Keeps what was raised, by arrival."""
+    """A period of the plant that began at ``epoch_ns``, with ``faults``."""
 
-    def __init__(self, scenario: Scenario, screen: Screen, epoch_ns: int) -> None:
+    def __init__(
+        self, period: Period, faults: tuple[Injected, ...], screen: Screen, monitor: Monitor, epoch_ns: int
+    ) -> None:
+        self._period, self._faults, self._screen, self._monitor = period, faults, screen, monitor
+        self._zero_ns = epoch_ns + period.from_s * NS_PER_S
         self._alerts: list[Alert] = []
-        self._scenario, self._screen = scenario, screen
-        real_time = () if scenario.worn is None else (scenario.worn.board.device,)
-        self._clock = PlantClock(epoch_ns + scenario.history_s * NS_PER_S, real_time)
-        self._worn_ns: int | None = None
-        self._worn_to_come = False
-        changes = [(i.fault.start_s, "begins", i.title) for i in scenario.injected]
-        changes += [(i.fault.end_s, "over", i.title) for i in scenario.injected if i.fault.end_s is not None]
+        self._n_false = self._n_labelled = 0
+        changes = [(i.fault.start_s, "fault begins", i.title) for i in faults]
+        changes += [(i.fault.end_s, "repaired", i.title) for i in faults if i.fault.end_s is not None]
         self._to_come = sorted(changes)
 
     @property
-    def raised(self) -> list[Raised]:
-        """Alerts as they were raised, with their times by all that is known of the plant's clock."""
-        return [Raised.of(alert, self._clock) for alert in self._alerts]
+    def day(self) -> Day:
+        """What there is to say of it."""
+        return judge(episodes(self._alerts, self._zero_ns), self._faults, self._period.length_s)
 
-    @property
-    def faults(self) -> tuple[Injected, ...]:
-        """Every fault in order, with the board's where the plant was when it began."""
-        worn = self._scenario.worn
-        if worn is None or self._worn_ns is None:
-            return self._scenario.injected
-        found = worn.injected(self._worn_ns, self._clock.of_wall(self._worn_ns))
-        return tuple(sorted((*self._scenario.injected, found), key=lambda injected: injected.fault.start_s))
-
-    def expect_wear(self, at_ns: int) -> None:
-        """The board's fault begins then."""
-        self._worn_ns, self._worn_to_come = at_ns, True
-
-    def read_clock(self, at_ns: int, reading: ClockReading) -> None:
-        """The simulator was there at ``at_ns``: say what has begun and ended since."""
-        now_s = reading.second - self._scenario.history_s
-        self._clock.read(at_ns, now_s)
-        if self._worn_to_come and self._worn_ns is not None and at_ns >= self._worn_ns:
-            self._worn_to_come = False
-            assert self._scenario.worn is not None
-            self._line(
-                self._clock.of_wall(self._worn_ns), "fault begins", self._scenario.worn.title, "magenta"
-            )
+    def read_clock(self, reading: ClockReading) -> None:
+        """The simulator was there: say what has begun and ended since."""
+        now_s = reading.second - self._period.from_s
         while self._to_come and self._to_come[0][0] <= now_s:
             at_s, what, title = self._to_come.pop(0)
-            mark = "fault begins" if what == "begins" else "fault is over"
-            self._line(at_s, mark, title, "magenta")
+            self._line(at_s, what, title, "magenta")
 
-    def show_alert(self, alert: Alert) -> None:
-        """A line for every change of an alert."""
-        seen = Raised.of(alert, self._clock)
-        if alert.state == "raised":
-            self._alerts.append(alert)
-        style: Style = "red" if alert.severity == "critical" else "yellow"
-        if alert.state == "cleared":
-            style = "green"
-        elif alert.state == "updated":
-            style = "dim"
-        mark = f"{alert.kind} {alert.state}" if alert.state != "raised" else f"{alert.kind} {alert.severity}"
-        self._line(seen.at_s, mark, alert.message, style)
+    def hear(self, alert: Alert) -> None:
+        """Keep it, show it, and answer it where it was raised."""
+        self._alerts.append(alert)
+        if alert.state != "raised":
+            return
+        found = episodes([alert], self._zero_ns)
+        if not found:
+            return
+        (episode,) = found
+        due = any(is_due(episode, injected) for injected in self._faults)
+        if alert.kind == "machine":
+            note = "looked at the machine: " + ("it is damaged" if due else "nothing is wrong with it")
+            self._monitor.label(alert, "true_alarm" if due else "false_alarm", note)
+        style: Style = "green" if due else "red"
+        if due or self._n_false < MAX_SHOWN:
+            self._line(episode.raised_s, "alert" if due else "false alarm", alert.message, style)
+        elif self._n_false == MAX_SHOWN:
+            self._line(episode.raised_s, "false alarm", "and so on: the others are counted", style)
+        self._n_false += not due
 
-    def show_plant(self, reading: ClockReading, upstream: Upstream) -> None:
+    def show(self, reading: ClockReading, speed: float) -> None:
         """How far it is."""
-        now_s = reading.second - self._scenario.history_s
-        n = len(self._alerts)
+        now_s = reading.second - self._period.from_s
+        n_bytes = sum(self._monitor.n_bytes.values())
+        day = self.day
         self._screen.progress(
-            f"{bar(now_s / self._scenario.live_s)} {clock_text(now_s)} of {clock_text(self._scenario.live_s)}  "
-            f"in {bytes_text(reading.n_bytes)}, upstream {bytes_text(sum(upstream.n_bytes.values()))}, "
-            f"{n} alert{'s' if n != 1 else ''}"
+            f"{bar(now_s / self._period.length_s)} {clock_text(now_s)} of {clock_text(self._period.length_s)}, "
+            f"{speed:g} times as fast; {len(day.false_alarms)} false alarms, {day.n_found} faults noticed; "
+            f"signal {bytes_text(reading.n_bytes)}, upstream so far {bytes_text(n_bytes)}"
         )
 
     def _line(self, at_s: float, mark: str, text: str, style: Style) -> None:
         screen = self._screen
         screen.line(
-            f"  {screen.style(clock_text(at_s), 'dim')}  {screen.style(f'{mark:<17}', style)}  {text}"
+            f"  {screen.style(clock_text(at_s), 'dim')}  {screen.style(f'{mark:<12}', style)}  {text}"
         )

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -23,12 +24,56 @@ class DemoError(Exception):
     """The demo cannot go on; the text says why."""
 
 
+class _Interrupts:
+    """What a signal asks for may have to wait: between the birth of a process and the note of it."""
+
+    def __init__(self) -> None:
+        self._n_held, self._asked = 0, False
+
+    def ask(self, _number: int, _frame: object) -> None:
+        """The handler of a signal."""
+        if self._n_held:
+            self._asked = True
+            return
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self._n_held += 1
+        try:
+            yield
+        finally:
+            self._n_held -= 1
+        if self._asked and not self._n_held:
+            self._asked = False
+            raise KeyboardInterrupt
+
+
+_interrupts = _Interrupts()
+_alive: list[Child] = []  # those that nobody has stopped yet
+
+
+def raise_when_asked_to_end() -> None:
+    """From now on SIGINT (unless it is ignored), SIGTERM and SIGHUP raise KeyboardInterrupt, and lose no child."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupts.ask)
+
+
+def stop_all() -> None:
+    """Ends what an interrupt has left running."""
+    for child in _alive[:]:
+        child.interrupt()
+    for child in _alive[:]:
+        child.stop()
+
+
 class Child:
     """A process that runs until :meth:`stop`; ends before that are noticed by :meth:`check`."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
         self.name, self.log = name, log
-        with log.open("ab") as output:
+        with log.open("ab") as output, _interrupts.held():
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -36,6 +81,7 @@ class Child:
                 stderr=output,
                 start_new_session=True,  # Ctrl-C is for the demo, which then ends its children in order
             )
+            _alive.append(self)
 
     def __enter__(self) -> Self:
         return self
@@ -88,6 +134,8 @@ class Child:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):  # who interrupts again will not wait
             self._process.kill()
             self._process.wait()
+        if self in _alive:
+            _alive.remove(self)
 
     def told(self, what: str) -> str:
         """``what`` happened to it, and the end of its log."""

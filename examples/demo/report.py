@@ -1,154 +1,154 @@
-"""The table at the end of the demo. Pure."""
+"""The tables at the end of the demo, the picture of both days, and whether what was promised held. Pure."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from examples.demo.findings import Finding, Raised, bytes_text, clock_text
-from examples.demo.scenario import Injected, Scenario
-from examples.plant_simulator import ClockReading
+from examples.demo.findings import (
+    FALSE,
+    NOTICED,
+    QUIET,
+    UNNOTICED,
+    Day,
+    Traffic,
+    bytes_text,
+    clock_text,
+    strip,
+)
 from models.alerting import duration
 from models.signal import NS_PER_S
 
-
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """What the gateway published: messages and bytes of payload by type, and its own counters when it stopped."""
-
-    n_messages: Mapping[str, int]
-    n_bytes: Mapping[str, int]
-    counters: Mapping[str, int]
+LEAST_SAVED = 0.95
+N_CELLS = 24  # of a strip
 
 
 @dataclass(frozen=True, slots=True)
-class SentByBoard:
-    """What the board says that it has sent."""
+class Outcome:
+    """A day and what was sent in it."""
 
-    machine: str
-    n_bytes: int
-    n_values: int
-
-    @property
-    def text(self) -> str:
-        return f"{bytes_text(self.n_bytes)}: {self.n_values:,} values on the serial line of {self.machine}"
+    day: Day
+    traffic: Traffic
 
 
-def fault_table(findings: Sequence[Finding]) -> str:
-    """A line a fault; two where something else noticed it before the alert that had to come."""
-    rows = []
-    for finding in findings:
-        began = clock_text(finding.injected.fault.start_s)
-        if not finding.shown:
-            rows.append((finding.injected.title, began, "MISSED", "", finding.injected.must, "", ""))
-        for i, alert in enumerate(finding.shown):
-            delay = _delay(finding.injected, alert)
-            what = (finding.injected.title, began) if i == 0 else ("", "")
-            rows.append(
-                (
-                    *what,
-                    clock_text(alert.at_s),
-                    delay,
-                    alert.alert.kind,
-                    _channel(alert),
-                    f"{alert.latency_ms:.1f} ms",
-                )
-            )
-        if finding.shown and finding.noticed is None:
-            rows.append(("", "", "MISSED", "", finding.injected.must, "", ""))
-    headers = ("fault", "began", "noticed", "after", "alert", "channel", "processing")
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Something that had to be so, and whether it was."""
+
+    text: str
+    held: bool
+
+
+def strips(before: Day, after: Day, gateways: Mapping[str, Sequence[str]]) -> list[str]:
+    """Both days of every machine, side by side: a line a machine, a heading above and a legend below."""
+    width = max(len(f"{g} {m}") for g, machines in gateways.items() for m in machines)
+    lines = [f"{'':<{width}}  {'before':<{N_CELLS}}  after"]
+    lines += [
+        f"{f'{gateway} {machine}':<{width}}  {strip(before, machine, N_CELLS)}  {strip(after, machine, N_CELLS)}"
+        for gateway, machines in gateways.items()
+        for machine in machines
+    ]
+    cell = duration(round(before.length_s / N_CELLS * NS_PER_S))
+    legend = f"{QUIET} quiet  {FALSE} false alarm  {NOTICED} fault, noticed  {UNNOTICED} fault, not noticed"
+    return [*lines, f"{'':<{width}}  {legend}  ({cell} each)"]
+
+
+def faults_table(before: Day, after: Day) -> str:
+    """A line a fault: when it began, and after how long either model told."""
+    rows = [
+        (
+            one.injected.title,
+            clock_text(one.injected.fault.start_s),
+            _noticed(one.delay_s),
+            _noticed(other.delay_s),
+        )
+        for one, other in zip(before.findings, after.findings, strict=True)
+    ]
+    headers = ("fault", "begins", f"before: {_version(before)}", f"after: {_version(after)}")
     table: str = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
     return table
 
 
-def notes(scenario: Scenario) -> list[str]:
-    """How to read the table."""
-    found = [
-        'Times are of the plant, minutes:seconds; "after" counts from the very beginning of a fault, however small.'
+def table(before: Outcome, after: Outcome) -> str:
+    """What an operator and a network see of either model."""
+    both = (before, after)
+    rows = [
+        ("faults noticed", *(f"{o.day.n_found} of {len(o.day.findings)}" for o in both)),
+        ("noticed after, median", *(_delay(o.day.median_delay_s) for o in both)),
+        ("alerts", *(str(len(o.day.episodes)) for o in both)),
+        ("of these false", *(str(len(o.day.false_alarms)) for o in both)),
+        ("signal of the machines", *(bytes_text(o.traffic.raw_bytes) for o in both)),
+        ("sent upstream", *(bytes_text(o.traffic.upstream_bytes) for o in both)),
+        ("saved", *(f"{o.traffic.saved:.1%}" for o in both)),
     ]
-    if any(injected.must == "stale" for injected in scenario.injected):
-        found.append(
-            f"Silence is judged by the gateway's own clock, which runs at a {scenario.speed:g}th of the plant's speed here."
-        )
-    if scenario.worn is not None:
-        machine = scenario.worn.board.machine
-        found.append(
-            f"{machine}'s board runs in real time, so its delay is in real seconds; its times say where the plant then was."
-        )
+    headers = ("", f"before: {_version(before.day)}", f"after: {_version(after.day)}")
+    found: str = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
     return found
 
 
-def facts(
-    scenario: Scenario,
-    raised: Sequence[Raised],
-    false_alarms: Sequence[Raised],
-    sent: ClockReading,
-    upstream: Upstream,
-    by_board: SentByBoard | None = None,
-) -> list[tuple[str, str]]:
-    """What else there is to say, as (name, text)."""
-    n_bytes = sum(upstream.n_bytes.values())
-    n_in = sent.n_bytes + (by_board.n_bytes if by_board is not None else 0)
-    parts = ", ".join(
-        f"{bytes_text(upstream.n_bytes[kind])} in {upstream.n_messages[kind]} {kind.replace('_', ' ')} messages"
-        for kind in sorted(upstream.n_bytes, key=lambda kind: -upstream.n_bytes[kind])
-    )
-    found = [
-        (
-            "false alarms",
-            f"{len(false_alarms) or 'none'} in {duration(scenario.live_s * NS_PER_S)}, {len(scenario.devices)} devices",
-        ),
-        *(("", f"{clock_text(a.at_s)} {a.alert.kind} {a.alert.message}") for a in false_alarms),
-        ("in", f"{bytes_text(sent.n_bytes)}: {sent.n_samples:,} values in {sent.n_messages:,} messages"),
-        *((("", by_board.text),) if by_board is not None else ()),
-        ("upstream", f"{bytes_text(n_bytes)}: {parts}"),
-        ("saved", f"{1 - n_bytes / n_in:.1%}"),
+def notes(speed: float) -> list[str]:
+    """How to read the tables."""
+    return [
+        "Times are of the plant. An alert that is raised while a fault lasts counts for it, whatever the alert blames.",
+        f"What gateways do by their own clock they do {speed:g} times as often here: they send what they would in real time.",
     ]
-    latencies = [a.latency_ms for a in raised]
-    if latencies:
-        found.append(
-            (
-                "processing",
-                f"median {statistics.median(latencies):.1f} ms, longest {max(latencies):.1f} ms from last sample to alert",
-            )
-        )
-    return [*found, ("accounted for", accounts(sent.n_samples, upstream.counters, by_board))]
 
 
-def accounts(n_sent: int, counters: Mapping[str, int], by_board: SentByBoard | None = None) -> str:
-    """Where the values went that were sent, by the gateway's own counters."""
-    n_in = counters.get("source_samples.mqtt", 0)
-    dropped = {
-        name.partition(".")[2]: n for name, n in counters.items() if name.startswith("samples_dropped.") and n
-    }
-    text = "all values that were sent" if n_in == n_sent else f"{n_in:,} of {n_sent:,} values that were sent"
-    if by_board is not None:
-        n_read = counters.get(f"source_samples.{by_board.machine}", 0)
-        text += f"; of the board's {n_read:,}, lost or not, and {by_board.n_values - n_read:,} while its port was not open"
-    if dropped:
-        text += "; dropped: " + ", ".join(f"{n:,} {reason}" for reason, n in sorted(dropped.items()))
-    windows = {
-        name.removeprefix("windows_"): n for name, n in counters.items() if name.startswith("windows_") and n
-    }
-    n_closed = windows.pop("closed", 0)
-    parts = " + ".join(
-        f"{n:,} {name.removeprefix('dropped.').replace('_', ' ')}" for name, n in windows.items()
+def facts(whole: Traffic) -> list[tuple[str, str]]:
+    """What was sent in all, as (name, text)."""
+    parts = [
+        f"{bytes_text(n)} in {whole.n_messages.get(kind, 0)} {kind.replace('_', ' ')} messages"
+        for kind, n in sorted(whole.n_bytes.items(), key=lambda item: -item[1])
+        if n
+    ]
+    arrived = (
+        "all of it arrived"
+        if whole.received_values == whole.raw_values
+        else f"{whole.received_values:,} values of {whole.raw_values:,} arrived"
     )
-    return f"{text}; {n_closed:,} windows = {parts or 'none'}"
+    return [
+        ("signal", f"{bytes_text(whole.raw_bytes)}: {whole.raw_values:,} values; {arrived}"),
+        ("upstream", f"{bytes_text(whole.upstream_bytes)}, topics included: {', '.join(parts[:3])}"),
+        *(("", ", ".join(parts[i : i + 4])) for i in range(3, len(parts), 4)),
+        ("saved", f"{whole.saved:.1%} of the signal's bytes"),
+    ]
 
 
-def _delay(injected: Injected, raised: Raised) -> str:
-    if injected.began_ns is not None:
-        return f"{duration(raised.alert.end_ns - injected.began_ns)} (real)"
-    return duration(round((raised.at_s - injected.fault.start_s) * NS_PER_S))
+def promises(
+    before: Outcome, after: Outcome, whole: Traffic, *, adopted: Sequence[str], gateways: int, restarted: int
+) -> list[Promise]:
+    """What had to be so. ``adopted``: the gateways that run the newer version; ``restarted``: how many of all began anew."""
+    n_before, n_after = len(before.day.false_alarms), len(after.day.false_alarms)
+    n_faults = len(after.day.findings)
+    return [
+        Promise(
+            f"{len(adopted)} of {gateways} gateways run the newer version, and {restarted or 'none'} of them began anew for it",
+            len(adopted) == gateways and not restarted,
+        ),
+        Promise(
+            f"it notices {after.day.n_found} of {n_faults} faults, where the first one noticed {before.day.n_found}",
+            after.day.n_found == n_faults,
+        ),
+        Promise(
+            f"false alarms went from {n_before} to {n_after} (at most a tenth had to be left)",
+            n_before > 0 and n_after <= n_before / 10,
+        ),
+        Promise(
+            f"{whole.saved:.1%} of the signal's bytes stayed where they were ({LEAST_SAVED:.0%} at least had to)",
+            whole.saved >= LEAST_SAVED,
+        ),
+    ]
 
 
-def _channel(raised: Raised) -> str:
-    contributions = raised.alert.contributions
-    if not contributions:
-        return "all"
-    top = contributions[0]
-    return top.channel if len(contributions) == 1 else f"{top.channel} ({top.share:.0%})"
+def _version(day: Day) -> str:
+    return f"version {' and '.join(map(str, day.versions))}" if day.versions else "no alert"
+
+
+def _noticed(delay_s: float | None) -> str:
+    return "MISSED" if delay_s is None else _delay(delay_s)
+
+
+def _delay(delay_s: float | None) -> str:
+    return "" if delay_s is None else duration(round(delay_s * NS_PER_S))

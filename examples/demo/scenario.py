@@ -1,186 +1,128 @@
-"""What the demo plays: how long, how fast, what goes wrong when, and which alert must say so. Pure.
+"""What the demo plays: which gateways watch which machines, how the plant runs on which day, and what goes wrong. Pure.
 
-Seconds of a scenario count from the moment the plant is watched; the plant's own second 0 is the beginning of
-the healthy history before that.
+The plant's seconds count from the beginning of the recording; those of a day from its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
-import tomllib
 from dataclasses import dataclass
 
-from examples.simulated_plant import BOARD, PLANT, Fault, FaultKind, Sensor, SerialBoard
-from models.messages import AlertKind
+from examples.simulated_plant import Fault, FaultKind
+
+QUIET, LIVELY = 0.06, 0.35  # how far vibration follows the load: of the old product, and of the new one
 
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """A fault and what is expected of the gateway: an alert of kind ``must``; one of a kind in ``may`` is no false alarm
-    either. ``began_ns``: when a fault in real time began, Unix UTC; its ``fault`` says where the plant then was."""
+    """A fault, at seconds of a day, that a machine alert must tell."""
 
     title: str
     fault: Fault
-    must: AlertKind
-    may: tuple[AlertKind, ...] = ()
-    began_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class WornBoard:
-    """A board in real time: ``record_s`` of it are recorded, and its machine's bearing is damaged ``worn_s`` after it was
-    started to be watched."""
+class Period:
+    """A part of the plant's time, of ``length_s`` from ``from_s`` on: the load is followed by ``swing``; ``seed``: which day."""
 
-    board: SerialBoard
-    title: str
-    record_s: float
-    worn_s: float
+    from_s: int
+    length_s: int
+    swing: float
+    seed: int
 
-    def injected(self, began_ns: int, plant_s: float) -> Injected:
-        """The fault, once it is known when it begins, and where the plant is then."""
-        return Injected(
-            self.title, Fault(FaultKind.BEARING, self.board.device, plant_s), "machine", (), began_ns
-        )
+    @property
+    def until_s(self) -> int:
+        return self.from_s + self.length_s
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """``history_s`` of healthy running, vibration in its last ``vibration_s``; then ``live_s`` at ``speed`` times real time with
-    ``injected``. Only ``machines`` take part, and ``worn``."""
+    """``gateways``: machines of each. The first machine of the first gateway is recorded for ``history_s``; a day with
+    ``injected`` takes ``day_s``, a night at most ``night_s``; all at ``speed`` times real time. ``windows``: that a canary has to
+    score."""
 
+    gateways: dict[str, tuple[str, ...]]
+    canary: str
     history_s: int
-    vibration_s: int
-    live_s: int
+    day_s: int
+    night_s: int
     speed: float
+    windows: int
     injected: tuple[Injected, ...]
-    machines: tuple[str, ...]
-    worn: WornBoard | None = None
 
     @property
-    def n_faults(self) -> int:
-        return len(self.injected) + (self.worn is not None)
+    def machines(self) -> tuple[str, ...]:
+        return tuple(machine for machines in self.gateways.values() for machine in machines)
 
     @property
-    def n_machines(self) -> int:
-        return len(self.machines) + (self.worn is not None)
+    def pilot(self) -> tuple[str, str]:
+        """The gateway and the machine that the first model is made from."""
+        gateway = next(iter(self.gateways))
+        return gateway, self.gateways[gateway][0]
 
     @property
-    def devices(self) -> dict[str, str]:
-        """Machine of each device."""
-        found = {sensor.device: sensor.machine for sensor in self.sensors}
-        return found if self.worn is None else {**found, self.worn.board.device: self.worn.board.machine}
+    def history(self) -> Period:
+        return Period(0, self.history_s, QUIET, 0)
 
     @property
-    def sensors(self) -> tuple[Sensor, ...]:
-        return tuple(sensor for sensor in PLANT if sensor.machine in self.machines)
+    def first_day(self) -> Period:
+        return Period(self.history.until_s, self.day_s, LIVELY, 1)
 
     @property
-    def plant_faults(self) -> tuple[Fault, ...]:
+    def night(self) -> Period:
+        return Period(self.first_day.until_s, self.night_s, QUIET, 2)
+
+    @property
+    def second_day(self) -> Period:
+        return Period(self.night.until_s, self.day_s, LIVELY, 3)
+
+    def faults_in(self, day: Period) -> tuple[Fault, ...]:
         """The faults, at the plant's own seconds."""
-        later = self.history_s
         return tuple(
             dataclasses.replace(
                 i.fault,
-                start_s=i.fault.start_s + later,
-                end_s=None if i.fault.end_s is None else i.fault.end_s + later,
+                start_s=i.fault.start_s + day.from_s,
+                end_s=None if i.fault.end_s is None else i.fault.end_s + day.from_s,
             )
             for i in self.injected
         )
 
 
 FULL = Scenario(
-    history_s=3600,
-    vibration_s=360,
-    live_s=600,
-    speed=20.0,
-    machines=("press-1", "pump-2", "fan-3"),
-    worn=WornBoard(BOARD, "compressor-4: bearing damage, by serial line", record_s=12.0, worn_s=12.0),
+    gateways={
+        "hall-1": ("blower-1", "blower-2"),
+        "hall-2": ("blower-3", "blower-4"),
+        "hall-3": ("blower-5",),
+        "hall-4": ("blower-6",),
+    },
+    canary="hall-2",
+    history_s=600,
+    day_s=1200,
+    night_s=3600,
+    speed=60.0,
+    windows=1000,
     injected=(
         Injected(
-            "pump-2: unbalanced impeller",
-            Fault(FaultKind.IMBALANCE, "pump-2-vibration", 60, growth_s=60, end_s=400),
-            "machine",
+            "blower-4: unbalanced", Fault(FaultKind.IMBALANCE, "blower-4", 340, growth_s=120, end_s=800)
         ),
         Injected(
-            "fan-3: bearing damage, growing",
-            Fault(FaultKind.BEARING, "fan-3-vibration", 120, growth_s=300),
-            "machine",
+            "blower-2: bearing damage, growing",
+            Fault(FaultKind.BEARING, "blower-2", 480, growth_s=420, end_s=1080),
         ),
-        Injected(
-            "press-1: bearing heats up",
-            Fault(FaultKind.OVERHEATING, "press-1-process", 180, growth_s=320, channel="bearing temperature"),
-            "limit",
-            may=("machine", "drift"),
-        ),
-        Injected(
-            "pump-2: pressure gauge sticks",
-            Fault(FaultKind.STUCK, "pump-2-process", 240, end_s=420, channel="pressure"),
-            "sensor",
-        ),
-        Injected(
-            "press-1: vibration board falls silent",
-            Fault(FaultKind.SILENT, "press-1-vibration", 330),
-            "stale",
-        ),
+        Injected("blower-6: bearing damage, sudden", Fault(FaultKind.BEARING, "blower-6", 720, end_s=1020)),
     ),
 )
 
-# Two machines and four faults: for the tests, and for those in a hurry.
+# Three gateways, one machine each, and a short day: for the tests, and for those in a hurry.
 SHORT = Scenario(
-    history_s=900,
-    vibration_s=180,
-    live_s=320,
-    speed=20.0,
-    machines=("pump-2",),
-    worn=WornBoard(BOARD, "compressor-4: bearing damage, by serial line", record_s=12.0, worn_s=8.0),
+    gateways={"hall-1": ("blower-1",), "hall-2": ("blower-3",), "hall-3": ("blower-5",)},
+    canary="hall-2",
+    history_s=400,
+    day_s=600,
+    night_s=2400,
+    speed=60.0,
+    windows=400,
     injected=(
-        Injected(
-            "pump-2: unbalanced impeller",
-            Fault(FaultKind.IMBALANCE, "pump-2-vibration", 40, growth_s=40, end_s=130),
-            "machine",
-        ),
-        Injected(
-            "pump-2: pressure gauge sticks",
-            Fault(FaultKind.STUCK, "pump-2-process", 80, end_s=180, channel="pressure"),
-            "sensor",
-        ),
-        Injected(
-            "pump-2: vibration board falls silent", Fault(FaultKind.SILENT, "pump-2-vibration", 160), "stale"
-        ),
+        Injected("blower-5: bearing damage, sudden", Fault(FaultKind.BEARING, "blower-5", 300, end_s=540)),
     ),
 )
-
-
-def gateway_config(template: str, scenario: Scenario, *, port: int, version: str, board_port: str) -> str:
-    """``template`` (``examples/simulated_plant.toml``) for ``scenario``: with the broker at ``port``, the uplink in MQTT
-    ``version`` and the board at ``board_port``; and as the plant is played ``speed`` times as fast, a device is silent after
-    that much less time."""
-    head, *devices = template.split("[[device]]\n")
-    kept = [device for device in devices if _value("id", device) in scenario.devices]
-    before, serial = head.rsplit("[[source]]", 1)
-    if scenario.worn is None:
-        head = before
-    else:
-        head = f"{before}[[source]]{serial}".replace(_value("port", serial), board_port)
-    text = "[[device]]\n".join([head, *kept])
-    text = text.replace("port = 1883", f"port = {port}").replace(
-        'version = "3.1.1"', f'version = "{version}"'
-    )
-    stale_s = float(_value("stale_after_s", text))
-    return text.replace(f"stale_after_s = {stale_s:g}", f"stale_after_s = {stale_s / scenario.speed:g}")
-
-
-def units_of(config: str, device: str) -> dict[str, str]:
-    """Channel -> unit of ``device`` in a configuration."""
-    (section,) = [d for d in tomllib.loads(config)["device"] if d["id"] == device]
-    channels = [
-        c if isinstance(c, dict) else {"name": c, "unit": section["unit"]} for c in section["channels"]
-    ]
-    return {channel["name"]: channel["unit"] for channel in channels}
-
-
-def _value(key: str, text: str) -> str:
-    found = re.search(rf'{key} = "?([^",}}\s]+)', text)
-    assert found is not None, f"no {key} in the template"
-    return found[1]

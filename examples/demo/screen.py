@@ -1,6 +1,7 @@
 """What the demo writes to the terminal: lines, and below them one line of progress that is rewritten in place.
 
-Colours and rewriting only on a terminal (and colours not where NO_COLOR is set); elsewhere progress is a line now and then.
+Colours and rewriting only on a terminal (and colours not where NO_COLOR is set); elsewhere progress is a line now and then, and
+none of what is soon over.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Screen:
         self._terminal = self._out.isatty() and os.environ.get("TERM") != "dumb"
         self._colours = self._terminal and not os.environ.get("NO_COLOR")
         self._shown = ""
-        self._last_s = float("-inf")
+        self._last_s = time.monotonic()
 
     def style(self, text: str, *styles: Style) -> str:
         """``text`` in ``styles`` where colours can be shown."""
@@ -72,7 +73,7 @@ class Screen:
     def settle(self) -> None:
         """There is no progress to show any more."""
         self._erase()
-        self._shown, self._last_s = "", float("-inf")
+        self._shown, self._last_s = "", time.monotonic()
 
     def _erase(self) -> None:
         if self._terminal and self._shown:

@@ -2,49 +2,39 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-import msgspec
-
-from examples.demo.board_log import WORN_FROM, sent_by, worn_ns
-from examples.demo.findings import bytes_text, judge
+from examples.demo.configuration import CLASS, BrokerAddress, gateway_toml, sink_toml
+from examples.demo.findings import bytes_text
 from examples.demo.live import LiveView
-from examples.demo.monitor import Monitor
-from examples.demo.processes import HOST, Broker, Child, DemoError, free_port
-from examples.demo.report import SentByBoard, facts, fault_table, notes
-from examples.demo.scenario import Scenario, gateway_config, units_of
+from examples.demo.monitor import OPERATOR, Heard, Monitor
+from examples.demo.processes import HOST, Broker, DemoError, free_port
+from examples.demo.programs import END_S, Programs
+from examples.demo.report import Outcome, facts, faults_table, notes, promises, strips, table
+from examples.demo.scenario import Injected, Period, Scenario
 from examples.demo.screen import Screen, bar
 from examples.plant_simulator import ClockReading, Order
-from firmware_bridge.simulator import FRAME_S
 from models import codec
 from models.alerting import duration
 from models.manifest import ModelManifest
-from models.messages import Alert
+from models.messages import Alert, ModelState, Response
 from models.signal import NS_PER_S
 
-TEMPLATE = Path(__file__).parents[1] / "simulated_plant.toml"
-PROGRAMS = {
-    "edge-node": "edge_node.cli",
-    "cloud-sink": "cloud_sink.cli",
-    "firmware-bridge": "firmware_bridge.cli",
-}
-RECORDING_SPEED = 60.0
-QUIET_SPEED = 1200.0  # while only the process sensors send
-START_S = 60.0  # for a program to come up, on a slow machine
-SETTLE_S = 1.0  # for what was sent last to arrive
+MODEL = CLASS  # what the model is called
+BATCH_S = 4  # of signal that a machine sends at once
+SETTLE_S = 20.0  # for what was sent to arrive
 BROKER_ATTEMPTS = 3  # a port that was free may be taken by the time the broker asks for it
+# Of real time, eleven minutes of the plant; a canary that has not scored enough after three times that is taken back.
+CANARY_HOURS = 0.003
+NEXT = {"shadow": "tries it", "adopted": "adopted it"}
 
 
 def start_broker(stack: ExitStack, folder: Path, screen: Screen, environment: Mapping[str, str]) -> Broker:
     """A broker that listens. Raises DemoError."""
-    screen.stage("1  A broker")
     for attempt in range(1, BROKER_ATTEMPTS + 1):
         broker = stack.enter_context(Broker(folder, environment))
         try:
@@ -54,266 +44,278 @@ def start_broker(stack: ExitStack, folder: Path, screen: Screen, environment: Ma
                 raise
             continue
         break
-    screen.line(f"  {broker.kind} on {HOST}:{broker.port}")
+    screen.line(f"broker: {broker.kind} on {HOST}:{broker.port}")
     return broker
 
 
 class Demo:
-    """What the stages share. Each raises DemoError when it cannot be done."""
+    """What the stages share. Each raises DemoError when it cannot be done. Processes that go on end with ``stack``."""
 
     def __init__(
-        self, scenario: Scenario, folder: Path, screen: Screen, broker: Broker, monitor: Monitor
+        self, scenario: Scenario, folder: Path, screen: Screen, broker: Broker, stack: ExitStack
     ) -> None:
         self._scenario, self._folder, self._screen = scenario, folder, screen
-        self._broker, self._monitor = broker, monitor
-        self._config = folder / "gateway.toml"
-        self._recording = folder / "history.parquet"
+        self._monitor = stack.enter_context(Monitor(broker.port, MODEL, folder / "alerts.jsonl"))
+        self._programs = Programs(folder, screen, broker, self._monitor, stack, self._hear)
         # The plant's time ends when the demo begins: however fast it is played, nothing comes from the future.
-        seconds = scenario.history_s + scenario.live_s
+        seconds = scenario.second_day.until_s
         self._epoch_ns = (time.time_ns() // NS_PER_S - seconds) * NS_PER_S
-        self._live = LiveView(scenario, screen, self._epoch_ns)
-        self._window_s: dict[str, float] = {}
-        self._port = folder / "compressor-4"  # of the board
-        self._by_board: SentByBoard | None = None
-        text = gateway_config(
-            TEMPLATE.read_text(),
-            scenario,
-            port=broker.port,
-            version=broker.mqtt_version,
-            board_port=str(self._port),
-        )
-        page_port = free_port()
-        self._page = f"http://{HOST}:{page_port}/"
-        self._config.write_text(text.replace("metrics_port = 0", f"metrics_port = {page_port}"))
-
-    def record_history(self) -> None:
-        """The healthy plant, by ``edge-node record``."""
-        scenario, screen = self._scenario, self._screen
-        screen.stage("2  The healthy plant, recorded")
-        with ExitStack() as stack:
-            board = stack.enter_context(self._board("recorded")) if scenario.worn is not None else None
-            words = ("edge-node", "record", "-c", self._config, "-o", self._recording)
-            recorder = stack.enter_context(self._child(*words))
-            self._wait_for_source(recorder)
-            if board is not None:
-                self._wait_for(recorder, '"line open"', "has not opened the board's port")
-            began = time.monotonic()
-            order = Order(
-                epoch_ns=self._epoch_ns,
-                from_s=0,
-                until_s=scenario.history_s,
-                speed=RECORDING_SPEED,
-                quiet_speed=QUIET_SPEED,
-                vibration_from_s=scenario.history_s - scenario.vibration_s,
-                machines=scenario.machines,
+        self._key, models = folder / "plant", folder / "models"
+        self._first, self._second = models / MODEL, models / f"{MODEL}-2"
+        address = BrokerAddress(HOST, broker.port, broker.mqtt_version)
+        self._sink_toml = folder / "sink.toml"
+        self._sink_toml.write_text(sink_toml(address))
+        self._page_port = free_port()
+        for name, machines in scenario.gateways.items():
+            port = self._page_port if name == scenario.pilot[0] else 0
+            self._toml(name).write_text(
+                gateway_toml(name, machines, address, page_port=port, speed=scenario.speed)
             )
-            with self._simulator(order) as simulator:
-                while not (reading := self._reading(simulator)).ended:
-                    recorder.check()
-                    minutes = f"{reading.second / 60:.0f} of {scenario.history_s / 60:.0f} min"
-                    share = reading.second / scenario.history_s
-                    screen.progress(f"{bar(share)} {minutes} of plant time, {bytes_text(reading.n_bytes)}")
-                simulator.finish(10.0)
-            if scenario.worn is not None:
-                self._record_on(recorder, began + scenario.worn.record_s)
-            time.sleep(SETTLE_S)
+        self._boots: dict[str, str] = {}  # boot id of each gateway
+        self._began = self._monitor.traffic()  # before the gateways watched
+        self._version = 1  # the newest
+        self._days: list[Outcome] = []
+        self._n_stage = self._n_answered = 0
+        self._view: LiveView | None = None
+        self._hear_of_model: Callable[[ModelState], None] | None = None
+
+    def first_model(self) -> None:
+        """One machine, recorded while it is healthy, and a signed model of it."""
+        scenario, screen, programs = self._scenario, self._screen, self._programs
+        gateway, machine = scenario.pilot
+        recording = self._folder / "history.parquet"
+        self._stage(f"A first model, of {duration(scenario.history_s * NS_PER_S)} of {machine}")
+        programs.do("cloud-sink", "keygen", self._key)
+        with programs.child("edge-node", "record", "-c", self._toml(gateway), "-o", recording) as recorder:
+            programs.wait_for_source(recorder)
+
+            def show(reading: ClockReading) -> None:
+                recorder.check()
+                screen.progress(f"{bar(reading.second / scenario.history_s)} {bytes_text(reading.n_bytes)}")
+
+            self._play(scenario.history, (), show, machines=scenario.gateways[gateway])
             recorder.interrupt()
-            recorder.finish(30.0)
+            recorder.finish(END_S, programs.listen)
         screen.settle()
-        size = bytes_text(self._recording.stat().st_size)
-        wrote = recorder.text().strip().splitlines()[-1]
-        worn = scenario.worn
-        board_too = "" if worn is None else f", and {worn.record_s:g} s of {worn.board.machine}'s board"
+        programs.do(
+            "cloud-sink", "train", recording, "--device", machine, "--features", "vibration", "--key", self._key,
+            "-o", self._first,
+        )  # fmt: skip
+        self._show_model(self._first)
+
+    def start(self) -> None:
+        """The gateways and the sink."""
+        scenario, screen, programs, monitor = self._scenario, self._screen, self._programs, self._monitor
+        gateways = scenario.gateways
+        self._stage(
+            f"{len(gateways)} gateways for {len(scenario.machines)} machines, all with this model, and a sink"
+        )
+        sink = programs.start("cloud-sink", "run", "-c", self._sink_toml)
+        started = [
+            programs.start("edge-node", "run", "-c", self._toml(name), log=name, quiet=i > 0)
+            for i, name in enumerate(gateways)
+        ]
+        for child in started:
+            programs.wait_for_source(child)
+        programs.wait_for(sink, r'"connected to ', "is not connected")
+        programs.until(lambda: set(monitor.statuses) == set(gateways), "a status of every gateway")
+        screen.settle()
+        self._boots = {name: status.boot_id for name, status in monitor.statuses.items()}
+        self._began = monitor.traffic()
         screen.line(
-            f"  {scenario.history_s // 60} min of process values, the last {scenario.vibration_s // 60} of them with vibration "
-            f"at 1 kHz: {reading.n_samples:,} values sent{board_too}; {wrote.partition(' to ')[0]}, {size} on disk"
+            f"  The page of {scenario.pilot[0]}, as long as it runs: http://{HOST}:{self._page_port}/"
         )
 
-    def train(self) -> None:
-        """A model for every device, by ``cloud-sink train``, as many at a time as there are processors."""
-        screen, waiting = self._screen, list(self._scenario.devices)
-        screen.stage("3  A model for each device")
-        shown = False
-        n_all, n_done = len(waiting), 0
-        running: dict[Child, tuple[str, float]] = {}
-        with ExitStack() as stack:
-            while waiting or running:
-                while waiting and len(running) < min(os.cpu_count() or 1, 4):
-                    device = waiting.pop(0)
-                    child = self._trainer(device, quiet=shown)
-                    shown = True
-                    running[stack.enter_context(child)] = (device, time.monotonic())
-                names = ", ".join(device for device, _ in running.values())
-                screen.progress(f"{bar(n_done / n_all)} {n_done} of {n_all} models; training {names}")
-                time.sleep(0.05)
-                for child in [child for child in running if not child.running]:
-                    child.finish(0.0)
-                    device, began = running.pop(child)
-                    n_done += 1
-                    self._show_model(device, time.monotonic() - began)
-        screen.settle()
+    def first_day(self) -> None:
+        """A new product, which the first model has not seen, and faults."""
+        self._stage("The first day: a new product, whose load swings further than what was recorded")
+        self._day(self._scenario.first_day)
 
-    def watch(self) -> None:
-        """The gateway, while faults begin."""
-        scenario, screen = self._scenario, self._screen
-        screen.stage(
-            f"4  The gateway watches: {scenario.live_s // 60} min at {scenario.speed:g} times real time"
+    def learn(self) -> None:
+        """A newer version, from summaries and labels."""
+        self._stage("A second model, from what the gateways have summed up")
+        said = self._programs.do(
+            "cloud-sink", "learn", "-c", self._sink_toml, "--like", self._first, "--key", self._key,
+            "-o", self._second,
+        )  # fmt: skip
+        for line in said.splitlines():
+            if re.match(r"(learned from|labelled|\s+from summaries)", line):
+                self._screen.line(f"  {re.sub(r'  +', ' ', line.strip())}")
+        self._show_model(self._second)
+
+    def roll_out(self) -> None:
+        """The newer version: to a canary, then, if that goes well, to all."""
+        scenario, screen, programs = self._scenario, self._screen, self._programs
+        self._stage("The night, with the old product: the newer version on a canary, then on all")
+        self._version = self._manifest(self._second).version
+        trouble: list[str] = []
+
+        def hear(state: ModelState) -> None:
+            if state.version == self._version:
+                what = NEXT.get(state.state, state.state.replace("_", " "))
+                screen.line(f"  {state.gateway:<8}  {what:<10}  {state.text}")
+                if state.state not in NEXT:
+                    trouble.append(f"{state.gateway}: {state.text}")
+
+        def over() -> bool:
+            if trouble:
+                raise DemoError(f"version {self._version} did not get far: {'; '.join(trouble)}")
+            return self._monitor.for_all and set(self._adopted()) == set(scenario.gateways)
+
+        self._hear_of_model = hear
+        programs.do(
+            "cloud-sink", "rollout", "-c", self._sink_toml, self._second, "--canary", scenario.canary,
+            "--hours", f"{CANARY_HOURS:g}", "--windows", str(scenario.windows),
+        )  # fmt: skip
+        done = self._play(
+            scenario.night,
+            (),
+            lambda reading: screen.progress(f"signal {bytes_text(reading.n_bytes)}"),
+            over,
         )
-        with self._child("edge-node", "run", "-c", self._config) as gateway:
-            self._wait_for_source(gateway)
-            screen.line(f"  Its page, as long as it runs: {self._page}")
-            order = Order(
-                epoch_ns=self._epoch_ns,
-                from_s=scenario.history_s,
-                until_s=scenario.history_s + scenario.live_s,
-                speed=scenario.speed,
-                quiet_speed=scenario.speed,
-                vibration_from_s=0,
-                faults=scenario.plant_faults,
-                machines=scenario.machines,
-            )
-            self._monitor.clock = None
-            with ExitStack() as stack:
-                simulator = stack.enter_context(self._simulator(order))
-                board = None
-                if scenario.worn is not None:
-                    board = stack.enter_context(
-                        self._board("watched", "--worn-after", f"{scenario.worn.worn_s:g}")
-                    )
-                    self._wait_for(board, WORN_FROM, "does not say when its fault begins")
-                    self._live.expect_wear(worn_ns(board.text()))
-                while not (reading := self._reading(simulator)).ended:
-                    gateway.check()
-                    if board is not None:
-                        board.check()
-                    self._live.show_plant(reading, self._monitor.upstream())
-                simulator.finish(10.0)
-                if board is not None and scenario.worn is not None:
-                    board.interrupt()
-                    board.finish(10.0, self._listen)
-                    self._by_board = sent_by(scenario.worn, board.text())
-            deadline = time.monotonic() + SETTLE_S
-            while time.monotonic() < deadline:
-                self._listen()
-            gateway.interrupt()
-            gateway.finish(30.0, self._listen)
-        deadline = time.monotonic() + 10.0
-        while self._monitor.status is None or self._monitor.status.state != "stopped":
-            if time.monotonic() > deadline:
-                raise DemoError(gateway.told('ended without saying "stopped"'))
-            self._listen()
+        self._hear_of_model = None
         screen.settle()
+        programs.show("cloud-sink", "rollouts", "-c", self._sink_toml)
+        if not done:
+            raise DemoError(f"version {self._version} was not on all gateways by the end of the night")
 
-    def report(self) -> int:
-        """The table; returns how many faults were missed."""
-        screen, scenario = self._screen, self._scenario
-        findings, false_alarms = judge(self._live.raised, self._live.faults, self._window_s)
-        assert self._monitor.clock is not None
-        screen.stage("5  What was noticed")
-        missed = [finding for finding in findings if finding.noticed is None]
-        for line in fault_table(findings).splitlines():
-            screen.line(f"  {line}", *(("red", "bold") if "MISSED" in line else ()))
-        for note in notes(scenario):
-            screen.line(f"  {note}", "dim")
+    def second_day(self) -> None:
+        """The same again, as another day has it."""
+        self._stage("The second day: the new product and the same faults again, other noise, other loads")
+        self._day(self._scenario.second_day)
+
+    def stop(self) -> None:
+        """All that was started, in order; the gateways say what they have counted."""
+        statuses = self._monitor.statuses
+        self._programs.end()
+        self._programs.until(
+            lambda: all(s.state == "stopped" for s in statuses.values()), "the last status of every gateway"
+        )
+
+    def report(self) -> bool:
+        """The tables; returns whether what was promised held."""
+        screen, scenario, statuses = self._screen, self._scenario, self._monitor.statuses
+        self._stage("Before and after")
+        before, after = self._days
+        whole = self._monitor.traffic().since(self._began)
+        for line in strips(before.day, after.day, scenario.gateways):
+            screen.line(f"  {line}")
+        for text in (faults_table(before.day, after.day), table(before, after)):
+            screen.line()
+            for line in text.splitlines():
+                screen.line(f"  {line}", *(("red",) if "MISSED" in line else ()))
         screen.line()
-        upstream = self._monitor.upstream()
-        raised, sent = self._live.raised, self._monitor.clock
-        for name, text in facts(scenario, raised, false_alarms, sent, upstream, self._by_board):
-            screen.line(f"  {name:<14}{text}")
-        return len(missed)
+        for line in notes(scenario.speed):
+            screen.line(f"  {line}", "dim")
+        screen.line()
+        for name, text in facts(whole):
+            screen.line(f"  {name:<10}{text}")
+        screen.line()
+        found = promises(
+            before,
+            after,
+            whole,
+            adopted=self._adopted(),
+            gateways=len(scenario.gateways),
+            restarted=sum(statuses[name].boot_id != boot for name, boot in self._boots.items()),
+        )
+        for promise in found:
+            mark, style = ("✓", "green") if promise.held else ("✗", "red")
+            screen.line(f"  {mark} {promise.text}", style)  # type: ignore[arg-type]
+        return all(promise.held for promise in found)
 
-    def _child(self, program: str, *arguments: str | Path, log: str = "", quiet: bool = False) -> Child:
-        words = [str(argument) for argument in arguments]
-        if not quiet:
-            self._screen.command(shlex.join([program, *words]).replace(str(self._folder), "$FOLDER"))
-        name = log or f"{program}-{words[0]}"
-        command = [sys.executable, "-m", PROGRAMS[program], *words]
-        return Child(f"{program} {words[0]}", command, self._folder / f"{name}.log")
+    def _day(self, period: Period) -> None:
+        scenario, screen, monitor = self._scenario, self._screen, self._monitor
+        before = monitor.traffic()
+        view = self._view = LiveView(period, scenario.injected, screen, monitor, self._epoch_ns)
+        self._n_answered = 0
+        self._play(period, scenario.injected, lambda reading: view.show(reading, scenario.speed))
+        self._settle()
+        n = sum(episode.kind == "machine" for episode in view.day.episodes)
+        self._programs.until(lambda: self._n_answered >= n, "the answers to what the operator said")
+        self._view = None
+        screen.settle()
+        day, traffic = view.day, monitor.traffic().since(before)
+        screen.line(
+            f"  {len(day.episodes)} alerts, {len(day.false_alarms)} of them false: {OPERATOR} has said of each what it was. "
+            f"{day.n_found} of {len(day.findings)} faults noticed. {bytes_text(traffic.raw_bytes)} of signal, "
+            f"{bytes_text(traffic.upstream_bytes)} upstream."
+        )
+        self._days.append(Outcome(day, traffic))
 
-    def _simulator(self, order: Order) -> Child:
-        text = msgspec.json.encode(order).decode()
-        arguments = ["--host", HOST, "--port", str(self._broker.port), "--order", text]
-        command = [sys.executable, "-m", "examples.plant_simulator", *arguments]
-        return Child("the simulator", command, self._folder / "simulator.log")
+    def _play(
+        self,
+        period: Period,
+        faults: tuple[Injected, ...],
+        show: Callable[[ClockReading], None],
+        over: Callable[[], bool] = lambda: False,
+        machines: tuple[str, ...] = (),
+    ) -> bool:
+        """Play ``period`` to its end, or until ``over`` says so; whether it did."""
+        order = Order(
+            epoch_ns=self._epoch_ns,
+            from_s=period.from_s,
+            until_s=period.until_s,
+            speed=self._scenario.speed,
+            faults=self._scenario.faults_in(period) if faults else (),
+            machines=machines or self._scenario.machines,
+            swing=period.swing,
+            seed=period.seed,
+            batch_s=BATCH_S,
+        )
+        return self._programs.play(order, show, over)
 
-    def _board(self, log: str, *options: str) -> Child:
-        """The board on its serial line."""
-        assert self._scenario.worn is not None
-        board = self._scenario.worn.board
-        words = ("--link", self._port, "--serial", board.serial, "--rate-hz", f"{board.rate_hz}", *options)
-        return self._child("firmware-bridge", "simulate", *words, log=f"board-{log}")
-
-    def _record_on(self, recorder: Child, until_s: float) -> None:
-        """The board, in real time, takes longer than the plant."""
-        while (left_s := until_s - time.monotonic()) > 0:
-            recorder.check()
-            self._screen.progress(f"the board is recorded in real time: {left_s:.0f} s more")
-            self._listen()
-
-    def _trainer(self, device: str, *, quiet: bool) -> Child:
-        features = "slow" if device.endswith("-process") else "vibration"
-        machine = self._scenario.devices[device]
-        units = units_of(self._config.read_text(), device).items()
-        return self._child(
-            "cloud-sink",
-            "train",
-            self._recording,
-            *("--device", device, "--class", machine.partition("-")[0], "--features", features),
-            *(word for channel, unit in units for word in ("--unit", f"{channel}={unit}")),
-            *("-o", self._folder / "models" / device),
-            log=f"train-{device}",
-            quiet=quiet,
+    def _settle(self) -> None:
+        """Until the gateways have received all that was sent, and have said so; or enough was waited for."""
+        monitor, programs = self._monitor, self._programs
+        ends_s = time.monotonic() + SETTLE_S
+        while (now := monitor.traffic().since(self._began)).received_values < now.raw_values:
+            if time.monotonic() > ends_s:
+                return  # the report says how much it was
+            programs.listen()
+        heard = {name: status.updated_at for name, status in monitor.statuses.items()}
+        programs.until(
+            lambda: all(s.updated_at != heard[name] for name, s in monitor.statuses.items()),
+            "a status of every gateway",
         )
 
-    def _show_model(self, device: str, took_s: float) -> None:
-        bundle = self._folder / "models" / device
-        manifest = codec.decode((bundle / "manifest.json").read_bytes(), ModelManifest)
-        worn = self._scenario.worn
-        real_time = worn is not None and device == worn.board.device
-        # A frame of the board is worn or not as a whole.
-        length_s = manifest.window.window_ns / NS_PER_S + (FRAME_S if real_time else 0.0)
-        self._window_s[device] = length_s * (self._scenario.speed if real_time else 1.0)
-        artifact = manifest.artifact("cpu-float32")
-        assert artifact is not None
+    def _adopted(self) -> list[str]:
+        """The gateways that run the newest version."""
+        statuses = self._monitor.statuses
+        return [
+            name
+            for name, state in self._monitor.models.items()
+            if (state.state, state.version) == ("adopted", self._version)
+            and any(m.version == self._version for m in statuses[name].models)
+        ]
+
+    def _hear(self, item: Heard) -> None:
+        """What was published, to whom it concerns."""
+        if isinstance(item, ClockReading) and self._view is not None:
+            self._view.read_clock(item)
+        elif isinstance(item, Alert) and self._view is not None:
+            self._view.hear(item)
+        elif isinstance(item, ModelState) and self._hear_of_model is not None:
+            self._hear_of_model(item)
+        elif isinstance(item, Response) and item.request == "label" and item.ok:
+            self._n_answered += 1
+
+    def _toml(self, gateway: str) -> Path:
+        return self._folder / f"{gateway}.toml"
+
+    def _stage(self, text: str) -> None:
+        self._n_stage += 1
+        self._screen.stage(f"{self._n_stage}  {text}")
+
+    def _manifest(self, bundle: Path) -> ModelManifest:
+        return codec.decode((bundle / "manifest.json").read_bytes(), ModelManifest)
+
+    def _show_model(self, bundle: Path) -> None:
+        manifest = self._manifest(bundle)
         training = manifest.training
+        n_bytes = sum(artifact.n_bytes for artifact in manifest.artifacts)
         self._screen.line(
-            f"  {device:<23}{training.n_windows:>5} windows of {duration(manifest.window.window_ns)}, "
-            f"{artifact.n_bytes / 1024:.1f} KB; cross-fit false alarms {training.cross_fit_far:.2%} at p {training.far_level:g}; "
-            f"{took_s:.0f} s"
+            f"  version {manifest.version}: {training.n_windows:,} windows of {duration(manifest.window.window_ns)}, "
+            f"{len(manifest.artifacts)} graphs of {n_bytes / 1024:.1f} KB in all, signed; cross-fit false alarms "
+            f"{training.cross_fit_far:.2%} at p {training.far_level:g}"
         )
-
-    def _wait_for_source(self, child: Child) -> None:
-        """Until ``child`` says in its log that it is connected to the broker."""
-        self._wait_for(child, r'"connected to .*"source |"source .*"connected to ', "is not connected")
-        time.sleep(0.3)  # its subscriptions follow at once
-
-    def _wait_for(self, child: Child, pattern: str, missing: str) -> None:
-        """Until a line of its log matches ``pattern``."""
-        deadline = time.monotonic() + START_S
-        self._screen.progress(f"{child.name} is starting")
-        while re.search(pattern, child.text()) is None:
-            child.check()
-            if time.monotonic() > deadline:
-                raise DemoError(child.told(f"{missing} after {START_S:g} s"))
-            self._listen()
-
-    def _reading(self, simulator: Child) -> ClockReading:
-        """Where the simulator is, once it has begun. Raises DemoError when it failed or says nothing more."""
-        deadline = time.monotonic() + START_S
-        while True:
-            self._listen()
-            if simulator.failed:
-                simulator.check()
-            if self._monitor.clock is not None and (self._monitor.clock.ended or simulator.running):
-                return self._monitor.clock
-            if time.monotonic() > deadline:
-                raise DemoError(simulator.told(f"has said nothing for {START_S:g} s"))
-
-    def _listen(self) -> None:
-        """Take what was published, and show it."""
-        self._broker.check()
-        for at_ns, item in self._monitor.take(wait_s=0.1):
-            if isinstance(item, ClockReading):
-                self._live.read_clock(at_ns, item)
-            elif isinstance(item, Alert):
-                self._live.show_alert(item)

@@ -201,6 +201,26 @@ def test_a_canary_that_is_for_all_now_is_not_tried_again(tmp_path: Path) -> None
     run(story)
 
 
+def test_a_canary_that_is_for_all_and_taken_back_in_one_breath_stays(tmp_path: Path) -> None:
+    site = Site(tmp_path, good(1))
+
+    async def story() -> None:
+        gateway = Gateway(site)
+        await gateway.adopt(signed(good(2)), "g1")
+        gateway.said.clear()
+        for heard in (messages(signed(good(2)))[-1], withdrawal(TOPICS, "g1")):  # as a sink promotes it
+            gateway.models.inbox.hear(*heard, False)
+        await gateway.decided("adopted", 2)
+        await asyncio.sleep(0.5)
+        assert (gateway.version, gateway.states) == (2, [("adopted", 2, None)])
+        await gateway.stop()
+        again = Gateway(site)
+        assert (again.version, again.said[-1].canary) == (2, False)
+        await again.stop()
+
+    run(story)
+
+
 def test_a_canary_that_was_taken_back_while_nobody_listened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
