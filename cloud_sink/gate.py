@@ -6,6 +6,7 @@ decision has every reason against, not only the first, and the figures that it w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -26,12 +27,14 @@ Verdict = Literal["accept", "refuse"]
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for. ``min_gateways``: that answered, each with ``min_windows``; ``alerts_per_week``: that a device is
-    allowed; ``min_auc``: leaving one device out, in the mean; AUC that int8 may lose, in the mean and at worst."""
+    allowed; ``min_auc``: leaving one device out, in the mean, by labels where those are of ``min_labelled`` devices or more: one
+    mistaken operator is too much of fewer; AUC that int8 may lose, in the mean and at worst."""
 
     min_gateways: int = 3
     min_windows: int = 1000
     alerts_per_week: float = 1.0
     min_auc: float = 0.8
+    min_labelled: int = 5
     max_int8_loss: float = 0.005
     max_int8_worst: float = 0.02
 
@@ -111,7 +114,7 @@ def judge(figures: Figures, limits: Limits) -> Decision:
     against += _int8(figures, limits)
     if against:
         return Decision(verdict="refuse", reasons=tuple(against), figures=figures, limits=limits)
-    return Decision(verdict="accept", reasons=_for(enough, figures), figures=figures, limits=limits)
+    return Decision(verdict="accept", reasons=_for(enough, figures, limits), figures=figures, limits=limits)
 
 
 def _too_few(answers: Sequence[Answer], n: int, limits: Limits) -> str:
@@ -165,14 +168,18 @@ def _against(found: Backtest, alerts_per_week: float) -> list[str]:
 
 
 def _held_out(found: Sequence[HeldOut], limits: Limits) -> list[str]:
-    if not found:
+    if all(_is_few(h, limits) for h in found):
         return ["nothing is known of devices that it has not seen: there are no feature rows of two devices"]
     return [
         f"leaving one device out, AUC is {h.mean:.4f} in the mean of {h.n_devices} devices by {h.anomalies} (worst "
         f"{h.worst:.4f}), and {limits.min_auc:g} are asked for"
         for h in found
-        if not h.mean >= limits.min_auc
+        if not h.mean >= limits.min_auc and not _is_few(h, limits)
     ]
+
+
+def _is_few(found: HeldOut, limits: Limits) -> bool:
+    return found.anomalies == "labels" and found.n_devices < limits.min_labelled and math.isfinite(found.mean)
 
 
 def _int8(figures: Figures, limits: Limits) -> list[str]:
@@ -193,12 +200,13 @@ def _int8(figures: Figures, limits: Limits) -> list[str]:
     return texts
 
 
-def _for(enough: Sequence[Backtest], figures: Figures) -> tuple[str, ...]:
+def _for(enough: Sequence[Backtest], figures: Figures, limits: Limits) -> tuple[str, ...]:
     gained, lost = sum(b.n_gained for b in enough), sum(b.n_lost for b in enough)
     windows = sum(b.candidate.n_windows for b in enough)
     texts = [f"+{gained} -{lost} alerts in {windows} windows of {len(enough)} gateways"]
     texts += [
         f"AUC {h.mean:.4f} leaving one device out, by {h.anomalies} (worst of {h.n_devices}: {h.worst:.4f})"
+        + (f": labels of {h.n_devices} devices are too few to decide by" if _is_few(h, limits) else "")
         for h in figures.held_out
     ]
     if figures.int8 is not None:

@@ -67,6 +67,7 @@ def run(scenario: Scenario, folder: Path, screen: Screen) -> int:
         demo.start()
         demo.first_day()
         demo.learn()
+        demo.judge()
         demo.roll_out()
         demo.second_day()
         demo.stop()

@@ -3,6 +3,8 @@ looks at each machine that is alerted of, and calls the alert true or false."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from examples.demo.findings import Day, bytes_text, clock_text, episodes, is_due, judge
 from examples.demo.monitor import Monitor
 from examples.demo.scenario import Injected, Period
@@ -12,6 +14,7 @@ from models.messages import Alert
 from models.signal import NS_PER_S
 
 MAX_SHOWN = 4  # false alarms, one by one
+VISIBLE = 0.01  # of a fault's full growth: who looks at the machine sees it from there on
 
 
 class LiveView:
@@ -51,8 +54,12 @@ class LiveView:
         (episode,) = found
         due = any(is_due(episode, injected) for injected in self._faults)
         if alert.kind == "machine":
-            note = "looked at the machine: " + ("it is damaged" if due else "nothing is wrong with it")
-            self._monitor.label(alert, "true_alarm" if due else "false_alarm", note)
+            damaged = any(
+                is_due(episode, i) and float(i.fault.severity(np.asarray(episode.raised_s))) >= VISIBLE
+                for i in self._faults
+            )
+            note = "looked at the machine: " + ("it is damaged" if damaged else "nothing is wrong with it")
+            self._monitor.label(alert, "true_alarm" if damaged else "false_alarm", note)
         style: Style = "green" if due else "red"
         if due or self._n_false < MAX_SHOWN:
             self._line(episode.raised_s, "alert" if due else "false alarm", alert.message, style)

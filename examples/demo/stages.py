@@ -30,6 +30,7 @@ SETTLE_S = 20.0  # for what was sent to arrive
 BROKER_ATTEMPTS = 3  # a port that was free may be taken by the time the broker asks for it
 # Of real time, eleven minutes of the plant; a canary that has not scored enough after three times that is taken back.
 CANARY_HOURS = 0.003
+JUDGED_S = 60.0
 NEXT = {"shadow": "tries it", "adopted": "adopted it"}
 
 
@@ -142,6 +143,15 @@ class Demo:
             if re.match(r"(learned from|labelled|\s+from summaries)", line):
                 self._screen.line(f"  {re.sub(r'  +', ' ', line.strip())}")
         self._show_model(self._second)
+
+    def judge(self) -> None:
+        """Whether the newer version may go out: gateways replay what they have recorded with both, and a gate decides."""
+        self._stage("A gate: every gateway replays its black box with the second model")
+        said = self._programs.do(
+            "cloud-sink", "evaluate", "-c", self._sink_toml, self._second, "--wait", f"{JUDGED_S:g}"
+        )
+        for line in said.splitlines():
+            self._screen.line(f"  {line}")
 
     def roll_out(self) -> None:
         """The newer version: to a canary, then, if that goes well, to all."""

@@ -93,7 +93,8 @@ REFUSED: list[tuple[str, Figures, str]] = [
     ("failed", figures(*GOOD[:2], backtest(candidate=side(n_failed=1))), "inference failed in 1 batches"),
     ("unscored", figures(*GOOD[:2], backtest(candidate=side(n_windows=4000))), "1000 of 5000 windows have no score"),
     ("no rows", figures(*GOOD, held_out=()), "nothing is known of devices that it has not seen"),
-    ("auc", figures(*GOOD, held_out=(HeldOut(anomalies="labels", mean=0.7, worst=0.5, n_devices=2, n_rows=9),)), "0.7000"),
+    ("auc", figures(*GOOD, held_out=(HeldOut(anomalies="labels", mean=0.7, worst=0.5, n_devices=5, n_rows=9),)), "0.7000"),
+    ("few labels", figures(*GOOD, held_out=(HeldOut(anomalies="labels", mean=0.9, worst=0.5, n_devices=4, n_rows=9),)), "nothing"),
     ("nan auc", figures(*GOOD, held_out=(HeldOut(anomalies="labels", mean=math.nan, worst=0.5, n_devices=2, n_rows=9),)), "nan"),
     ("int8", figures(*GOOD, int8=int8(mean_loss=0.0051)), "int8 loses 0.0051 AUC in the mean"),
     ("int8 worst", figures(*GOOD, int8=int8(worst_loss=0.021)), "0.0210 AUC on s1/g1 d1"),
@@ -131,6 +132,16 @@ def test_true_alarms_that_it_sees_count_for_no_flood() -> None:
     assert judge(figures(*GOOD, seen), Limits()).verdict == "accept"
     unseen = msgspec.structs.replace(seen, n_kept_true=0)
     assert judge(figures(*GOOD, unseen), Limits()).verdict == "refuse"
+
+
+def test_labels_of_few_devices_are_said_and_decide_nothing() -> None:
+    probes = figures().held_out[0]
+    labels = HeldOut(anomalies="labels", mean=0.45, worst=0.45, n_devices=4, n_rows=9)
+    few = judge(figures(*GOOD, held_out=(labels, probes)), Limits())
+    assert few.verdict == "accept"
+    assert any("AUC 0.4500" in text and "too few to decide by" in text for text in few.reasons)
+    enough = msgspec.structs.replace(labels, n_devices=5)
+    assert judge(figures(*GOOD, held_out=(enough, probes)), Limits()).verdict == "refuse"
 
 
 @given(st.integers(0, 5), st.integers(1, 5))
