@@ -94,7 +94,7 @@ REFUSED: list[tuple[str, Figures, str]] = [
     ("unscored", figures(*GOOD[:2], backtest(candidate=side(n_windows=4000))), "1000 of 5000 windows have no score"),
     ("no rows", figures(*GOOD, held_out=()), "nothing is known of devices that it has not seen"),
     ("auc", figures(*GOOD, held_out=(HeldOut(anomalies="labels", mean=0.7, worst=0.5, n_devices=5, n_rows=9),)), "0.7000"),
-    ("few labels", figures(*GOOD, held_out=(HeldOut(anomalies="labels", mean=0.9, worst=0.5, n_devices=4, n_rows=9),)), "nothing"),
+    ("few", figures(*GOOD, held_out=(HeldOut(anomalies="labels", mean=0.9, worst=0.5, n_devices=4, n_rows=9),)), "nothing"),
     ("nan auc", figures(*GOOD, held_out=(HeldOut(anomalies="labels", mean=math.nan, worst=0.5, n_devices=2, n_rows=9),)), "nan"),
     ("int8", figures(*GOOD, int8=int8(mean_loss=0.0051)), "int8 loses 0.0051 AUC in the mean"),
     ("int8 worst", figures(*GOOD, int8=int8(worst_loss=0.021)), "0.0210 AUC on s1/g1 d1"),
