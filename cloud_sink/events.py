@@ -68,7 +68,7 @@ class EventStore:
 
     def create(self) -> None:
         """Makes the tables that are missing, once, however many sinks begin at once. Raises EventsUnavailable, also for tables
-        of a newer program."""
+        of a newer program, or of an older one."""
         with self.begin() as connection:
             if not self._is_sqlite:  # which has one writer anyway
                 connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
@@ -79,6 +79,11 @@ class EventStore:
             elif found > tables.VERSION:
                 raise EventsUnavailable(
                     f"{self.where} is of a newer Linewatch (version {found} of its tables, this one knows {tables.VERSION})"
+                )
+            elif found < tables.VERSION:
+                raise EventsUnavailable(
+                    f"{self.where} is of a Linewatch before its first release (version {found} of its tables, this one writes "
+                    f"{tables.VERSION}): begin with an empty one"
                 )
 
     @contextlib.contextmanager
@@ -106,11 +111,12 @@ class EventStore:
         self.engine.dispose()
 
     def _put_alerts(self, connection: Connection, batch: Batch) -> None:
-        newest: dict[str, Alert] = {}
+        newest: dict[tuple[str, str, str], Alert] = {}
         for alert in batch.alerts:
-            known = newest.get(alert.alert_id)
+            key = (alert.site, alert.gateway, alert.alert_id)
+            known = newest.get(key)
             if known is None or alert.seq > known.seq:
-                newest[alert.alert_id] = alert
+                newest[key] = alert
         t = tables.alerts
         rows = [
             {
@@ -232,24 +238,25 @@ class EventStore:
 
     def _put_labels(self, connection: Connection, batch: Batch) -> None:
         """What operators called alerts, as gateways have confirmed it."""
-        newest: dict[str, Response] = {}
+        newest: dict[tuple[str, str, str], Response] = {}
         for r in batch.responses:
             if r.request != "label" or not r.ok or r.alert_id is None or r.label is None:
                 continue
-            if r.alert_id not in newest or r.at_ns >= newest[r.alert_id].at_ns:
-                newest[r.alert_id] = r
+            key = (r.site, r.gateway, r.alert_id)
+            if key not in newest or r.at_ns >= newest[key].at_ns:
+                newest[key] = r
         t = tables.labels
         rows = [
             {
+                "site": site,
+                "gateway": gateway,
                 "alert_id": alert_id,
                 "label": r.label,
-                "site": r.site,
-                "gateway": r.gateway,
                 "note": r.note,
                 "by": r.by,
                 "at_ns": r.at_ns,
             }
-            for alert_id, r in newest.items()
+            for (site, gateway, alert_id), r in newest.items()
         ]
         self.upsert(connection, t, rows, lambda new: new.at_ns >= t.c.at_ns)
 

@@ -2,8 +2,12 @@
 
 n, mean and co-moment merge exactly (Chan, Golub & LeVeque 1983), so a linear model of the fleet is the one that all its rows
 would have given. Oracle-approximating shrinkage (Chen, Wiesel, Eldar & Hero 2010) depends on n, mean and covariance alone,
-which Ledoit and Wolf's does not. Invariant: what one gateway says weighs at most ``max_share`` of the whole, however
-many windows it claims to have seen; a device whose statistics lie far from those of the others is left out, and said to be.
+which Ledoit and Wolf's does not.
+
+Invariants, whatever one gateway says: it weighs at most ``max_share`` of the whole, or as much as the gateway that has seen
+second most; it has one vote, however many devices it invents, on what the fleet is like; a device whose statistics lie far
+from that is left out, and said to be; and of those that stay no feature's mean counts as farther off than MAX_OFF, nor its
+standard deviation as larger than MAX_WIDER allows. Devices within that are merged as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +23,9 @@ from cloud_sink.summaries import SummaryTable
 MAX_SHARE = 0.25
 MIN_SCREENED = 5  # devices: of fewer nobody can tell which is the odd one
 MAX_DISTANCE = 8.0  # robust standard deviations, of the median over features
+MAX_OFF = 3.0  # standard deviations, within and between devices, of a feature's mean
+MAX_WIDER = 2.0  # times the standard deviation of the usual device, or three robust deviations of all, if that is more
+MAX_LABEL_OFF = 8.0  # standard deviations: so far a false alarm may widen what is normal
 _MAD = 1.4826  # makes a median absolute deviation a standard deviation, of a Gaussian
 _LEAST_SPREAD = 0.05  # in log variances, and in standard deviations: devices are never more alike than that
 
@@ -68,9 +75,9 @@ class Screened:
 class Fleet:
     """What is learned from. ``total`` is over all devices; ``correlation`` float64[k, k] within devices, each in its own units,
     so that none says how the others' features hang together only because it moves more; ``spread`` float64[k] that of the
-    median device; ``devices``: each one's own, by (site/gateway, device); ``weighed``: the same, with the weight that it has;
-    ``rows`` float32[r, k]: a sample of feature rows, with ``row_device`` int64[r] into ``devices``; ``n_windows``: that were
-    summed up; ``screened``: who was left out."""
+    median device; ``devices``: each one's own, by (site/gateway, device); ``weighed``: the same, as far as it counts;
+    ``rows`` float32[r, k]: a sample of feature rows, with ``row_device`` int64[r] into ``devices``; ``n_windows``: that count;
+    ``screened``: who was left out."""
 
     total: Moments
     correlation: NDArray[np.float64]
@@ -128,14 +135,16 @@ def gathered(
         merged(part.n[of == i].astype(np.float64), part.mean[of == i], comoments[of == i])
         for i in range(len(names))
     ]
-    left_out = _screened(names, each) if screen else ()
+    votes = _votes([gateway for gateway, _ in names])
+    left_out = _screened(names, each, votes) if screen else ()
     odd = {(s.gateway, s.device) for s in left_out}
     kept = [i for i, name in enumerate(names) if name not in odd]
     weights = _weights([names[i][0] for i in kept], [each[i].n for i in kept], max_share)
-    weighed = [each[i].scaled(w) for i, w in zip(kept, weights, strict=True)]
+    bounded = _bounded([each[i] for i in kept], votes[kept])
+    weighed = [one.scaled(w) for one, w in zip(bounded, weights, strict=True)]
     total = together(weighed)
     correlation = np.average([m.correlation for m in weighed], axis=0, weights=[m.n for m in weighed])
-    rows, row_device = _sample(part, of, kept, [names[i][0] for i in kept], max_rows)
+    rows, row_device = _sample(part, of, kept, [names[i][0] for i in kept], max_rows, max_share)
     return Fleet(
         total,
         correlation,
@@ -144,7 +153,7 @@ def gathered(
         tuple(weighed),
         rows,
         row_device,
-        int(sum(each[i].n for i in kept)),
+        int(sum(weights)),
         len({names[i][0] for i in kept}),
         left_out,
     )
@@ -180,71 +189,127 @@ def _full(table: SummaryTable) -> list[str]:
     return [f"{site}/{gateway}" for site, gateway in zip(table.site, table.gateway, strict=True)]
 
 
-def _screened(names: list[tuple[str, str]], each: list[Moments]) -> tuple[Screened, ...]:
+def _votes(gateways: Sequence[str]) -> NDArray[np.float64]:
+    """Of each device, of ``gateways``: together 1 for each gateway."""
+    counts = {gateway: gateways.count(gateway) for gateway in set(gateways)}
+    return np.array([1.0 / counts[gateway] for gateway in gateways])
+
+
+def _median(values: NDArray[np.float64], votes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The median over ``values`` float64[m, k] by ``votes`` float64[m], float64[k]; between two halves their mean."""
+    order = np.argsort(values, axis=0)
+    ranked = np.take_along_axis(values, order, axis=0)
+    below = np.cumsum(votes[order], axis=0) / votes.sum()
+    column = np.arange(values.shape[1])
+    low = np.argmax(below >= 0.5 - 1e-9, axis=0)
+    high = np.argmax(below > 0.5 + 1e-9, axis=0)
+    found: NDArray[np.float64] = ranked[low, column] / 2.0 + ranked[high, column] / 2.0
+    return found
+
+
+def _log_variances(each: Sequence[Moments]) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore", over="ignore"):
+        found: NDArray[np.float64] = np.log(np.maximum([np.diag(m.covariance) for m in each], 1e-300))
+    return found
+
+
+def _screened(
+    names: list[tuple[str, str]], each: list[Moments], votes: NDArray[np.float64]
+) -> tuple[Screened, ...]:
     """Devices whose means, or whose spreads, lie far from the others': by the median over features of the distance to the median
     device, in robust standard deviations. What most features say decides, for one feature of a good device may be far."""
     if len(each) < MIN_SCREENED:
         return ()
     means = np.array([m.mean for m in each])
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        log_variance = np.log(np.maximum([np.diag(m.covariance) for m in each], 1e-300))
-        spread = np.exp(np.median(log_variance, axis=0) / 2)
-        off = _distance(means, _LEAST_SPREAD * spread)
-        wide = _distance(log_variance, np.full(means.shape[1], _LEAST_SPREAD))
-    found = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        log_variance = _log_variances(each)
+        spread = np.exp(_median(log_variance, votes) / 2)
+        off = _distance(means, _LEAST_SPREAD * spread, votes)
+        wide = _distance(log_variance, np.full(means.shape[1], _LEAST_SPREAD), votes)
+    found, n_votes = [], 0.0
     for i, (gateway, device) in enumerate(names):
         what = "means" if off[i] > MAX_DISTANCE else "spreads" if wide[i] > MAX_DISTANCE else None
         if what is not None:
             far = max(off[i], wide[i])
+            n_votes += float(votes[i])
             found.append(
                 Screened(
                     gateway, device, f"its {what} lie {far:.3g} deviations from those of the other devices"
                 )
             )
-    return tuple(found) if len(found) <= len(each) // 2 else ()
+    return tuple(found) if n_votes <= votes.sum() / 2 else ()
 
 
-def _distance(values: NDArray[np.float64], least: NDArray[np.float64]) -> NDArray[np.float64]:
-    middle = np.median(values, axis=0)
-    deviation = np.abs(values - middle)
-    scale = np.maximum(_MAD * np.median(deviation, axis=0), least)
+def _distance(
+    values: NDArray[np.float64], least: NDArray[np.float64], votes: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    deviation = np.abs(values - _median(values, votes))
+    scale = np.maximum(_MAD * _median(deviation, votes), least)
     found: NDArray[np.float64] = np.median(deviation / np.maximum(scale, 1e-300), axis=1)
     return np.where(np.isfinite(found), found, np.inf)
 
 
+def _bounded(each: Sequence[Moments], votes: NDArray[np.float64]) -> list[Moments]:
+    """``each`` with no feature farther off, or wider, than the fleet's own devices make believable."""
+    means, log_variance = np.array([m.mean for m in each]), _log_variances(each)
+    middle, usual = _median(means, votes), _median(log_variance, votes)
+    between = _MAD * _median(np.abs(means - middle), votes)
+    room = MAX_OFF * np.sqrt(np.exp(usual) + between**2)
+    wider = np.maximum(2.0 * np.log(MAX_WIDER), 3.0 * _MAD * _median(np.abs(log_variance - usual), votes))
+    found = []
+    for one, log in zip(each, log_variance, strict=True):
+        mean = np.clip(one.mean, middle - room, middle + room)
+        narrowed = np.exp(np.minimum(usual + wider - log, 0.0) / 2.0)
+        with np.errstate(over="ignore"):
+            comoment = (one.comoment * narrowed[:, None]) * narrowed[None, :]
+        found.append(Moments(one.n, mean, comoment))
+    return found
+
+
 def _weights(gateways: list[str], n: list[float], max_share: float) -> list[float]:
-    """Of each device: its windows, but those of one gateway together at most ``max_share`` of all (or an equal share, where there
-    are too few gateways for that)."""
+    """Of each device: its windows, but those of one gateway together at most :func:`_most`."""
     by_gateway: dict[str, float] = {}
     for gateway, count in zip(gateways, n, strict=True):
         by_gateway[gateway] = by_gateway.get(gateway, 0.0) + count
-    share = max(max_share, 1.0 / len(by_gateway))
-    capped = dict(by_gateway)
-    for _ in range(len(capped)):  # what one loses makes the whole smaller, and so perhaps another too large
-        total = sum(capped.values())
-        over = [g for g, count in capped.items() if count > share * total * (1 + 1e-12)]
-        if not over:
-            break
-        rest = total - sum(capped[g] for g in over)
-        room = 1.0 - share * len(over)
-        cap = rest / room * share if room > 1e-12 and rest > 0 else min(capped[g] for g in over)
-        for g in over:
-            capped[g] = min(capped[g], cap)
-    return [count * capped[g] / by_gateway[g] for g, count in zip(gateways, n, strict=True)]
+    most = _most(list(by_gateway.values()), max_share)
+    return [count * min(1.0, most / by_gateway[gateway]) for gateway, count in zip(gateways, n, strict=True)]
+
+
+def _most(counts: list[float], max_share: float) -> float:
+    """What counts, at most, of each of ``counts``, one a gateway: ``max_share`` of all that then counts, or as much as the second
+    largest, if that is more: who has just begun does not make little of what the others have seen."""
+    second = sorted(counts)[-2] if len(counts) > 1 else counts[0]
+    low, high = second, max(counts)
+    for _ in range(100):  # the share of the largest grows with it
+        middle = (low + high) / 2.0
+        if middle <= max_share * sum(min(count, middle) for count in counts):
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def _sample(
-    table: SummaryTable, of: NDArray[np.int64], kept: list[int], gateways: list[str], max_rows: int
+    table: SummaryTable,
+    of: NDArray[np.int64],
+    kept: list[int],
+    gateways: list[str],
+    max_rows: int,
+    max_share: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Rows of the reservoirs, evenly by gateway, and the number of the device among ``kept`` that each is of."""
+    """Rows of the reservoirs, evenly by gateway, of each at most :func:`_most`, and the number of the device among ``kept`` that
+    each is of."""
     number = np.full(int(of.max()) + 1, -1)
     number[kept] = np.arange(len(kept))
     device = number[of[table.reservoir_of]] if len(table.reservoir_of) else np.zeros(0, np.int64)
-    quota = max(1, max_rows // max(1, len(set(gateways))))
     chosen: list[NDArray[np.int64]] = []
-    for gateway in sorted(set(gateways)):
-        mine = [i for i, g in enumerate(gateways) if g == gateway]
-        rows = np.flatnonzero(np.isin(device, mine))
+    there = [
+        np.flatnonzero(np.isin(device, [i for i, g in enumerate(gateways) if g == gateway]))
+        for gateway in sorted(set(gateways))
+    ]
+    most = _most([float(rows.size) for rows in there], max_share)
+    quota = max(1, min(max_rows // len(there), int(most)))
+    for rows in there:
         if rows.size > quota:
             rows = rows[np.linspace(0, rows.size - 1, quota).astype(np.int64)]
         chosen.append(rows)
@@ -257,16 +322,18 @@ MAX_LABEL_SHARE = 0.05
 
 def widened(fleet: Fleet, false_alarms: NDArray[np.float32]) -> Fleet:
     """``fleet`` for which the feature rows float32[m, k] of false alarms are normal, too: they count as healthy windows, but
-    together as MAX_LABEL_SHARE of all at most, and as as large a part of its rows; so no operator alone makes all normal."""
+    together as MAX_LABEL_SHARE of all at most, and as as large a part of its rows, and none as farther off than MAX_LABEL_OFF; so
+    no operator alone makes all normal."""
     if not len(false_alarms):
         return fleet
-    wide = false_alarms.astype(np.float64)
+    room = MAX_LABEL_OFF * np.maximum(fleet.total.spread, np.finfo(np.float32).tiny)
+    wide = np.clip(false_alarms.astype(np.float64), fleet.total.mean - room, fleet.total.mean + room)
     mean = wide.mean(axis=0)
     own = Moments(float(len(wide)), mean, (wide - mean).T @ (wide - mean))
     most = MAX_LABEL_SHARE / (1.0 - MAX_LABEL_SHARE)
     weight = min(own.n, most * fleet.total.n)
     n_rows = min(len(wide), max(1, int(most * len(fleet.rows))))
-    chosen = false_alarms[np.linspace(0, len(wide) - 1, n_rows).astype(np.int64)]
+    chosen = wide.astype(np.float32)[np.linspace(0, len(wide) - 1, n_rows).astype(np.int64)]
     # Whose they are does not matter for where they are held out: of the first device, say.
     devices = np.concatenate([fleet.row_device, np.zeros(n_rows, np.int64)])
     weighed = list(fleet.weighed)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from sqlalchemy import select
+from sqlalchemy import and_, select
 
 from cloud_sink import tables
 from cloud_sink.events import EventStore
@@ -38,7 +38,10 @@ def true_alarms(store: EventStore, model_id: str, class_: str, k: int) -> dict[N
     a, l_ = tables.alerts.c, tables.labels.c
     wanted = (
         select(a.payload)
-        .join(tables.labels, l_.alert_id == a.alert_id)
+        .join(
+            tables.labels,
+            and_(l_.site == a.site, l_.gateway == a.gateway, l_.alert_id == a.alert_id),
+        )
         .where(a.model_id == model_id, a["class"] == class_, a.kind == "machine", l_.label == "true_alarm")
         .order_by(a.alert_id)
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
+from sqlalchemy import and_, select
 
 from cloud_sink import tables
 from cloud_sink.events import EventStore
@@ -29,7 +29,10 @@ def labelled(store: EventStore, model_id: str, class_: str, k: int) -> Labelled:
     a, l_ = tables.alerts.c, tables.labels.c
     wanted = (
         select(a.payload, l_.label)
-        .join(tables.labels, l_.alert_id == a.alert_id)
+        .join(
+            tables.labels,
+            and_(l_.site == a.site, l_.gateway == a.gateway, l_.alert_id == a.alert_id),
+        )
         .where(a.model_id == model_id, a["class"] == class_, a.kind == "machine")
         .order_by(a.alert_id)
     )

@@ -78,7 +78,10 @@ def _learn(given: argparse.Namespace) -> int:
             )
         events.create()
         known = labelled(events, template.model_id, class_, table.k)
-        fleet = widened(gathered(table), known.false_alarms)
+        try:
+            fleet = widened(gathered(table), known.false_alarms)
+        except ValueError as error:  # of none was any window healthy
+            raise FitError(f"{error} of class {class_!r} of the last {given.days:g} days") from error
         version = max(template.version + 1, next_version(given.out, template.model_id))
         options = FleetOptions(
             family=given.family or template.family,

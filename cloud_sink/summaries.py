@@ -12,6 +12,7 @@ from models.messages import Summary, unpack_floats
 
 QUANTILES = ("q0.5", "q0.9", "q0.99", "q1")
 # Of a covariance: how far beyond what rows can have rounding may take it.
+_ROUNDED = 1e-5  # of a mean: rows are float32
 _SLACK = 1e-6
 
 
@@ -132,7 +133,16 @@ class SummaryTable:
             bound = variances[:, rows] * variances[:, columns]
             beyond = self.comoment**2 > bound * (1 + _SLACK) + np.finfo(np.float64).tiny
             bad = (variances < 0).any(axis=1) | beyond.any(axis=1)
+            off = np.abs(self.reservoir.astype(np.float64) - self.mean[self.reservoir_of])
+            off = np.maximum(off - _ROUNDED * np.abs(self.mean[self.reservoir_of]), 0.0)
+            no_room = (off**2 > variances[self.reservoir_of] * (1 + _SLACK) + np.finfo(np.float64).tiny).any(
+                axis=1
+            )
         bad |= (self.n == 0) & (self.comoment != 0).any(axis=1)
+        for i in np.unique(self.reservoir_of[no_room]):
+            found.setdefault(
+                int(i), "a row of its reservoir is farther off than its own co-moments have room for"
+            )
         for i in np.flatnonzero(bad & finite):
             found[int(i)] = (
                 "its co-moments are of no rows: a variance below zero, or a correlation beyond one"

@@ -20,7 +20,7 @@ from sqlalchemy import (
     Text,
 )
 
-VERSION = 1
+VERSION = 2
 metadata = MetaData()
 
 
@@ -33,9 +33,9 @@ schema_version = Table("schema_version", metadata, Column("version", Integer, pr
 alerts = Table(
     "alerts",
     metadata,
-    Column("alert_id", Text, primary_key=True),
+    *_names("site", "gateway", "alert_id"),
     Column("seq", Integer, nullable=False),
-    *_names("state", "kind", "severity", "site", "gateway", "machine", "class", "device", "message"),
+    *_names("state", "kind", "severity", "machine", "class", "device", "message"),
     Column("start_ns", BigInteger, nullable=False),
     Column("end_ns", BigInteger, nullable=False),
     Column("score", Float),
@@ -44,6 +44,7 @@ alerts = Table(
     Column("model_version", Integer),
     Column("payload", LargeBinary, nullable=False),  # the whole message, as it came
     Column("heard_ns", BigInteger, nullable=False),
+    PrimaryKeyConstraint("site", "gateway", "alert_id"),  # an id is its gateway's word alone
     Index("alerts_by_time", "start_ns"),
     Index("alerts_by_device", "site", "gateway", "device"),
 )
@@ -51,10 +52,10 @@ alerts = Table(
 labels = Table(
     "labels",
     metadata,
-    Column("alert_id", Text, primary_key=True),
-    *_names("label", "site", "gateway", "note"),
+    *_names("site", "gateway", "alert_id", "label", "note"),
     Column("by", Text),
     Column("at_ns", BigInteger, nullable=False),
+    PrimaryKeyConstraint("site", "gateway", "alert_id"),
 )
 
 gateways = Table(

@@ -7,15 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import select
 
 from cloud_sink import tables
 from cloud_sink.events import Batch, EventStore, EventsUnavailable
+from cloud_sink.held_out import true_alarms
+from cloud_sink.labelled import labelled
 from cloud_sink.summaries import SummaryTable
-from models.messages import DeviceStateMessage, ModelState, rfc3339
+from models.messages import DeviceStateMessage, ModelState, pack_floats, rfc3339
 from models.refusals import RefusalReason
-from tests.cloud_sink.gateways import alert, label, status, summary
+from tests.cloud_sink.gateways import K, alert, label, status, summary
 
 Make = Callable[[], EventStore]
 
@@ -49,6 +52,30 @@ def test_a_newer_word_on_an_alert_stays(make: Make) -> None:
         Batch(3, responses=[label("b", "false_alarm", ok=False), label("c", "false_alarm", request="ack")])
     )
     assert len(rows(store, tables.labels, "alert_id")) == 1
+
+
+def test_a_gateway_has_no_say_in_the_alerts_of_another(make: Make) -> None:
+    store = make()
+    store.commit(Batch(1, alerts=[alert(1)], responses=[label("g1-00000001", "true_alarm", at_ns=10)]))
+    rogue = alert(1, gateway="evil", alert_id="g1-00000001", seq=99, state="cleared")
+    lie = label("g1-00000001", "false_alarm", gateway="evil", at_ns=10**18)
+    store.commit(Batch(2, alerts=[rogue], responses=[lie]))
+    assert rows(store, tables.alerts, "gateway", "seq", "state") == [
+        ("evil", 99, "cleared"),
+        ("g1", 0, "raised"),
+    ]
+    assert rows(store, tables.labels, "gateway", "label") == [("evil", "false_alarm"), ("g1", "true_alarm")]
+
+
+def test_only_who_raised_an_alert_says_what_it_was(make: Make) -> None:
+    store = make()
+    features = pack_floats(np.ones((2, K), np.float32))
+    store.commit(Batch(1, alerts=[alert(1, features=features), alert(2, features=features)]))
+    said = [label("g1-00000001", "true_alarm"), label("g1-00000002", "false_alarm", gateway="evil")]
+    store.commit(Batch(2, responses=said))
+    known = labelled(store, "press", "press", K)
+    assert (known.n_true, known.n_false) == (1, 0)
+    assert {g for g, _ in true_alarms(store, "press", "press", K)} == {"s1/g1"}
 
 
 def test_of_gateways_what_was_heard_last(make: Make) -> None:
@@ -164,11 +191,12 @@ def test_more_rows_than_one_statement_takes(make: Make) -> None:
     assert len(rows(store, tables.alerts, "alert_id")) == 3000
 
 
-def test_tables_of_a_newer_program_are_left_alone(make: Make) -> None:
+@pytest.mark.parametrize(("step", "text"), [(1, "of a newer Linewatch"), (-1, "before its first release")])
+def test_tables_of_another_program_are_left_alone(make: Make, step: int, text: str) -> None:
     store = make()
     with store.begin() as connection:
-        connection.execute(tables.schema_version.update().values(version=tables.VERSION + 1))
-    with pytest.raises(EventsUnavailable, match="of a newer Linewatch"):
+        connection.execute(tables.schema_version.update().values(version=tables.VERSION + step))
+    with pytest.raises(EventsUnavailable, match=text):
         make()
 
 

@@ -122,13 +122,32 @@ def test_numbers_that_no_rows_have(change: dict[str, Any]) -> None:
     assert [list(t.message_id) for t in tables] == [["g1-d1-1", "g1-d1-3"]]
 
 
+def test_a_reservoir_that_its_own_moments_have_no_room_for() -> None:
+    rows = np.random.default_rng(1).normal(size=(40, K))
+    mean = rows.mean(axis=0)
+    moments = {
+        "mean": mean.tolist(),
+        "comoment": ((rows - mean).T @ (rows - mean))[np.triu_indices(K)].tolist(),
+    }
+    alone = np.zeros((3, K), np.float32)
+    alone[:] = mean
+    reach = np.sqrt(np.diag((rows - mean).T @ (rows - mean)))
+    alone[1] += (0.99 * reach).astype(np.float32)
+    assert bad(summary(1, reservoir=pack_floats(alone), **moments)) == {}
+    alone[2, 4] += 1.01 * reach[4]
+    assert bad(summary(1, reservoir=pack_floats(alone), **moments)) == {0: "inconsistent"}
+    still = {"mean": [1e6] * K, "comoment": [0.0] * (K * (K + 1) // 2)}
+    one = np.full((1, K), 1e6 + 0.3, np.float32)
+    assert bad(summary(1, n=1, reservoir=pack_floats(one), **still)) == {}  # float32 has no more digits
+
+
 def test_numbers_that_are_not_finite() -> None:
     rows = np.zeros((2, K), np.float32)
     rows[1, 2] = np.nan
     assert bad(summary(1, reservoir=pack_floats(rows))) == {0: "not_finite"}
     assert refusal(alert(1, features=pack_floats(rows))) == "not_finite"
     assert refusal(alert(1, features="?")) == "inconsistent"
-    huge = summary(1, mean=[1e308] * K, comoment=[1e308] * (K * (K + 1) // 2))
+    huge = summary(1, mean=[1e308] * K, comoment=[1e308] * (K * (K + 1) // 2), reservoir=None)
     assert bad(huge) == {}  # far off, and no nonsense: training leaves it out
 
 

@@ -1,0 +1,113 @@
+"""What one gateway can do to the model of a fleet, whatever it says: little."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from cloud_sink.fleet import MAX_LABEL_OFF, MAX_OFF, MAX_WIDER, Fleet, gathered, widened
+from cloud_sink.summaries import SummaryTable
+from models.messages import Summary
+from tests.cloud_sink.gateways import K
+from tests.cloud_sink.test_fleet import fleet_of, rows_of, summed
+
+HONEST, _ = fleet_of()
+
+
+def with_lies(*lies: Summary) -> Fleet:
+    return gathered(SummaryTable.of([*HONEST, *lies]))
+
+
+def spread_of(fleet: Fleet) -> NDArray[np.float64]:
+    return np.sqrt(np.diag(fleet.total.covariance))
+
+
+TRUE = gathered(SummaryTable.of(HONEST))
+
+
+def share_of(fleet: Fleet, gateway: str) -> float:
+    own = sum(m.n for (g, _), m in zip(fleet.devices, fleet.weighed, strict=True) if g == f"s1/{gateway}")
+    return own / fleet.total.n
+
+
+def test_invented_devices_have_one_vote() -> None:
+    lies = [summed(rows_of(50, seed=i, centre=40.0), gateway="evil", device=f"e{i}") for i in range(10)]
+    fleet = with_lies(*lies)
+    assert {s.gateway for s in fleet.screened} == {"s1/evil"}
+    assert len(fleet.screened) == 10
+    assert np.allclose(fleet.total.mean, TRUE.total.mean, atol=1e-9)
+
+
+@pytest.mark.parametrize("how", ["mean", "spread"])
+def test_one_feature_of_many_is_no_way_in(how: str) -> None:
+    rows = rows_of(50, seed=5)
+    rows[:, 2] = rows[:, 2] + 1e9 if how == "mean" else rows[:, 2] * 1e6
+    fleet = with_lies(summed(rows, keep=0, gateway="evil", device="d9"))
+    assert fleet.screened == ()  # most of it looks as it should
+    weight = share_of(fleet, "evil")
+    room = MAX_OFF * 1.2 * spread_of(TRUE)
+    assert (np.abs(fleet.total.mean - TRUE.total.mean) <= weight * room).all()
+    assert (spread_of(fleet) <= spread_of(TRUE) * np.sqrt(1 + weight * (MAX_OFF**2 + MAX_WIDER**2))).all()
+
+
+def test_windows_that_nobody_has_seen_count_for_little() -> None:
+    boast = summed(rows_of(50, seed=77), 9, gateway="g0", device="d0")
+    boast = msgspec.structs.replace(boast, n=10**12, comoment=[c * 2e10 for c in boast.comoment])
+    fleet = with_lies(boast)
+    assert fleet.n_windows == round(fleet.total.n) <= TRUE.n_windows * 4 / 3
+
+
+def test_rows_of_one_gateway_are_few_among_all() -> None:
+    many = [summed(rows_of(50, seed=i), i, keep=50, gateway="evil", device="d9") for i in range(40)]
+    fleet = with_lies(*many)
+    (of_evil,) = [i for i, (g, _) in enumerate(fleet.devices) if g == "s1/evil"]
+    assert 0 < (fleet.row_device == of_evil).sum() <= 0.25 * len(fleet.rows)
+
+
+def test_who_has_just_begun_makes_little_of_nobody() -> None:
+    new = [summed(rows_of(10, seed=i), keep=4, gateway=f"new{i}", device="d") for i in range(4)]
+    for n_new in (1, 2, 4):
+        fleet = with_lies(*new[:n_new])
+        assert fleet.total.n == pytest.approx(TRUE.total.n + 10 * n_new)
+    three, _ = fleet_of(n_gateways=3)
+    assert gathered(SummaryTable.of([*three, new[0]])).total.n == pytest.approx(3 * 200 + 10)
+
+
+def test_a_label_widens_as_far_as_eight_deviations() -> None:
+    row = np.full((1, K), 1e9, np.float32)
+    wide = widened(TRUE, row)
+    most = MAX_LABEL_OFF * spread_of(TRUE) / TRUE.total.n
+    assert (np.abs(wide.total.mean - TRUE.total.mean) <= most * 1.01).all()
+    assert (np.abs(wide.rows - TRUE.total.mean) <= (MAX_LABEL_OFF + 1) * spread_of(TRUE)).all()
+
+
+Lie = st.tuples(
+    st.lists(st.floats(-1e6, 1e6), min_size=K, max_size=K),
+    st.lists(st.floats(-6, 6), min_size=K, max_size=K),
+    st.integers(1, 10**15),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(Lie, min_size=1, max_size=4))
+def test_whatever_one_gateway_of_seven_says_a_centre_moves_by_less_than_a_spread(lies: list[Any]) -> None:
+    """A quarter of MAX_OFF deviations is what it can do at most; variances grow by no more than that allows."""
+    said = []
+    for i, (off, log_wide, n) in enumerate(lies):
+        rows = rows_of(40, seed=i) * 10.0 ** np.array(log_wide) + np.array(off)
+        one = summed(rows, keep=0, gateway="evil", device=f"e{i}")
+        said.append(msgspec.structs.replace(one, n=n, comoment=[c * n / 40 for c in one.comoment]))
+    fleet = with_lies(*said)
+    assert share_of(fleet, "evil") <= 0.25 + 1e-9
+    spread = spread_of(TRUE)
+    assert (np.abs(fleet.total.mean - TRUE.total.mean) < spread).all()
+    variance = np.linalg.eigvalsh(fleet.total.covariance / np.outer(spread, spread))
+    honest = np.linalg.eigvalsh(TRUE.total.covariance / np.outer(spread, spread))
+    assert variance.max() < honest.max() + 0.25 * K * (MAX_WIDER**2 + 1.2 * MAX_OFF**2)
+    assert variance.min() > 0.5 * honest.min()
