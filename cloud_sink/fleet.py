@@ -25,6 +25,8 @@ MIN_SCREENED = 5  # devices: of fewer nobody can tell which is the odd one
 MAX_DISTANCE = 8.0  # robust standard deviations, of the median over features
 MAX_OFF = 3.0  # standard deviations, within and between devices, of a feature's mean
 MAX_WIDER = 2.0  # times the standard deviation of the usual device, or three robust deviations of all, if that is more
+MAX_ROW_OFF = 8.0  # standard deviations of its device, of a feature of a row
+_ROUNDED = 1e-5  # of a mean: rows are float32
 MAX_LABEL_OFF = 8.0  # standard deviations: so far a false alarm may widen what is normal
 _MAD = 1.4826  # makes a median absolute deviation a standard deviation, of a Gaussian
 _LEAST_SPREAD = 0.05  # in log variances, and in standard deviations: devices are never more alike than that
@@ -140,11 +142,13 @@ def gathered(
     odd = {(s.gateway, s.device) for s in left_out}
     kept = [i for i, name in enumerate(names) if name not in odd]
     weights = _weights([names[i][0] for i in kept], [each[i].n for i in kept], max_share)
-    bounded = _bounded([each[i] for i in kept], votes[kept])
+    own = [each[i] for i in kept]
+    bounded = _bounded(own, votes[kept])
     weighed = [one.scaled(w) for one, w in zip(bounded, weights, strict=True)]
     total = together(weighed)
     correlation = np.average([m.correlation for m in weighed], axis=0, weights=[m.n for m in weighed])
     rows, row_device = _sample(part, of, kept, [names[i][0] for i in kept], max_rows, max_share)
+    rows = _bounded_rows(rows, row_device, own, bounded)
     return Fleet(
         total,
         correlation,
@@ -263,6 +267,27 @@ def _bounded(each: Sequence[Moments], votes: NDArray[np.float64]) -> list[Moment
         with np.errstate(over="ignore"):
             comoment = (one.comoment * narrowed[:, None]) * narrowed[None, :]
         found.append(Moments(one.n, mean, comoment))
+    return found
+
+
+def _bounded_rows(
+    rows: NDArray[np.float32], of: NDArray[np.int64], own: Sequence[Moments], bounded: Sequence[Moments]
+) -> NDArray[np.float32]:
+    """``rows`` float32[r, k], each of device ``of``, moved as the moments of its device were, and none farther than MAX_ROW_OFF
+    standard deviations from their mean."""
+    found = rows.copy()
+    with np.errstate(over="ignore"):
+        for i, (before, after) in enumerate(zip(own, bounded, strict=True)):
+            mine = np.flatnonzero(of == i)
+            wide = rows[mine].astype(np.float64)
+            narrowed = after.spread / np.where(before.spread > 0.0, before.spread, 1.0)
+            moved = np.where(
+                (narrowed < 1.0 - 1e-9) | (after.mean != before.mean),
+                (wide - before.mean) * np.where(before.spread > 0.0, narrowed, 1.0) + after.mean,
+                wide,
+            )
+            room = MAX_ROW_OFF * after.spread + _ROUNDED * np.abs(after.mean)
+            found[mine] = np.clip(moved, after.mean - room, after.mean + room)
     return found
 
 

@@ -12,6 +12,7 @@ from models.messages import Summary, unpack_floats
 
 QUANTILES = ("q0.5", "q0.9", "q0.99", "q1")
 # Of a covariance: how far beyond what rows can have rounding may take it.
+_LARGEST = float(np.finfo(np.float32).max)  # of a feature
 _ROUNDED = 1e-5  # of a mean: rows are float32
 _SLACK = 1e-6
 
@@ -110,8 +111,9 @@ class SummaryTable:
         )
 
     def distinct(self) -> SummaryTable:
-        """Each message once, the first of equal ones, in the order of time."""
-        _, first = np.unique(self.message_id, return_index=True)
+        """Each message once, the first of equal ones, in the order of time. An id is its gateway's word alone."""
+        whose = np.char.add(np.char.add(self.site, "\x1f"), np.char.add(self.gateway, "\x1f"))
+        _, first = np.unique(np.char.add(whose, self.message_id), return_index=True)
         order = np.lexsort((self.message_id[first], self.start_ns[first]))
         return self.take(first[order].astype(np.int64))
 
@@ -138,6 +140,11 @@ class SummaryTable:
             no_room = (off**2 > variances[self.reservoir_of] * (1 + _SLACK) + np.finfo(np.float64).tiny).any(
                 axis=1
             )
+            n = self.n.astype(np.float64)[:, None]
+            beyond_rows = (np.abs(self.mean) > _LARGEST).any(axis=1)
+            beyond_rows |= (variances > n * (2.0 * _LARGEST) ** 2).any(axis=1)
+        for i in np.flatnonzero(beyond_rows):
+            found.setdefault(int(i), "its mean or co-moments are larger than those of any rows of float32")
         bad |= (self.n == 0) & (self.comoment != 0).any(axis=1)
         for i in np.unique(self.reservoir_of[no_room]):
             found.setdefault(

@@ -70,6 +70,25 @@ def test_rows_of_one_gateway_are_few_among_all() -> None:
     assert 0 < (fleet.row_device == of_evil).sum() <= 0.25 * len(fleet.rows)
 
 
+def test_rows_are_bounded_as_the_moments_are() -> None:
+    rows = rows_of(50, seed=5)
+    rows[:, 2] *= 1e7
+    fleet = with_lies(*[summed(rows, i, keep=50, gateway="evil", device="d9") for i in range(4)])
+    assert fleet.screened == ()
+    reach = (MAX_OFF * 1.2 + 8.5 * MAX_WIDER * 1.2) * spread_of(TRUE)
+    assert (np.abs(fleet.rows - TRUE.total.mean) <= reach).all()
+    honest = fleet.row_device != [g for g, _ in fleet.devices].index("s1/evil")
+    assert np.isin(fleet.rows[honest], TRUE.rows).all()  # those of the others are as they came
+
+
+def test_an_id_of_another_gateway_hides_nothing() -> None:
+    thief = summed(rows_of(50, seed=5), 0, gateway="evil", device="d9")
+    thief = msgspec.structs.replace(thief, message_id=HONEST[0].message_id, start_ns=0)
+    table = SummaryTable.of([thief, *HONEST, HONEST[0]]).distinct()
+    assert len(table) == len(HONEST) + 1
+    assert set(table.gateway) == {"evil", *(s.gateway for s in HONEST)}
+
+
 def test_who_has_just_begun_makes_little_of_nobody() -> None:
     new = [summed(rows_of(10, seed=i), keep=4, gateway=f"new{i}", device="d") for i in range(4)]
     for n_new in (1, 2, 4):

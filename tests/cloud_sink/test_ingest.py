@@ -147,8 +147,11 @@ def test_numbers_that_are_not_finite() -> None:
     assert bad(summary(1, reservoir=pack_floats(rows))) == {0: "not_finite"}
     assert refusal(alert(1, features=pack_floats(rows))) == "not_finite"
     assert refusal(alert(1, features="?")) == "inconsistent"
-    huge = summary(1, mean=[1e308] * K, comoment=[1e308] * (K * (K + 1) // 2), reservoir=None)
-    assert bad(huge) == {}  # far off, and no nonsense: training leaves it out
+    most = float(np.finfo(np.float32).max)
+    far = summary(1, mean=[most] * K, comoment=[most**2] * (K * (K + 1) // 2), reservoir=None)
+    assert bad(far) == {}  # far off, and no nonsense: training leaves it out
+    assert bad(msgspec.structs.replace(far, mean=[1e200] * K)) == {0: "inconsistent"}
+    assert bad(msgspec.structs.replace(far, comoment=[1e90] * len(far.comoment))) == {0: "inconsistent"}
 
 
 def test_more_than_is_believed() -> None:
