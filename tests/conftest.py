@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 # A shell has what it starts with "&" ignore Ctrl-C, and its children inherit that: those that tests interrupt must hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -23,6 +26,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         encoding="utf-8"
     )
     return None if marked or collection_path.is_dir() else True
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A command that a test runs in this process sets up its log, and leaves that to whoever runs next."""
+    hook = threading.excepthook
+    yield
+    threading.excepthook = hook
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -249,7 +249,7 @@ def test_a_stick_that_hangs_costs_no_window(
                 "the alert",
             )
             assert raised[0]["delivery"]["backend"] == "cloud"
-            assert place(port, "cloud") > 50
+            assert place(port, "cloud") > 10
             wait_for(lambda: balanced(port), "the equations")
             assert metrics(port)["linewatch_cloud_engines"] == 1
             said = [a["message"] for a in alerts(seen) if a["kind"] == "system" and a["state"] == "raised"]
@@ -363,8 +363,15 @@ def test_a_sink_says_why_it_does_not_score(tmp_path: Path, model: str, reason: s
         wait_for(lambda: fetched(http, "/healthz")[0] == 200, "the sink")
         feed(seen, messages[:200])
         wait_for(lambda: place(port, "edge") >= 4, "windows at the edge")
-        feed(seen, messages[200:300])
-        wait_for(lambda: outcome(port, reason) > 0, "the reason", 30)
+        left = iter(range(200, len(messages), 10))
+
+        def asked_and_told() -> bool:
+            """The edge is slow once it has had a few batches, and of how many messages one is depends on who is busy."""
+            if (i := next(left, None)) is not None:
+                feed(seen, messages[i : i + 10])
+            return outcome(port, reason) > 0
+
+        wait_for(asked_and_told, "the reason", 60)
         wait_for(lambda: summed(metrics(port), "windows_pending") == 0, "scores at the edge", 30)
         # What is not a request, or of another gateway, is counted.
         seen.publish(REQUEST, b"[]")
