@@ -8,6 +8,8 @@ written in the order of their keys, so that sinks that write at once wait for on
 from __future__ import annotations
 
 import contextlib
+import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -295,7 +297,16 @@ def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[Mapping[str,
 def _durable(connection: Any, _: object) -> None:
     """SQLite keeps a power cut's promise only when asked to; several sinks on one computer share the file."""
     connection.isolation_level = None  # transactions are begun by us
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+    ends_s = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError:  # two that turn it on at once: SQLite lets neither of them wait
+            if time.monotonic() > ends_s:
+                raise
+            time.sleep(0.01)
+    for pragma in ("synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
