@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError
 
 from cloud_sink.influx_options import Influx
 from cloud_sink.limits import Limits
+from cloud_sink.retrain_options import Retrain, check_retrain
 from models.broker_checks import check_broker, check_prefix
 from models.broker_options import (
     Broker,
@@ -83,6 +84,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     limits: Limits = Limits()
     influx: Influx = Influx()
     rollout: Rollout = Rollout()
+    retrain: Retrain = Retrain()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ class Config:
     limits: Limits
     influx: Influx
     rollout: Rollout
+    retrain: Retrain
 
 
 def load_config(path: Path) -> Config:
@@ -111,7 +114,7 @@ def load_config(path: Path) -> Config:
 
     sink, broker = read("sink", Sink), read("broker", SinkBroker)
     store, limits, influx = read("store", Store), read("limits", Limits), read("influx", Influx)
-    rollout = read("rollout", Rollout)
+    rollout, retrain = read("rollout", Rollout), read("retrain", Retrain)
     if "sink" in raw:
         problems += as_far_as_known(_check_name(sink), check_http(sink, "sink"))
     if "broker" in raw:
@@ -120,15 +123,23 @@ def load_config(path: Path) -> Config:
             check_prefix(sure(broker.prefix), ("broker", "prefix")),
             _check_group(broker),
         )
-    problems += as_far_as_known(_check_events(store), _check_influx(influx))
+    problems += as_far_as_known(_check_events(store), _check_influx(influx), check_retrain(retrain))
     if problems:
         raise ConfigError(report(path, problems, lines, {}))
     placed = msgspec.structs.replace(
         store, events=_placed_events(store.events, base), features=_placed(store.features, base)
     )
     influx = msgspec.structs.replace(influx, queue=str(base / influx.queue))
+    retrain = msgspec.structs.replace(retrain, folder=base / retrain.folder)
     return Config(
-        path=path, sink=sink, broker=broker, store=placed, limits=limits, influx=influx, rollout=rollout
+        path=path,
+        sink=sink,
+        broker=broker,
+        store=placed,
+        limits=limits,
+        influx=influx,
+        rollout=rollout,
+        retrain=retrain,
     )
 
 
