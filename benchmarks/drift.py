@@ -1,8 +1,7 @@
 """How often drift is told where there is none, and after how long where there is: simulated fleets of summaries, 5 minutes each.
 
-Log scores and features of a summary follow AR(1) processes of coefficient .9, of one deviation each: hours hang together, as those of a
-real machine do. Everything that judges is the product's own.
-"""
+Log scores and features of a summary follow AR(1) processes of coefficient .9, of one deviation each: hours hang together, as
+those of a real machine do. Everything that judges is the product's own."""
 
 from __future__ import annotations
 
@@ -23,8 +22,8 @@ NAMES = tuple(f"f{i}" for i in range(K))
 
 
 def measure(*, quick: bool) -> dict[str, object]:
-    """The share of devices with a false alarm in four weeks, and of fleets; the delay in hours (None: of those told none) of steps and
-    of a ramp of three days, in deviations of a summary, with the share of devices that were told of within a week."""
+    """The share of devices with a false alarm in four weeks, and of fleets; the delay in hours (None: of those told none) of
+    steps and of a ramp of three days, in deviations of a summary, with the share of devices that were told of within a week."""
     n, fleet = (4, 4) if quick else (100, 10)
     still = {
         "stationary": _false_alarms(n, fleet, 0.0, reservoir=True),
@@ -59,8 +58,8 @@ def summaries(
     feature: NDArray[np.float64] | float = 0.0,
     reservoir: bool = True,
 ) -> SummaryTable:
-    """``n_spans`` of each device, in the order of time; ``score`` and ``feature`` float64[n_spans] are added to the log score and to
-    half of the features, in deviations."""
+    """``n_spans`` of each device, in the order of time; ``score`` and ``feature`` float64[n_spans] are added to the log score
+    and to half of the features, in deviations."""
     rng = np.random.default_rng(seed)
     m = n_devices * n_spans
     logs = SCORE_SPREAD * (_ar(rng, n_spans, n_devices) + np.reshape(score, (-1, 1)))

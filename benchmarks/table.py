@@ -198,7 +198,8 @@ def _drift(r: Record) -> list[Row]:
 
     return [
         Row(
-            f"devices told to have drifted in {r['days']} days in which none did (AR({r['ar']:g}); {_list(still)}), {r['devices']} each",
+            f"devices told to have drifted in {r['days']} days in which none did (AR({r['ar']:g}); {_list(still)}), "
+            f"{r['devices']} each",
             _list(f"{100 * share:.2g} %" for share in still.values()),
             f"fleets of {r['fleet_devices']}: {_list(f'{100 * share:.2g} %' for share in fleets)}",
             "",

@@ -1,8 +1,8 @@
-"""``python -m cloud_sink.bounded MEGABYTES COMMAND ...``: ``cloud-sink COMMAND ...`` with so much memory at most, which ends when whoever started
-it does.
+"""``python -m cloud_sink.bounded MEGABYTES COMMAND ...``: ``cloud-sink COMMAND ...`` with so much memory at most, which ends
+when whoever started it does.
 
-Invariant: standard input is a pipe that its parent holds and never writes to; its end is the parent's, also of one that was killed.
-"""
+Invariant: standard input is a pipe that its parent holds and never writes to; its end is the parent's, also of one that was
+killed."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def load_config(path: Path) -> Config:
         store, events=_placed_events(store.events, base), features=_placed(store.features, base)
     )
     influx = msgspec.structs.replace(influx, queue=str(base / influx.queue))
-    retrain = msgspec.structs.replace(retrain, folder=base / retrain.folder)
+    retrain = msgspec.structs.replace(retrain, folder=str(base / retrain.folder))
     return Config(
         path=path,
         sink=sink,

@@ -5,9 +5,9 @@ logs, a median over every few of them, go through ADWIN (Bifet & Gavaldà 2007, 
 has drifted where the level since then lies MIN_SHIFT robust deviations from that of before. *Features*: the population-stability
 index (the symmetric Kullback-Leibler divergence of Jeffreys 1946, between shares of bins) of a row a summary, the newest
 against the first, in deciles of the first; and the same divergence between Gaussians of their moments, which is all there is
-where reservoirs are missing. Of two samples of one population the index is (1/n + 1/m) times a chi-square variable (Yurdakul 2018; of one
-degree of freedom less than bins, of moments of two), n and m being as many independent rows as the correlation in time leaves
-of them; what chance explains is no drift.
+where reservoirs are missing. Of two samples of one population the index is (1/n + 1/m) times a chi-square variable (Yurdakul
+2018; of one degree of freedom less than bins, of moments of two), n and m being as many independent rows as the correlation in
+time leaves of them; what chance explains is no drift.
 
 Invariants: the same summaries give the same findings, however often they are read; scores of two versions are never compared.
 """
@@ -43,8 +43,8 @@ _MAD = 1.4826
 
 @dataclass(slots=True)
 class _Period:
-    """Of some summaries, one entry each: n, mean float64[k], n times the variances float64[k], and a row float32[k] of the reservoir
-    or None."""
+    """Of some summaries, one entry each: n, mean float64[k], n times the variances float64[k], and a row float32[k] of the
+    reservoir or None."""
 
     n: list[int] = field(default_factory=list)
     mean: list[NDArray[np.float64]] = field(default_factory=list)

@@ -1,9 +1,8 @@
 """Drift as alerts of kind ``drift`` that the sink itself has raised: one a device, and one of a fleet as a whole. Pure.
 
-``clock`` is ``sink`` in them, which tells them from those of gateways. Nobody publishes them: a gateway's topics are its own. An episode is
-raised once, cleared when the drift is gone (or another version is in service), and after that not raised again for a while, so
-that what comes and goes is no flood.
-"""
+``clock`` is ``sink`` in them, which tells them from those of gateways. Nobody publishes them: a gateway's topics are its own.
+An episode is raised once, cleared when the drift is gone (or another version is in service), and after that not raised again
+for a while, so that what comes and goes is no flood."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""``cloud-sink drift``: what has drifted, and what speaks for training a model again; ``cloud-sink retrainings``: what came of it."""
+"""``cloud-sink drift``: what has drifted, and what speaks for training a model again; ``cloud-sink retrainings``: what came of
+it."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ def add(commands: Any) -> None:
     drift = commands.add_parser(
         "drift",
         help="what has drifted",
-        description="Looks through the summaries of the last days: which devices have moved away from what they were when they took "
-        "their version of the model on, by their scores and by their features. Of the models of [[retrain.model]], or of --like.",
+        description="Looks through the summaries of the last days: which devices have moved away from what they were when they "
+        "took their version of the model on. Of the models of [[retrain.model]], or of --like.",
     )
     add_config(drift)
     drift.add_argument("--like", type=Path, metavar="DIR", help="of this bundle's model alone")

@@ -18,8 +18,8 @@ from models.topics import check_level
 
 
 class RetrainModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[[retrain.model]]``: a model that is trained again. ``like``: its bundle in service; a newer version that was promoted takes its
-    place by itself."""
+    """``[[retrain.model]]``: a model that is trained again. ``like``: its bundle in service; a newer version that was promoted
+    takes its place by itself."""
 
     like: Path
     key_file: Path
@@ -39,7 +39,7 @@ class Retrain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """``[retrain]``: when models are trained again without anybody asking; without a model, never."""
 
     look_s: Annotated[float, msgspec.Meta(ge=0.1, le=86_400)] = 3600.0
-    folder: Path = Path("retraining")
+    folder: Name = "retraining"
     minutes: Positive = 60.0
     memory_mb: Annotated[int, msgspec.Meta(ge=256, le=1_000_000)] = 4096
     summaries_per_point: Count = 12

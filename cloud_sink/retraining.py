@@ -1,8 +1,8 @@
 """When a model is trained again: on a schedule, on enough new windows, or on drift; and when it has to rest. Pure.
 
-Invariants: between the beginnings of two attempts lies the rest at least, whatever came of the first, and after each one in a row that led to
-nothing twice as long as before, up to MOST_RESTS times; while a version of the model is being rolled out there is none at all.
-"""
+Invariants: between the beginnings of two attempts lies the rest at least, whatever came of the first, and after each one in a
+row that led to nothing twice as long as before, up to MOST_RESTS times; while a version of the model is being rolled out there
+is none at all."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An attempt of before: when it began, and what came of it: ``served`` (its version went to all gateways), ``nothing`` (it failed, was
-    refused or taken back), or ``open``."""
+    """An attempt of before: when it began, and what came of it: ``served`` (its version went to all gateways), ``nothing`` (it
+    failed, was refused or taken back), or ``open``."""
 
     began_ns: int
     result: Result
@@ -41,8 +41,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """``served_ns``: when the version in service was made; ``n_windows``: healthy windows summed up since then, or since the last attempt;
-    ``drift``: what has drifted, in words, or None; ``rolling_out``: what is, or None; ``attempts``: in any order."""
+    """``served_ns``: when the version in service was made; ``n_windows``: healthy windows summed up since then, or since the
+    last attempt; ``drift``: what has drifted, in words, or None; ``rolling_out``: what is, or None; ``attempts``: in any
+    order."""
 
     served_ns: int
     n_windows: int

@@ -1,10 +1,10 @@
 """Models that are trained again without anybody asking: looks for drift, trains a candidate, offers it to canaries.
 
-Strategy: the sink that leads starts commands of its own, one at a time, each in a process of its own (:class:`cloud_sink.child.Child`):
-``drift`` says what there is to know; where that is a reason, an attempt is noted, ``learn`` makes a bundle in a folder, and ``rollout`` offers it.
-Invariants: what is begun is noted before it is done, and each step can be done again: whoever dies on the way is followed by one that
-goes on from there, at most MAX_STARTS times. A version is rolled out once, so no two candidates come of one attempt.
-"""
+Strategy: the sink that leads starts commands of its own, one at a time, each in a process of its own
+(:class:`cloud_sink.child.Child`): ``drift`` says what there is to know; where that is a reason, an attempt is noted, ``learn``
+makes a bundle in a folder, and ``rollout`` offers it. Invariants: what is begun is noted before it is done, and each step can
+be done again: whoever dies on the way is followed by one that goes on from there, at most MAX_STARTS times. A version is rolled
+out once, so no two candidates come of one attempt."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ class Work(NamedTuple):
 
 
 class Retrainer:
-    """See the module's docstring. :meth:`turn` is called by who leads, :meth:`stop` when it does not any more; from one thread."""
+    """See the module's docstring. :meth:`turn` is called by who leads, :meth:`stop` when it does not any more; from one
+    thread."""
 
     def __init__(
         self,
@@ -299,12 +300,12 @@ class Retrainer:
         served = retraining_store.in_service(self._events, like)
         if served.version == like.version:
             return model.asked.like
-        folder = self._config.retrain.folder / "served" / quote(model.model_id, safe="")
+        folder = Path(self._config.retrain.folder) / "served" / quote(model.model_id, safe="")
         write_bundle(folder, served, rollouts.artifacts_of(self._events, served))
         return folder
 
     def _candidate(self, model_id: str) -> Path:
-        return self._config.retrain.folder / "candidates" / quote(model_id, safe="")
+        return Path(self._config.retrain.folder) / "candidates" / quote(model_id, safe="")
 
 
 def _model(asked: RetrainModel) -> Model:

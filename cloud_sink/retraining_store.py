@@ -24,8 +24,8 @@ OPEN = (TRAINING, TRAINED)
 
 @dataclass(frozen=True, slots=True)
 class Retraining:
-    """A row, read. ``state``: a candidate is being trained; is there, but was not offered to canaries; was offered: what became of it
-    then the rollout says; or it failed, and ``text`` says why. ``starts``: how often somebody began with it."""
+    """A row, read. ``state``: a candidate is being trained; is there, but was not offered to canaries; was offered: what became
+    of it then the rollout says; or it failed, and ``text`` says why. ``starts``: how often somebody began with it."""
 
     model_id: str
     number: int
@@ -141,7 +141,8 @@ def highest_version(store: EventStore, model_id: str) -> int:
 
 
 def in_service(store: EventStore, like: ModelManifest) -> ModelManifest:
-    """The newest version of the model of ``like`` that went to all gateways by a rollout, or ``like``. Raises EventsUnavailable."""
+    """The newest version of the model of ``like`` that went to all gateways by a rollout, or ``like``. Raises
+    EventsUnavailable."""
     promoted = [
         r.manifest for r in rollouts.rollouts(store, (rollouts.PROMOTED,)) if r.plan.model_id == like.model_id
     ]
