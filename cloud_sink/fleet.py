@@ -332,6 +332,9 @@ def _sample(
         np.flatnonzero(np.isin(device, [i for i, g in enumerate(gateways) if g == gateway]))
         for gateway in sorted(set(gateways))
     ]
+    there = [rows for rows in there if rows.size]  # some send none (privacy): the others' still count
+    if not there:
+        return table.reservoir[:0], np.zeros(0, np.int64)
     most = _most([float(rows.size) for rows in there], max_share)
     quota = max(1, min(max_rows // len(there), int(most)))
     for rows in there:

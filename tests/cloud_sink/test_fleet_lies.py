@@ -70,6 +70,13 @@ def test_rows_of_one_gateway_are_few_among_all() -> None:
     assert 0 < (fleet.row_device == of_evil).sum() <= 0.25 * len(fleet.rows)
 
 
+def test_the_rows_of_the_only_gateway_that_sends_some_are_used() -> None:
+    silent = [msgspec.structs.replace(s, reservoir=None) for s in HONEST if s.gateway != "g0"]
+    own = [s for s in HONEST if s.gateway == "g0"]
+    assert len(gathered(SummaryTable.of([*silent, *own])).rows) == 4 * 8
+    assert len(gathered(SummaryTable.of(silent)).rows) == 0
+
+
 def test_rows_are_bounded_as_the_moments_are() -> None:
     rows = rows_of(50, seed=5)
     rows[:, 2] *= 1e7
