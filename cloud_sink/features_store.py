@@ -16,7 +16,8 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,17 +83,20 @@ class Partition:
 
 
 class FeatureStore:
-    """See the module's docstring. ``url``: a path, or a URL of fsspec; ``sink``: who writes, part of every file's name."""
+    """See the module's docstring. ``url``: a path, or a URL of fsspec; ``sink``: who writes, part of every file's name;
+    ``create``: whether the folder is made where it is missing. Several threads may use one."""
 
-    def __init__(self, url: str, sink: str) -> None:
+    def __init__(self, url: str, sink: str, *, create: bool = True) -> None:
         """Raises StoreError."""
         self._url, self._sink = url, sink
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(url)
-            self._fs.makedirs(self._root, exist_ok=True)
+            # What fsspec remembers of listings is shared by all of a process, and knows nothing of what other sinks write.
+            self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+            if create:
+                self._fs.makedirs(self._root, exist_ok=True)
         except (OSError, ImportError, ValueError) as error:
             raise StoreError(f"{url} cannot be used: {error}") from error
-        self._is_local = isinstance(self._fs, LocalFileSystem)
+        self.is_local = isinstance(self._fs, LocalFileSystem)
         self.n_files_written = self.n_bytes_written = 0
 
     def append(self, tables: Sequence[SummaryTable]) -> int:
@@ -111,7 +115,6 @@ class FeatureStore:
     def partitions(self, class_: str | None = None, schema_id: str | None = None) -> list[Partition]:
         """Those that there are, the oldest first. Raises StoreError."""
         with self._errors("read"):
-            self._fs.invalidate_cache()
             found = {Partition.at(os.path.dirname(path)) for path in self._files(self._root)}
         chosen = [
             p
@@ -131,23 +134,29 @@ class FeatureStore:
         """All summaries of a class and schema that begin in [from_ns, until_ns), each once, in the order of time; None where
         there is none. Raises StoreError."""
         tables = []
-        for partition in self.partitions(class_, schema_id):
-            if from_ns is not None and (partition.day + 1) * DAY_NS <= from_ns:
-                continue
-            if until_ns is not None and partition.day * DAY_NS >= until_ns:
-                continue
+        for partition in self.within(class_, schema_id, from_ns=from_ns, until_ns=until_ns):
             tables += [table for table, _ in self.read_partition(partition)]
         if not tables:
             return None
-        names = [t.feature_names for t in tables]
-        usual = max(set(names), key=names.count)  # a schema has one: who says otherwise is not counted
-        table = concatenated([t for t in tables if t.feature_names == usual]).distinct()
-        inside = np.ones(len(table), np.bool_)
-        if from_ns is not None:
-            inside &= table.start_ns >= from_ns
-        if until_ns is not None:
-            inside &= table.start_ns < until_ns
-        return table.take(np.flatnonzero(inside)) if inside.any() else None
+        names = usual(Counter(t.feature_names for t in tables))
+        table = concatenated([t for t in tables if t.feature_names == names]).distinct()
+        return between(table, from_ns, until_ns)
+
+    def within(
+        self, class_: str, schema_id: str, *, from_ns: int | None = None, until_ns: int | None = None
+    ) -> list[Partition]:
+        """Partitions of a class and schema that may hold summaries that begin in [from_ns, until_ns). Raises StoreError."""
+        return [
+            p
+            for p in self.partitions(class_, schema_id)
+            if (from_ns is None or (p.day + 1) * DAY_NS > from_ns)
+            and (until_ns is None or p.day * DAY_NS < until_ns)
+        ]
+
+    def has(self, partition: Partition) -> bool:
+        """Whether there is any file of ``partition``. Raises StoreError."""
+        with self._errors("read"):
+            return bool(self._files(f"{self._root}/{partition.path}"))
 
     def read_partition(self, partition: Partition) -> list[tuple[SummaryTable, str]]:
         """What the files of ``partition`` hold, and their paths: doubles included. A file that goes meanwhile was compacted
@@ -157,10 +166,9 @@ class FeatureStore:
             found = []
             try:
                 with self._errors("read"):
-                    self._fs.invalidate_cache()
                     for path in self._files(folder):
-                        with self._fs.open(path, "rb") as file:
-                            found.append((_table(partition, pq.read_table(file)), path))
+                        data = pa.BufferReader(self._fs.cat_file(path))
+                        found.append((_table(partition, pq.read_table(data)), path))
             except FileNotFoundError:
                 if attempt == 2:
                     raise StoreError(f"{folder} changes faster than it can be read") from None
@@ -208,7 +216,7 @@ class FeatureStore:
         name = f"{_quoted(self._sink)}-{time.time_ns():x}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
         self._fs.makedirs(folder, exist_ok=True)
         data = _parquet(table)
-        if self._is_local:
+        if self.is_local:
             fresh = f"{folder}/.{name}.new"
             try:
                 with open(fresh, "wb") as stream:
@@ -248,6 +256,22 @@ class FeatureStore:
             raise
         except (OSError, pa.ArrowException) as error:
             raise StoreError(f"{self._url} cannot be {what}: {error}") from error
+
+
+def usual(n_files: Mapping[tuple[str, ...], int]) -> tuple[str, ...]:
+    """The names that most files (at least one) give to the features: a schema has one order of them, and who says otherwise is
+    not counted."""
+    return max(sorted(n_files), key=lambda names: n_files[names])
+
+
+def between(table: SummaryTable, from_ns: int | None, until_ns: int | None) -> SummaryTable | None:
+    """The summaries of ``table`` that begin in [from_ns, until_ns); None where there is none."""
+    inside = np.ones(len(table), np.bool_)
+    if from_ns is not None:
+        inside &= table.start_ns >= from_ns
+    if until_ns is not None:
+        inside &= table.start_ns < until_ns
+    return table.take(np.flatnonzero(inside)) if inside.any() else None
 
 
 def _quoted(name: str) -> str:

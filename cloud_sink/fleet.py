@@ -12,6 +12,7 @@ standard deviation as larger than MAX_WIDER allows. Devices within that are merg
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_sink.summaries import SummaryTable
+from cloud_sink.tallies import Device, Rows, Tally, evenly, picked, rows_by_gateway, tallied
 
 MAX_SHARE = 0.25
+MAX_ROWS = 20_000  # of reservoirs, that are learned from
 MIN_SCREENED = 5  # devices: of fewer nobody can tell which is the odd one
 MAX_DISTANCE = 8.0  # robust standard deviations, of the median over features
 MAX_OFF = 3.0  # standard deviations, within and between devices, of a feature's mean
@@ -120,22 +123,42 @@ def square(upper: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     return found
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """Of a fleet what its moments say, before its rows are known: ``devices`` that stay, their moments as they came (``own``), as
+    far as they are believable (``bounded``) and as far as they count (``weighed``); ``screened``: who was left out."""
+
+    devices: tuple[Device, ...]
+    own: tuple[Moments, ...]
+    bounded: tuple[Moments, ...]
+    weighed: tuple[Moments, ...]
+    screened: tuple[Screened, ...]
+
+    @property
+    def left_out(self) -> frozenset[Device]:
+        return frozenset((s.gateway, s.device) for s in self.screened)
+
+
 def gathered(
-    table: SummaryTable, *, max_share: float = MAX_SHARE, max_rows: int = 20_000, screen: bool = True
+    table: SummaryTable, *, max_share: float = MAX_SHARE, max_rows: int = MAX_ROWS, screen: bool = True
 ) -> Fleet:
     """The fleet of ``table`` (of one class and schema, each message once). ValueError where no window was summed up."""
-    seen = np.flatnonzero(table.n > 0)
-    if not seen.size:
+    tally = tallied(table)
+    found = judged(tally, max_share=max_share, screen=screen)
+    places = sampled(tally, found, max_share=max_share, max_rows=max_rows)
+    return assembled(found, picked(table, found.left_out, places))
+
+
+def judged(tally: Tally, *, max_share: float = MAX_SHARE, screen: bool = True) -> Judged:
+    """Which devices of ``tally`` to believe, and how far. ValueError where no window was summed up."""
+    if not len(tally):
         raise ValueError("no summary counts a healthy window")
-    part = table.take(seen)
-    keys = [(str(g), str(d)) for g, d in zip(_full(part), part.device, strict=True)]
-    names = sorted(set(keys))
-    place = {name: i for i, name in enumerate(names)}
-    of = np.array([place[key] for key in keys])
-    comoments = square(part.comoment, part.k)
+    names = tally.devices
     each = [
-        merged(part.n[of == i].astype(np.float64), part.mean[of == i], comoments[of == i])
-        for i in range(len(names))
+        Moments(n, mean, comoment)
+        for n, mean, comoment in zip(
+            tally.n.tolist(), tally.mean, square(tally.comoment, tally.k), strict=True
+        )
     ]
     votes = _votes([gateway for gateway, _ in names])
     left_out = _screened(names, each, votes) if screen else ()
@@ -145,21 +168,37 @@ def gathered(
     own = [each[i] for i in kept]
     bounded = _bounded(own, votes[kept])
     weighed = [one.scaled(w) for one, w in zip(bounded, weights, strict=True)]
-    total = together(weighed)
-    correlation = np.average([m.correlation for m in weighed], axis=0, weights=[m.n for m in weighed])
-    rows, row_device = _sample(part, of, kept, [names[i][0] for i in kept], max_rows, max_share)
-    rows = _bounded_rows(rows, row_device, own, bounded)
+    return Judged(tuple(names[i] for i in kept), tuple(own), tuple(bounded), tuple(weighed), left_out)
+
+
+def sampled(
+    tally: Tally, found: Judged, *, max_share: float = MAX_SHARE, max_rows: int = MAX_ROWS
+) -> dict[str, NDArray[np.int64]]:
+    """Which rows of the reservoirs are learned from: evenly by gateway, of each at most :func:`_most`."""
+    counts = rows_by_gateway(tally, found.left_out)
+    most = _most([float(n) for n in counts.values()], max_share)
+    return evenly(counts, max(1, min(max_rows // len(counts), int(most))))
+
+
+def assembled(found: Judged, rows: Rows) -> Fleet:
+    """The fleet that ``found`` and its sampled ``rows`` make; a row of a device that ``found`` does not know is left out."""
+    weights = [m.n for m in found.weighed]
+    place = {device: i for i, device in enumerate(found.devices)}
+    of = np.array(
+        [place.get(d, -1) for d in zip(rows.gateway.tolist(), rows.device.tolist(), strict=True)], np.int64
+    )
+    known = np.flatnonzero(of >= 0)
     return Fleet(
-        total,
-        correlation,
-        np.median([m.spread for m in weighed], axis=0),
-        {names[i]: each[i] for i in kept},
-        tuple(weighed),
-        rows,
-        row_device,
+        together(found.weighed),
+        np.average([m.correlation for m in found.weighed], axis=0, weights=weights),
+        np.median([m.spread for m in found.weighed], axis=0),
+        dict(zip(found.devices, found.own, strict=True)),
+        found.weighed,
+        _bounded_rows(rows.rows[known], of[known], found.own, found.bounded),
+        of[known],
         int(sum(weights)),
-        len({names[i][0] for i in kept}),
-        left_out,
+        len({gateway for gateway, _ in found.devices}),
+        found.screened,
     )
 
 
@@ -189,13 +228,9 @@ def borrowed(own: Moments, fleet: Fleet, *, worth: float) -> Moments:
     return Moments(n, own.mean, correlation * np.outer(spread, spread) * n)
 
 
-def _full(table: SummaryTable) -> list[str]:
-    return [f"{site}/{gateway}" for site, gateway in zip(table.site, table.gateway, strict=True)]
-
-
 def _votes(gateways: Sequence[str]) -> NDArray[np.float64]:
     """Of each device, of ``gateways``: together 1 for each gateway."""
-    counts = {gateway: gateways.count(gateway) for gateway in set(gateways)}
+    counts = Counter(gateways)
     return np.array([1.0 / counts[gateway] for gateway in gateways])
 
 
@@ -275,20 +310,19 @@ def _bounded_rows(
 ) -> NDArray[np.float32]:
     """``rows`` float32[r, k], each of device ``of``, moved as the moments of its device were, and none farther than MAX_ROW_OFF
     standard deviations from their mean."""
-    found = rows.copy()
+    if not len(rows):
+        return rows
+    used, of = np.unique(of, return_inverse=True)
     with np.errstate(over="ignore"):
-        for i, (before, after) in enumerate(zip(own, bounded, strict=True)):
-            mine = np.flatnonzero(of == i)
-            wide = rows[mine].astype(np.float64)
-            narrowed = after.spread / np.where(before.spread > 0.0, before.spread, 1.0)
-            moved = np.where(
-                (narrowed < 1.0 - 1e-9) | (after.mean != before.mean),
-                (wide - before.mean) * np.where(before.spread > 0.0, narrowed, 1.0) + after.mean,
-                wide,
-            )
-            room = MAX_ROW_OFF * after.spread + _ROUNDED * np.abs(after.mean)
-            found[mine] = np.clip(moved, after.mean - room, after.mean + room)
-    return found
+        before, after = (np.array([each[i].mean for i in used]) for each in (own, bounded))
+        before_spread, spread = (np.array([each[i].spread for i in used]) for each in (own, bounded))
+        narrowed = spread / np.where(before_spread > 0.0, before_spread, 1.0)
+        moves = (narrowed < 1.0 - 1e-9) | (after != before)
+        factor = np.where(before_spread > 0.0, narrowed, 1.0)
+        wide = rows.astype(np.float64)
+        moved = np.where(moves[of], (wide - before[of]) * factor[of] + after[of], wide)
+        room = MAX_ROW_OFF * spread + _ROUNDED * np.abs(after)
+        return np.clip(moved, (after - room)[of], (after + room)[of]).astype(np.float32)
 
 
 def _weights(gateways: list[str], n: list[float], max_share: float) -> list[float]:
@@ -312,34 +346,6 @@ def _most(counts: list[float], max_share: float) -> float:
         else:
             high = middle
     return low
-
-
-def _sample(
-    table: SummaryTable,
-    of: NDArray[np.int64],
-    kept: list[int],
-    gateways: list[str],
-    max_rows: int,
-    max_share: float,
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Rows of the reservoirs, evenly by gateway, of each at most :func:`_most`, and the number of the device among ``kept`` that
-    each is of."""
-    number = np.full(int(of.max()) + 1, -1)
-    number[kept] = np.arange(len(kept))
-    device = number[of[table.reservoir_of]] if len(table.reservoir_of) else np.zeros(0, np.int64)
-    chosen: list[NDArray[np.int64]] = []
-    there = [
-        np.flatnonzero(np.isin(device, [i for i, g in enumerate(gateways) if g == gateway]))
-        for gateway in sorted(set(gateways))
-    ]
-    most = _most([float(rows.size) for rows in there], max_share)
-    quota = max(1, min(max_rows // len(there), int(most)))
-    for rows in there:
-        if rows.size > quota:
-            rows = rows[np.linspace(0, rows.size - 1, quota).astype(np.int64)]
-        chosen.append(rows)
-    index = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
-    return table.reservoir[index], device[index].astype(np.int64)
 
 
 MAX_LABEL_SHARE = 0.05
