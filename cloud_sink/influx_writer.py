@@ -23,6 +23,7 @@ from influxdb_client.rest import ApiException
 
 from cloud_sink.influx_options import Influx
 from cloud_sink.influx_queue import PointQueue, QueueError
+from cloud_sink.watched import WatchedThread
 from models.log_limit import LogLimit
 from models.mqtt_client import backoff_s
 from models.secret_values import read_secret
@@ -143,10 +144,14 @@ class Writer:
         self._make = make or (Version1 if options.version == "1" else Version2)
         self._stop = threading.Event()
         self._log_limit = LogLimit(SAME_LOG_S)
-        self._thread = threading.Thread(target=self._main, name="influx", daemon=True)
+        self._thread = WatchedThread(self._run, "influx")
         self.problem: str | None = None
-        self.failure: BaseException | None = None
         self.n_failures = 0
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended its thread that nobody foresaw."""
+        return self._thread.failure
 
     def start(self) -> None:
         self._thread.start()
@@ -155,13 +160,6 @@ class Writer:
         """What waits stays in the queue. Bounded."""
         self._stop.set()
         self._thread.join(STOP_S)
-
-    def _main(self) -> None:
-        try:
-            self._run()
-        except BaseException as error:
-            self.failure = error
-            raise
 
     def _run(self) -> None:
         n_retries = 0

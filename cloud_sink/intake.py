@@ -25,6 +25,7 @@ from cloud_sink.events import Batch, EventStore, EventsUnavailable
 from cloud_sink.features_store import FeatureStore, StoreError
 from cloud_sink.influx_queue import PointQueue, QueueError
 from cloud_sink.ingest import Message, Refusal, Refused, believable, decode, filters, place_of
+from cloud_sink.watched import WatchedThread
 from models.log_limit import LogLimit
 from models.messages import Alert, DeviceStateMessage, ModelState, Response, Status, Summary
 from models.mqtt_client import AT_MOST_ONCE, Connection, Link, Persistence, Receipt, backoff_s
@@ -139,8 +140,12 @@ class Intake:
             max_packet_bytes=config.limits.max_message_bytes + _OVERHEAD,
             persistence=Persistence(broker.session_expiry_s, broker.max_inflight),
         )
-        self._thread = threading.Thread(target=self._main, name=f"store {label}", daemon=True)
-        self.failure: BaseException | None = None
+        self._thread = WatchedThread(self._run, f"store {label}")
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended its thread that nobody foresaw."""
+        return self._thread.failure
 
     def start(self) -> None:
         self._thread.start()
@@ -244,13 +249,6 @@ class Intake:
                 link.acknowledge(mid)
 
     # What follows is of the storing thread.
-
-    def _main(self) -> None:
-        try:
-            self._run()
-        except BaseException as error:
-            self.failure = error
-            raise
 
     def _run(self) -> None:
         store = self._config.store

@@ -20,6 +20,7 @@ from cloud_sink.features_store import FeatureStore, StoreError
 from cloud_sink.publishing import NotPublished, send
 from cloud_sink.rollout import judge
 from cloud_sink.rollout_store import Rollout
+from cloud_sink.watched import WatchedThread
 from models.log_limit import LogLimit
 from models.publication import publication, withdrawal
 from models.topics import ModelTopics
@@ -46,9 +47,13 @@ class Leader:
         self._every_s, self._now_ns = every_s, now_ns
         self._stop = threading.Event()
         self._log_limit = LogLimit(SAME_LOG_S)
-        self._thread = threading.Thread(target=self._main, name="rollouts", daemon=True)
-        self.failure: BaseException | None = None
+        self._thread = WatchedThread(self._run, "rollouts")
         self.leads = False
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended its thread that nobody foresaw."""
+        return self._thread.failure
 
     def start(self) -> None:
         self._thread.start()
@@ -118,14 +123,10 @@ class Leader:
             f"{plan.model_id} version {plan.version} is {after.replace('_', ' ')}", canaries=plan.canaries
         )
 
-    def _main(self) -> None:
-        try:
-            while not self._stop.wait(self._every_s):
-                try:
-                    self.turn()
-                except (EventsUnavailable, StoreError, NotPublished) as error:
-                    if self._log_limit.due(type(error).__name__, time.monotonic()) is not None:
-                        log.warning(f"rollouts wait: {error}")
-        except BaseException as error:
-            self.failure = error
-            raise
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            try:
+                self.turn()
+            except (EventsUnavailable, StoreError, NotPublished) as error:
+                if self._log_limit.due(type(error).__name__, time.monotonic()) is not None:
+                    log.warning(f"rollouts wait: {error}")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from cloud_sink.config import Config
 from cloud_sink.scoring_model import ScoringModel, answer, refusal
+from cloud_sink.watched import WatchedThread
 from models.log_limit import LogLimit
 from models.messages import ScoreReply, ScoreRequest, encode
 from models.metrics import Family
@@ -67,7 +68,6 @@ class Scoring:
         self._n_windows = 0
         self._n_unanswered: Counter[str] = Counter()
         self._scoring_s = 0.0
-        self.failure: BaseException | None = None
         self.listens = False  # the broker has taken the subscription
         self.connection = Connection(
             config.broker,
@@ -76,7 +76,12 @@ class Scoring:
             client_id=f"linewatch-scoring-{config.sink.name}",
             max_packet_bytes=MAX_BYTES + _OVERHEAD,
         )
-        self._thread = threading.Thread(target=self._main, name="score", daemon=True)
+        self._thread = WatchedThread(self._run, "score")
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended its thread that nobody foresaw."""
+        return self._thread.failure
 
     def start(self) -> None:
         self._thread.start()
@@ -176,13 +181,6 @@ class Scoring:
             link.publish(topic, payload, retain=False)
 
     # What follows is of the scoring thread.
-
-    def _main(self) -> None:
-        try:
-            self._run()
-        except BaseException as error:
-            self.failure = error
-            raise
 
     def _run(self) -> None:
         while True:
