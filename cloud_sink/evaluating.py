@@ -225,7 +225,8 @@ def _measured(
 ) -> tuple[tuple[HeldOut, ...], Int8 | None, str]:
     from cloud_sink.features_store import FeatureStore
     from cloud_sink.fleet import gathered
-    from cloud_sink.held_out import held_out, int8_loss, true_alarms
+    from cloud_sink.held_out import held_out, int8_loss
+    from cloud_sink.labelled import labelled
     from models.runtime import runtime_name
 
     features = FeatureStore(config.store.features, config.sink.name)
@@ -239,7 +240,7 @@ def _measured(
     if table is None or not (table.n > 0).any():
         return (), None, runtime_name()
     fleet = gathered(table)
-    odd = true_alarms(store, manifest.model_id, table.class_, table.k)
+    odd = labelled(store, manifest.model_id, table.class_, table.k).by_device("true_alarm")
     return (
         held_out(manifest, fleet, odd, seed=given.seed),
         int8_loss(manifest, artifacts, fleet, odd, seed=given.seed),

@@ -9,55 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from sqlalchemy import and_, select
 
-from cloud_sink import tables
-from cloud_sink.events import EventStore
 from cloud_sink.fleet import Fleet, together
 from cloud_sink.fleet_fit import fit_moments
 from cloud_sink.gate import HeldOut, Int8
+from cloud_sink.labelled import Names
 from cloud_sink.quantise import FloatGraph, Int8Graph, feature_groups, probes
 from models.features import describe, min_scales
 from models.manifest import ModelManifest
-from models.messages import Alert, unpack_floats
 from models.scoring import normalise, residuals, scores
 from models.signal import ArtifactTarget
 
 MIN_ROWS = 8  # healthy ones of a device, below which its AUC says nothing
 
 Rows = NDArray[np.float32]
-Names = tuple[str, str]  # site/gateway, device
-
-
-def true_alarms(store: EventStore, model_id: str, class_: str, k: int) -> dict[Names, Rows]:
-    """Feature rows float32[m, k] of alerts that operators called true, by device. Raises EventsUnavailable."""
-    a, l_ = tables.alerts.c, tables.labels.c
-    wanted = (
-        select(a.payload)
-        .join(
-            tables.labels,
-            and_(l_.site == a.site, l_.gateway == a.gateway, l_.alert_id == a.alert_id),
-        )
-        .where(a.model_id == model_id, a["class"] == class_, a.kind == "machine", l_.label == "true_alarm")
-        .order_by(a.alert_id)
-    )
-    found: dict[Names, list[Rows]] = {}
-    with store.read() as connection:
-        for (payload,) in connection.execute(wanted):
-            alert = msgspec.json.decode(payload, type=Alert)
-            if alert.features is None:
-                continue
-            try:
-                rows = unpack_floats(alert.features, (-1, k))
-            except ValueError:  # of another model under this name
-                continue
-            if np.isfinite(rows).all():
-                found.setdefault((f"{alert.site}/{alert.gateway}", alert.device), []).append(rows)
-    return {names: np.concatenate(rows) for names, rows in found.items()}
 
 
 def held_out(

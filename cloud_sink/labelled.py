@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -12,20 +13,46 @@ from sqlalchemy import and_, select
 from cloud_sink import tables
 from cloud_sink.events import EventStore
 from models.messages import Alert, unpack_floats
+from models.requests import AlertLabel
+
+Names = tuple[str, str]  # site/gateway, device
+
+
+class Said(NamedTuple):
+    """What an alert of the device ``names`` was called by its gateway's operators, and its feature rows float32[m, k]."""
+
+    names: Names
+    label: AlertLabel
+    rows: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """Feature rows float32[m, k] of alerts of one model, by what they were called; how many alerts that is."""
+    """Alerts of one model whose gateways sent ``k`` features a row."""
 
-    false_alarms: NDArray[np.float32]
-    true_alarms: NDArray[np.float32]
-    n_false: int
-    n_true: int
+    alerts: tuple[Said, ...]
+    k: int
+
+    def n(self, label: AlertLabel) -> int:
+        """How many were called so."""
+        return sum(said.label == label for said in self.alerts)
+
+    def rows(self, label: AlertLabel) -> NDArray[np.float32]:
+        """The rows float32[m, k] of all that were called so."""
+        nothing = np.zeros((0, self.k), np.float32)
+        return np.concatenate([nothing, *(said.rows for said in self.alerts if said.label == label)])
+
+    def by_device(self, label: AlertLabel) -> dict[Names, NDArray[np.float32]]:
+        """The same, by device."""
+        names = dict.fromkeys(said.names for said in self.alerts if said.label == label)
+        return {
+            name: np.concatenate([s.rows for s in self.alerts if (s.names, s.label) == (name, label)])
+            for name in names
+        }
 
 
 def labelled(store: EventStore, model_id: str, class_: str, k: int) -> Labelled:
-    """Of alerts of ``class_`` that ``model_id`` raised, whose gateway sent their rows. Raises EventsUnavailable."""
+    """Alerts of ``class_`` that ``model_id`` raised and operators have called something. Raises EventsUnavailable."""
     a, l_ = tables.alerts.c, tables.labels.c
     wanted = (
         select(a.payload, l_.label)
@@ -34,20 +61,18 @@ def labelled(store: EventStore, model_id: str, class_: str, k: int) -> Labelled:
             and_(l_.site == a.site, l_.gateway == a.gateway, l_.alert_id == a.alert_id),
         )
         .where(a.model_id == model_id, a["class"] == class_, a.kind == "machine")
-        .order_by(a.alert_id)
+        .order_by(a.site, a.gateway, a.alert_id)
     )
-    found: dict[str, list[NDArray[np.float32]]] = {"false_alarm": [], "true_alarm": []}
+    found: list[Said] = []
     with store.read() as connection:
         for payload, label in connection.execute(wanted):
             alert = msgspec.json.decode(payload, type=Alert)
-            if alert.features is None or label not in found:
+            if alert.features is None:
                 continue
             try:
-                found[label].append(unpack_floats(alert.features, (-1, k)))
+                rows = unpack_floats(alert.features, (-1, k))
             except ValueError:  # of another model under this name
                 continue
-    nothing = np.zeros((0, k), np.float32)
-    false, true = found["false_alarm"], found["true_alarm"]
-    return Labelled(
-        np.concatenate([nothing, *false]), np.concatenate([nothing, *true]), len(false), len(true)
-    )
+            if np.isfinite(rows).all():
+                found.append(Said((f"{alert.site}/{alert.gateway}", alert.device), label, rows))
+    return Labelled(tuple(found), k)

@@ -79,7 +79,7 @@ def _learn(given: argparse.Namespace) -> int:
         events.create()
         known = labelled(events, template.model_id, class_, table.k)
         try:
-            fleet = widened(gathered(table), known.false_alarms)
+            fleet = widened(gathered(table), known.rows("false_alarm"))
         except ValueError as error:  # of none was any window healthy
             raise FitError(f"{error} of class {class_!r} of the last {given.days:g} days") from error
         version = max(template.version + 1, next_version(given.out, template.model_id))
@@ -99,8 +99,8 @@ def _learn(given: argparse.Namespace) -> int:
     finally:
         events.close()
     manifest = trained.manifest
-    if known.n_true:
-        auc = _auc(trained, fleet.rows, known.true_alarms)
+    if known.n("true_alarm"):
+        auc = _auc(trained, fleet.rows, known.rows("true_alarm"))
         manifest = msgspec.structs.replace(
             manifest, metrics={**manifest.metrics, "auc_true_alarms": round(auc, 6)}
         )
@@ -111,7 +111,10 @@ def _learn(given: argparse.Namespace) -> int:
     facts = [
         ("learned from", f"{rfc3339(training.start_ns)[:19]}Z to {rfc3339(training.end_ns)[:19]}Z"),
         *(("", note) for note in training.notes),
-        ("labelled alerts", f"{known.n_false} false, normal now; {known.n_true} true, kept to test with"),
+        (
+            "labelled alerts",
+            f"{known.n('false_alarm')} false, normal now; {known.n('true_alarm')} true, kept to test with",
+        ),
         (
             "cross-fit false alarms",
             f"{training.cross_fit_far:.2%} of devices' rows at p <= {training.far_level:g}",

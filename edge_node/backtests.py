@@ -32,6 +32,7 @@ from edge_node.model_store import Bundle
 from edge_node.plans import DevicePlan
 from edge_node.segments import FOLDER
 from models import manifest as manifests
+from models.gating import with_gates
 from models.metrics import Family
 from models.refusals import RefusalReason
 from models.requests import AlertLabel, BacktestRequest, Refusal
@@ -187,15 +188,8 @@ class Backtests:
     def _plans(self, model_id: str) -> tuple[DevicePlan, ...]:
         """Of the devices that run the model, and of those that say when they count."""
         plans = {plan.device.device_id: plan for plan in self._home.core.plans}
-        wanted = [n for n, p in plans.items() if p.model is not None and p.model.model_id == model_id]
-        chosen: dict[str, None] = {}
-        while wanted:
-            name = wanted.pop()
-            if name in chosen or name not in plans:
-                continue
-            chosen[name] = None
-            if (gate := plans[name].gate) is not None:
-                wanted.append(gate.device_id)
+        own = [n for n, p in plans.items() if p.model is not None and p.model.model_id == model_id]
+        chosen = with_gates(own, {name: plan.gate for name, plan in plans.items()})
         return tuple(plan for name, plan in plans.items() if name in chosen)
 
     def _graphs(

@@ -22,6 +22,7 @@ from edge_node.state_dir import LOCK_NAME
 from models.block_frames import frames_beginning, read_frames
 from models.block_log import Beginning, packed_state, unpacked_state
 from models.evidence import Mark, span
+from models.gating import with_gates
 from models.logs import LogItem, Tick, Warn
 from models.messages import rfc3339
 from models.recording import RecordingWriter
@@ -272,9 +273,4 @@ def _reaches(segment: Segment, device: str, at_ns: int) -> bool:
 
 def _with_gates(segment: Segment, device: str) -> frozenset[str]:
     """``device``, and those that decide when it counts."""
-    gates = {one.device_id: one.gate.device_id for one in segment.head.devices if one.gate is not None}
-    found = {device}
-    while (gate := gates.get(device)) is not None and gate not in found:
-        found.add(gate)
-        device = gate
-    return frozenset(found)
+    return with_gates([device], {one.device_id: one.gate for one in segment.head.devices})

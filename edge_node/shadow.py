@@ -6,7 +6,7 @@ Invariant: nothing in the pipeline in service depends on it, but for a list of s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from edge_node.inference import Scored, ScoringEngine
 from edge_node.model_admission import Prepared
 from edge_node.model_trial import Trial, check_runs
 from edge_node.pipeline import Pipeline
-from edge_node.plans import DevicePlan
 from models.acceptance import Acceptance
+from models.gating import with_gates
 from models.manifest import Artifact
 from models.runtime import GraphUnusable
 from models.signal import ArtifactTarget, SampleBlock
@@ -38,7 +38,7 @@ class Shadow:
         self._max_latency_ms = max_latency_ms
         self._device_ids = tuple(plan.device.device_id for plan in candidate.plans)
         known = {plan.device.device_id: plan for plan in live.plans}
-        self._needed = _with_gates(self._device_ids, known)
+        self._needed = with_gates(self._device_ids, {name: plan.gate for name, plan in known.items()})
         plans = [plan for plan in live.plans if plan.device.device_id in self._needed]
         live.score()
         pipeline = Pipeline(site, gateway, plans)
@@ -116,16 +116,3 @@ class _Unscored:
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-def _with_gates(device_ids: Sequence[str], plans: dict[str, DevicePlan]) -> frozenset[str]:
-    """``device_ids`` and the devices that say when their machines run, and when theirs do."""
-    needed: dict[str, None] = {}
-    more = list(device_ids)
-    while more:
-        device_id = more.pop()
-        gate = plans[device_id].gate
-        if device_id not in needed and gate is not None:
-            more.append(gate.device_id)
-        needed[device_id] = None
-    return frozenset(needed)

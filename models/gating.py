@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,6 +58,18 @@ class GateSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def text(self) -> str:
         """The condition as it is written in a configuration."""
         return f"{self.device_id}.{self.channel} {self.comparison} {self.value:.10g}"
+
+
+def with_gates(device_ids: Iterable[str], gates: Mapping[str, GateSpec | None]) -> frozenset[str]:
+    """``device_ids``, and the devices that say when they count, and when those do; ``gates``: by device."""
+    needed: set[str] = set()
+    more = list(device_ids)
+    while more:
+        device_id = more.pop()
+        if device_id not in needed and (gate := gates.get(device_id)) is not None:
+            more.append(gate.device_id)
+        needed.add(device_id)
+    return frozenset(needed)
 
 
 def parse_comparison(text: str) -> tuple[str, Comparison, float]:

@@ -13,7 +13,6 @@ from sqlalchemy import select
 
 from cloud_sink import tables
 from cloud_sink.events import Batch, EventStore, EventsUnavailable
-from cloud_sink.held_out import true_alarms
 from cloud_sink.labelled import labelled
 from cloud_sink.summaries import SummaryTable
 from models.messages import DeviceStateMessage, ModelState, pack_floats, rfc3339
@@ -74,8 +73,9 @@ def test_only_who_raised_an_alert_says_what_it_was(make: Make) -> None:
     said = [label("g1-00000001", "true_alarm"), label("g1-00000002", "false_alarm", gateway="evil")]
     store.commit(Batch(2, responses=said))
     known = labelled(store, "press", "press", K)
-    assert (known.n_true, known.n_false) == (1, 0)
-    assert {g for g, _ in true_alarms(store, "press", "press", K)} == {"s1/g1"}
+    assert (known.n("true_alarm"), known.n("false_alarm")) == (1, 0)
+    assert list(known.by_device("true_alarm")) == [("s1/g1", "d1")]
+    assert (len(known.rows("true_alarm")), len(known.rows("false_alarm"))) == (2, 0)
 
 
 def test_of_gateways_what_was_heard_last(make: Make) -> None:

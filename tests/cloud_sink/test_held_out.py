@@ -16,7 +16,8 @@ from cloud_sink.fit import Trained
 from cloud_sink.fleet import Fleet, gathered
 from cloud_sink.fleet_fit import fit_fleet
 from cloud_sink.gate import Limits, judge
-from cloud_sink.held_out import held_out, int8_loss, true_alarms
+from cloud_sink.held_out import held_out, int8_loss
+from cloud_sink.labelled import labelled
 from cloud_sink.summaries import SummaryTable
 from models.manifest import ModelManifest
 from models.messages import pack_floats
@@ -99,7 +100,7 @@ def test_rows_are_of_alerts_that_operators_called_true(make: Callable[[], EventS
     labels = [label(said[0].alert_id, "true_alarm"), label(said[1].alert_id, "false_alarm")]
     labels += [label(a.alert_id, "true_alarm") for a in (said[2], other, broken)]
     store.commit(Batch(1, alerts=[*said, other, broken], responses=labels))
-    found = true_alarms(store, "press", "press", K)
+    found = labelled(store, "press", "press", K).by_device("true_alarm")
     assert list(found) == [("s1/g1", "d1")]
     assert found["s1/g1", "d1"].tolist() == np.concatenate([rows, rows + 2]).tolist()
 
