@@ -21,7 +21,6 @@ from models.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt
 
 REFUSED = 1
 PATIENCE_S = 60.0
-LINGERS_S = 0.5  # some brokers (amqtt) acknowledge first, and forget what they have not passed on when the client is gone
 _MAX_PACKET_BYTES = 1 << 20
 
 
@@ -80,7 +79,6 @@ def send(broker: Broker, messages: Iterable[tuple[str, bytes]], *, client_id: st
                 raise NotPublished(f"{connection.where}: {why}")
             if connection.last_error is not None and connection.n_failures >= 3:
                 raise NotPublished(f"{connection.where}: {connection.last_error}")
-        time.sleep(LINGERS_S)
     finally:
         connection.stop()
     return session.n_sent

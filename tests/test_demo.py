@@ -36,7 +36,7 @@ from examples.demo.stages import start_broker
 from examples.simulated_plant import FLEET, PLANT, Fault, FaultKind
 from models.messages import Alert, AlertKind, AlertState, rfc3339
 from models.signal import NS_PER_S
-from tests.brokers import free_port, mosquitto_path, wait_for
+from tests.brokers import HOST, Subscriber, free_port, mosquitto_path, wait_for
 
 ROOT = Path(__file__).parents[1]
 ZERO_NS = 1_760_000_000 * NS_PER_S
@@ -510,3 +510,38 @@ def test_progress_is_rewritten_on_a_terminal_and_rare_elsewhere(monkeypatch: pyt
 
 def test_plant_time_is_minutes_and_seconds() -> None:
     assert [clock_text(s) for s in (-1, 0, 59.9, 61, 3600)] == ["00:00", "00:00", "00:59", "01:01", "60:00"]
+
+
+def test_on_the_embedded_broker_who_publishes_and_leaves_at_once_is_heard(tmp_path: Path) -> None:
+    """As a sink does that promotes a model. amqtt as it comes acknowledges what it then forgets: while it is still busy with what
+    is retained for others, and there is much of that here."""
+
+    def text(value: str) -> bytes:
+        return len(value).to_bytes(2, "big") + value.encode()
+
+    def hasty(n: int) -> None:
+        """Publishes six messages at QoS 1, each when the one before was acknowledged, and leaves."""
+        with socket.create_connection((HOST, broker.port)) as sock, sock.makefile("rb") as came:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            hello = text("MQTT") + b"\x04\x02\x00\x3c" + text(f"hasty{n}")
+            sock.sendall(bytes([0x10, len(hello)]) + hello)
+            for i in range(6):
+                body = text(f"models/{n}/{i}") + (i + 1).to_bytes(2, "big") + b"v2"
+                sock.sendall(bytes([0x33, len(body)]) + body)
+                while came.read(1) != b"\x40":  # what it is not
+                    size, shift = 0, 0
+                    while (byte := came.read(1)[0]) & 0x80:
+                        size, shift = size | (byte & 0x7F) << shift, shift + 7
+                    came.read(size | byte << shift)
+                came.read(3)
+            sock.sendall(b"\xe0\x00")
+
+    filters = [f"plant/+/state{i}" for i in range(20)] + ["plant/+/+", "plant/#"]
+    with Broker(tmp_path, {CHOICE: "embedded"}) as broker:
+        broker.wait_until_listening()
+        with Subscriber(broker.port, *filters) as others, Subscriber(broker.port, "models/#") as seen:
+            for i in range(40):
+                others.publish(f"plant/g/state{i}", b"x" * 2000, retain=True)
+            for n in range(20):
+                hasty(n)
+            wait_for(lambda: len({m.topic for m in seen.messages}) == 120, "all that was said")
