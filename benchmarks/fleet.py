@@ -18,8 +18,9 @@ from sklearn.metrics import roc_auc_score
 from cloud_sink.commissioning import commission, recentring_spec
 from cloud_sink.cutting import Request
 from cloud_sink.dataset import Dataset, read_dataset
-from cloud_sink.fleet import Fleet, Moments, borrowed, gathered, together
+from cloud_sink.fleet import Fleet, borrowed, gathered
 from cloud_sink.fleet_fit import Basis, fit_moments
+from cloud_sink.moments import Moments, together
 from cloud_sink.summaries import SummaryTable
 from edge_node.summary import Summariser
 from models.labels import label_columns

@@ -1,76 +1,32 @@
-"""Learning across devices from their summaries alone: what the fleet is like, and which of its devices to believe. Pure.
+"""Learning across devices from their summaries alone: what the fleet is like, and what operators add to that. Pure.
 
-n, mean and co-moment merge exactly (Chan, Golub & LeVeque 1983), so a linear model of the fleet is the one that all its rows
-would have given. Oracle-approximating shrinkage (Chen, Wiesel, Eldar & Hero 2010) depends on n, mean and covariance alone,
-which Ledoit and Wolf's does not.
-
-Invariants, whatever one gateway says: it weighs at most ``max_share`` of the whole, or as much as the gateway that has seen
-second most; it has one vote, however many devices it invents, on what the fleet is like; a device whose statistics lie far
-from that is left out, and said to be; and of those that stay no feature's mean counts as farther off than MAX_OFF, nor its
-standard deviation as larger than MAX_WIDER allows. Devices within that are merged as they are.
+Invariant: what one gateway says is believed, and weighs, as far as ``fleet_bounds`` lets it; within that, devices are merged
+as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_sink.fleet_bounds import (
+    MAX_SHARE,
+    Screened,
+    bounded,
+    bounded_rows,
+    most_of,
+    screened,
+    votes_of,
+    weights_of,
+)
+from cloud_sink.moments import Moments, merged, square, together
 from cloud_sink.summaries import SummaryTable
 
-MAX_SHARE = 0.25
-MIN_SCREENED = 5  # devices: of fewer nobody can tell which is the odd one
-MAX_DISTANCE = 8.0  # robust standard deviations, of the median over features
-MAX_OFF = 3.0  # standard deviations, within and between devices, of a feature's mean
-MAX_WIDER = 2.0  # times the standard deviation of the usual device, or three robust deviations of all, if that is more
-MAX_ROW_OFF = 8.0  # standard deviations of its device, of a feature of a row
-_ROUNDED = 1e-5  # of a mean: rows are float32
+MAX_LABEL_SHARE = 0.05
 MAX_LABEL_OFF = 8.0  # standard deviations: so far a false alarm may widen what is normal
-_MAD = 1.4826  # makes a median absolute deviation a standard deviation, of a Gaussian
-_LEAST_SPREAD = 0.05  # in log variances, and in standard deviations: devices are never more alike than that
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Moments:
-    """``n`` (a weight: not always whole), mean float64[k] and co-moment float64[k, k] of some rows."""
-
-    n: float
-    mean: NDArray[np.float64]
-    comoment: NDArray[np.float64]
-
-    @property
-    def covariance(self) -> NDArray[np.float64]:
-        """float64[k, k], of the rows as they are (divided by n)."""
-        return self.comoment / self.n
-
-    @property
-    def spread(self) -> NDArray[np.float64]:
-        """Standard deviations float64[k]."""
-        found: NDArray[np.float64] = np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
-        return found
-
-    @property
-    def correlation(self) -> NDArray[np.float64]:
-        """float64[k, k]; of a feature that stands still, none with any other."""
-        unit = np.where(self.spread > 0.0, self.spread, 1.0)
-        found: NDArray[np.float64] = self.covariance / np.outer(unit, unit)
-        found[np.diag_indices_from(found)] = 1.0
-        return found
-
-    def scaled(self, weight: float) -> Moments:
-        """As if there were ``weight`` rows like these."""
-        return Moments(weight, self.mean, self.comoment * (weight / self.n))
-
-
-@dataclass(frozen=True, slots=True)
-class Screened:
-    """A device that is left out, and why."""
-
-    gateway: str
-    device: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,33 +49,6 @@ class Fleet:
     screened: tuple[Screened, ...]
 
 
-def merged(n: NDArray[np.float64], mean: NDArray[np.float64], comoment: NDArray[np.float64]) -> Moments:
-    """One of many: n float64[m], mean float64[m, k], comoment float64[m, k, k]; n above 0 in all."""
-    total = float(n.sum())
-    centre = (n[:, None] * mean).sum(axis=0) / total
-    off = mean - centre
-    between = (off * n[:, None]).T @ off
-    return Moments(total, centre, comoment.sum(axis=0) + between)
-
-
-def together(parts: Sequence[Moments]) -> Moments:
-    """:func:`merged`, of at least one."""
-    return merged(
-        np.array([m.n for m in parts]),
-        np.array([m.mean for m in parts]),
-        np.array([m.comoment for m in parts]),
-    )
-
-
-def square(upper: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """float64[m, k, k] of upper triangles float64[m, k(k+1)/2]."""
-    rows, columns = np.triu_indices(k)
-    found = np.zeros((len(upper), k, k))
-    found[:, rows, columns] = upper
-    found[:, columns, rows] = upper
-    return found
-
-
 def gathered(
     table: SummaryTable, *, max_share: float = MAX_SHARE, max_rows: int = 20_000, screen: bool = True
 ) -> Fleet:
@@ -137,18 +66,18 @@ def gathered(
         merged(part.n[of == i].astype(np.float64), part.mean[of == i], comoments[of == i])
         for i in range(len(names))
     ]
-    votes = _votes([gateway for gateway, _ in names])
-    left_out = _screened(names, each, votes) if screen else ()
+    votes = votes_of([gateway for gateway, _ in names])
+    left_out = screened(names, each, votes) if screen else ()
     odd = {(s.gateway, s.device) for s in left_out}
     kept = [i for i, name in enumerate(names) if name not in odd]
-    weights = _weights([names[i][0] for i in kept], [each[i].n for i in kept], max_share)
+    weights = weights_of([names[i][0] for i in kept], [each[i].n for i in kept], max_share)
     own = [each[i] for i in kept]
-    bounded = _bounded(own, votes[kept])
-    weighed = [one.scaled(w) for one, w in zip(bounded, weights, strict=True)]
+    believed = bounded(own, votes[kept])
+    weighed = [one.scaled(w) for one, w in zip(believed, weights, strict=True)]
     total = together(weighed)
     correlation = np.average([m.correlation for m in weighed], axis=0, weights=[m.n for m in weighed])
     rows, row_device = _sample(part, of, kept, [names[i][0] for i in kept], max_rows, max_share)
-    rows = _bounded_rows(rows, row_device, own, bounded)
+    rows = bounded_rows(rows, row_device, own, believed)
     return Fleet(
         total,
         correlation,
@@ -161,19 +90,6 @@ def gathered(
         len({names[i][0] for i in kept}),
         left_out,
     )
-
-
-def oas(covariance: NDArray[np.float64], n: float) -> tuple[NDArray[np.float64], float]:
-    """``covariance`` float64[k, k] of n rows, shrunk towards a multiple of the identity, and by how much (0 to 1)."""
-    k = len(covariance)
-    mean_square = float(np.mean(covariance**2))
-    mu = float(np.trace(covariance)) / k
-    numerator = mean_square + mu**2
-    denominator = (n + 1.0) * (mean_square - mu**2 / k)
-    shrinkage = 1.0 if denominator <= 0.0 else min(numerator / denominator, 1.0)
-    shrunk = (1.0 - shrinkage) * covariance
-    shrunk.flat[:: k + 1] += shrinkage * mu
-    return shrunk, shrinkage
 
 
 def borrowed(own: Moments, fleet: Fleet, *, worth: float) -> Moments:
@@ -193,127 +109,6 @@ def _full(table: SummaryTable) -> list[str]:
     return [f"{site}/{gateway}" for site, gateway in zip(table.site, table.gateway, strict=True)]
 
 
-def _votes(gateways: Sequence[str]) -> NDArray[np.float64]:
-    """Of each device, of ``gateways``: together 1 for each gateway."""
-    counts = {gateway: gateways.count(gateway) for gateway in set(gateways)}
-    return np.array([1.0 / counts[gateway] for gateway in gateways])
-
-
-def _median(values: NDArray[np.float64], votes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The median over ``values`` float64[m, k] by ``votes`` float64[m], float64[k]; between two halves their mean."""
-    order = np.argsort(values, axis=0)
-    ranked = np.take_along_axis(values, order, axis=0)
-    below = np.cumsum(votes[order], axis=0) / votes.sum()
-    column = np.arange(values.shape[1])
-    low = np.argmax(below >= 0.5 - 1e-9, axis=0)
-    high = np.argmax(below > 0.5 + 1e-9, axis=0)
-    found: NDArray[np.float64] = ranked[low, column] / 2.0 + ranked[high, column] / 2.0
-    return found
-
-
-def _log_variances(each: Sequence[Moments]) -> NDArray[np.float64]:
-    with np.errstate(divide="ignore", over="ignore"):
-        found: NDArray[np.float64] = np.log(np.maximum([np.diag(m.covariance) for m in each], 1e-300))
-    return found
-
-
-def _screened(
-    names: list[tuple[str, str]], each: list[Moments], votes: NDArray[np.float64]
-) -> tuple[Screened, ...]:
-    """Devices whose means, or whose spreads, lie far from the others': by the median over features of the distance to the median
-    device, in robust standard deviations. What most features say decides, for one feature of a good device may be far."""
-    if len(each) < MIN_SCREENED:
-        return ()
-    means = np.array([m.mean for m in each])
-    with np.errstate(over="ignore", invalid="ignore"):
-        log_variance = _log_variances(each)
-        spread = np.exp(_median(log_variance, votes) / 2)
-        off = _distance(means, _LEAST_SPREAD * spread, votes)
-        wide = _distance(log_variance, np.full(means.shape[1], _LEAST_SPREAD), votes)
-    found, n_votes = [], 0.0
-    for i, (gateway, device) in enumerate(names):
-        what = "means" if off[i] > MAX_DISTANCE else "spreads" if wide[i] > MAX_DISTANCE else None
-        if what is not None:
-            far = max(off[i], wide[i])
-            n_votes += float(votes[i])
-            found.append(
-                Screened(
-                    gateway, device, f"its {what} lie {far:.3g} deviations from those of the other devices"
-                )
-            )
-    return tuple(found) if n_votes <= votes.sum() / 2 else ()
-
-
-def _distance(
-    values: NDArray[np.float64], least: NDArray[np.float64], votes: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    deviation = np.abs(values - _median(values, votes))
-    scale = np.maximum(_MAD * _median(deviation, votes), least)
-    found: NDArray[np.float64] = np.median(deviation / np.maximum(scale, 1e-300), axis=1)
-    return np.where(np.isfinite(found), found, np.inf)
-
-
-def _bounded(each: Sequence[Moments], votes: NDArray[np.float64]) -> list[Moments]:
-    """``each`` with no feature farther off, or wider, than the fleet's own devices make believable."""
-    means, log_variance = np.array([m.mean for m in each]), _log_variances(each)
-    middle, usual = _median(means, votes), _median(log_variance, votes)
-    between = _MAD * _median(np.abs(means - middle), votes)
-    room = MAX_OFF * np.sqrt(np.exp(usual) + between**2)
-    wider = np.maximum(2.0 * np.log(MAX_WIDER), 3.0 * _MAD * _median(np.abs(log_variance - usual), votes))
-    found = []
-    for one, log in zip(each, log_variance, strict=True):
-        mean = np.clip(one.mean, middle - room, middle + room)
-        narrowed = np.exp(np.minimum(usual + wider - log, 0.0) / 2.0)
-        with np.errstate(over="ignore"):
-            comoment = (one.comoment * narrowed[:, None]) * narrowed[None, :]
-        found.append(Moments(one.n, mean, comoment))
-    return found
-
-
-def _bounded_rows(
-    rows: NDArray[np.float32], of: NDArray[np.int64], own: Sequence[Moments], bounded: Sequence[Moments]
-) -> NDArray[np.float32]:
-    """``rows`` float32[r, k], each of device ``of``, moved as the moments of its device were, and none farther than MAX_ROW_OFF
-    standard deviations from their mean."""
-    found = rows.copy()
-    with np.errstate(over="ignore"):
-        for i, (before, after) in enumerate(zip(own, bounded, strict=True)):
-            mine = np.flatnonzero(of == i)
-            wide = rows[mine].astype(np.float64)
-            narrowed = after.spread / np.where(before.spread > 0.0, before.spread, 1.0)
-            moved = np.where(
-                (narrowed < 1.0 - 1e-9) | (after.mean != before.mean),
-                (wide - before.mean) * np.where(before.spread > 0.0, narrowed, 1.0) + after.mean,
-                wide,
-            )
-            room = MAX_ROW_OFF * after.spread + _ROUNDED * np.abs(after.mean)
-            found[mine] = np.clip(moved, after.mean - room, after.mean + room)
-    return found
-
-
-def _weights(gateways: list[str], n: list[float], max_share: float) -> list[float]:
-    """Of each device: its windows, but those of one gateway together at most :func:`_most`."""
-    by_gateway: dict[str, float] = {}
-    for gateway, count in zip(gateways, n, strict=True):
-        by_gateway[gateway] = by_gateway.get(gateway, 0.0) + count
-    most = _most(list(by_gateway.values()), max_share)
-    return [count * min(1.0, most / by_gateway[gateway]) for gateway, count in zip(gateways, n, strict=True)]
-
-
-def _most(counts: list[float], max_share: float) -> float:
-    """What counts, at most, of each of ``counts``, one a gateway: ``max_share`` of all that then counts, or as much as the second
-    largest, if that is more: who has just begun does not make little of what the others have seen."""
-    second = sorted(counts)[-2] if len(counts) > 1 else counts[0]
-    low, high = second, max(counts)
-    for _ in range(100):  # the share of the largest grows with it
-        middle = (low + high) / 2.0
-        if middle <= max_share * sum(min(count, middle) for count in counts):
-            low = middle
-        else:
-            high = middle
-    return low
-
-
 def _sample(
     table: SummaryTable,
     of: NDArray[np.int64],
@@ -322,30 +117,25 @@ def _sample(
     max_rows: int,
     max_share: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Rows of the reservoirs, evenly by gateway, of each at most :func:`_most`, and the number of the device among ``kept`` that
-    each is of."""
+    """Rows of the reservoirs, evenly by gateway, of each at most :func:`~cloud_sink.fleet_bounds.most_of`, and the number of the
+    device among ``kept`` that each is of. Gateways that send none (privacy) do not count."""
     number = np.full(int(of.max()) + 1, -1)
     number[kept] = np.arange(len(kept))
     device = number[of[table.reservoir_of]] if len(table.reservoir_of) else np.zeros(0, np.int64)
-    chosen: list[NDArray[np.int64]] = []
-    there = [
-        np.flatnonzero(np.isin(device, [i for i, g in enumerate(gateways) if g == gateway]))
-        for gateway in sorted(set(gateways))
-    ]
-    there = [rows for rows in there if rows.size]  # some send none (privacy): the others' still count
-    if not there:
+    rows = np.flatnonzero(device >= 0)
+    if not rows.size:
         return table.reservoir[:0], np.zeros(0, np.int64)
-    most = _most([float(rows.size) for rows in there], max_share)
+    _, gateway = np.unique(gateways, return_inverse=True)
+    rows = rows[np.argsort(gateway[device[rows]], kind="stable")]
+    there = np.split(rows, np.flatnonzero(np.diff(gateway[device[rows]])) + 1)
+    most = most_of([float(one.size) for one in there], max_share)
     quota = max(1, min(max_rows // len(there), int(most)))
-    for rows in there:
-        if rows.size > quota:
-            rows = rows[np.linspace(0, rows.size - 1, quota).astype(np.int64)]
-        chosen.append(rows)
-    index = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+    chosen = [
+        one if one.size <= quota else one[np.linspace(0, one.size - 1, quota).astype(np.int64)]
+        for one in there
+    ]
+    index = np.concatenate(chosen)
     return table.reservoir[index], device[index].astype(np.int64)
-
-
-MAX_LABEL_SHARE = 0.05
 
 
 def widened(fleet: Fleet, false_alarms: NDArray[np.float32]) -> Fleet:

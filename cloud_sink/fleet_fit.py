@@ -23,8 +23,9 @@ from cloud_sink.fit import (
     graphs_of,
     published,
 )
-from cloud_sink.fleet import Fleet, Moments, oas, together
+from cloud_sink.fleet import Fleet
 from cloud_sink.golden import golden_of
+from cloud_sink.moments import Moments, oas, together
 from cloud_sink.quantise import rank_correlation, sweep
 from cloud_sink.train import (
     FAMILIES,

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from cloud_sink.fleet import Fleet, together
+from cloud_sink.fleet import Fleet
 from cloud_sink.fleet_fit import fit_moments
 from cloud_sink.gate import HeldOut, Int8
 from cloud_sink.labelled import Names
+from cloud_sink.moments import together
 from cloud_sink.quantise import FloatGraph, Int8Graph, feature_groups, probes
 from models.features import describe, min_scales
 from models.manifest import ModelManifest

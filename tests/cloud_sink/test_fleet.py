@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.covariance import OAS
 
-from cloud_sink.fleet import Moments, borrowed, gathered, oas, together
+from cloud_sink.fleet import borrowed, gathered
 from cloud_sink.fleet_fit import fit_moments
+from cloud_sink.moments import Moments, oas, together
 from cloud_sink.summaries import SummaryTable
 from cloud_sink.train import FAMILIES
 from models.messages import Summary, pack_floats

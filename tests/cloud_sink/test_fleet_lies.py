@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cloud_sink.fleet import MAX_LABEL_OFF, MAX_OFF, MAX_WIDER, Fleet, gathered, widened
+from cloud_sink.fleet import MAX_LABEL_OFF, Fleet, gathered, widened
+from cloud_sink.fleet_bounds import MAX_OFF, MAX_WIDER
 from cloud_sink.summaries import SummaryTable
 from models.messages import Summary
 from tests.cloud_sink.gateways import K

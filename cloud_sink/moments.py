@@ -1,0 +1,86 @@
+"""n, mean and co-moment of rows of features, and what follows from these alone. Pure.
+
+They merge exactly (Chan, Golub & LeVeque 1983), so a linear model of many devices is the one that all their rows would have
+given. Oracle-approximating shrinkage (Chen, Wiesel, Eldar & Hero 2010) depends on n, mean and covariance alone, which Ledoit and
+Wolf's does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """``n`` (a weight: not always whole), mean float64[k] and co-moment float64[k, k] of some rows."""
+
+    n: float
+    mean: NDArray[np.float64]
+    comoment: NDArray[np.float64]
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """float64[k, k], of the rows as they are (divided by n)."""
+        return self.comoment / self.n
+
+    @property
+    def spread(self) -> NDArray[np.float64]:
+        """Standard deviations float64[k]."""
+        found: NDArray[np.float64] = np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
+        return found
+
+    @property
+    def correlation(self) -> NDArray[np.float64]:
+        """float64[k, k]; of a feature that stands still, none with any other."""
+        unit = np.where(self.spread > 0.0, self.spread, 1.0)
+        found: NDArray[np.float64] = self.covariance / np.outer(unit, unit)
+        found[np.diag_indices_from(found)] = 1.0
+        return found
+
+    def scaled(self, weight: float) -> Moments:
+        """As if there were ``weight`` rows like these."""
+        return Moments(weight, self.mean, self.comoment * (weight / self.n))
+
+
+def merged(n: NDArray[np.float64], mean: NDArray[np.float64], comoment: NDArray[np.float64]) -> Moments:
+    """One of many: n float64[m], mean float64[m, k], comoment float64[m, k, k]; n above 0 in all."""
+    total = float(n.sum())
+    centre = (n[:, None] * mean).sum(axis=0) / total
+    off = mean - centre
+    between = (off * n[:, None]).T @ off
+    return Moments(total, centre, comoment.sum(axis=0) + between)
+
+
+def together(parts: Sequence[Moments]) -> Moments:
+    """:func:`merged`, of at least one."""
+    return merged(
+        np.array([m.n for m in parts]),
+        np.array([m.mean for m in parts]),
+        np.array([m.comoment for m in parts]),
+    )
+
+
+def square(upper: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """float64[m, k, k] of upper triangles float64[m, k(k+1)/2]."""
+    rows, columns = np.triu_indices(k)
+    found = np.zeros((len(upper), k, k))
+    found[:, rows, columns] = upper
+    found[:, columns, rows] = upper
+    return found
+
+
+def oas(covariance: NDArray[np.float64], n: float) -> tuple[NDArray[np.float64], float]:
+    """``covariance`` float64[k, k] of n rows, shrunk towards a multiple of the identity, and by how much (0 to 1)."""
+    k = len(covariance)
+    mean_square = float(np.mean(covariance**2))
+    mu = float(np.trace(covariance)) / k
+    numerator = mean_square + mu**2
+    denominator = (n + 1.0) * (mean_square - mu**2 / k)
+    shrinkage = 1.0 if denominator <= 0.0 else min(numerator / denominator, 1.0)
+    shrunk = (1.0 - shrinkage) * covariance
+    shrunk.flat[:: k + 1] += shrinkage * mu
+    return shrunk, shrinkage
