@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from models.manifest import ModelManifest
 
 REFUSED = 1
+UNJUDGED = "rolled out unjudged: "
 
 
 def add(commands: Any) -> None:
@@ -109,7 +110,7 @@ def _begin(given: argparse.Namespace) -> int:
         if unjudged is not None and not given.unjudged:
             raise rollout_store.NotBegun(unjudged)
         if unjudged is not None:
-            print(f"cloud-sink: WARNING: {rollout_store.UNJUDGED}{unjudged}", file=sys.stderr)
+            print(f"cloud-sink: WARNING: {UNJUDGED}{unjudged}", file=sys.stderr)
         rollout_store.begin(store, plan, manifest, artifacts, unjudged)
         try:
             send(config.broker, dict.fromkeys(messages), client_id=f"linewatch-publish-{config.sink.name}")
@@ -171,7 +172,7 @@ def _list(given: argparse.Namespace) -> int:
             r.state.replace("_", " "),
             ", ".join(r.plan.canaries),
             f"{rfc3339(r.plan.began_ns)[:19]}Z",
-            "; ".join(([] if r.unjudged is None else [r.unjudged]) + list(r.reasons)),
+            "; ".join(([] if r.unjudged is None else [UNJUDGED + r.unjudged]) + list(r.reasons)),
         )
         for r in found
     ]

@@ -34,9 +34,6 @@ CANARY, PROMOTING, PROMOTED, ROLLING_BACK, ROLLED_BACK, PAUSED = (
 OPEN = (CANARY, PROMOTING, ROLLING_BACK)
 
 
-UNJUDGED = "rolled out unjudged: "  # a reason that stays
-
-
 class NotBegun(Exception):
     """A rollout cannot begin, or be changed; the text says why."""
 
@@ -83,7 +80,8 @@ def begin(
                     version=plan.version,
                     state=CANARY,
                     canaries=json.dumps(plan.canaries),
-                    reasons=json.dumps([] if unjudged is None else [UNJUDGED + unjudged]),
+                    reasons="[]",
+                    unjudged=unjudged,
                     began_ns=plan.began_ns,
                     hours=plan.hours,
                     windows=plan.windows,
@@ -145,13 +143,10 @@ def change(
     """From one of the states ``before`` to ``after``; False where it is in another one. Raises EventsUnavailable."""
     r = tables.rollouts
     with store.begin() as connection:
-        ours = (r.c.model_id == model_id, r.c.version == version)
-        known = json.loads(connection.execute(select(r.c.reasons).where(*ours)).scalar() or "[]")
-        kept = [text for text in known if text.startswith(UNJUDGED)]
         done = connection.execute(
             update(r)
-            .where(*ours, r.c.state.in_(before))
-            .values(state=after, reasons=json.dumps(kept + list(reasons)), changed_ns=now_ns)
+            .where(r.c.model_id == model_id, r.c.version == version, r.c.state.in_(before))
+            .values(state=after, reasons=json.dumps(list(reasons)), changed_ns=now_ns)
         )
         return bool(done.rowcount)
 
@@ -258,13 +253,11 @@ def _read(row: Any) -> Rollout:
         row["windows"],
         row["alerts_per_week"],
     )
-    reasons = json.loads(row["reasons"])
-    unjudged = next((text for text in reasons if text.startswith(UNJUDGED)), None)
     return Rollout(
         plan,
         row["state"],
-        tuple(text for text in reasons if text != unjudged),
-        unjudged,
+        tuple(json.loads(row["reasons"])),
+        row["unjudged"],
         manifests.decode(bytes(row["manifest"])),
         row["changed_ns"],
     )

@@ -99,6 +99,7 @@ rollouts = Table(
     Column("model_id", Text, nullable=False),
     Column("version", Integer, nullable=False),
     *_names("state", "canaries", "reasons"),  # lists as JSON
+    Column("unjudged", Text),  # why the gate did not vouch for it
     Column("began_ns", BigInteger, nullable=False),
     Column("hours", Float, nullable=False),
     Column("windows", Integer, nullable=False),
