@@ -216,6 +216,18 @@ def _running(store: EventStore, model_id: str) -> list[tuple[str, str]]:
         return sorted((row[0], row[1]) for row in connection.execute(wanted))
 
 
+def _classes(store: EventStore, model_id: str) -> list[str]:
+    """The classes of the devices that run the model, as far as is known."""
+    from sqlalchemy import select
+
+    from cloud_sink import tables
+
+    d = tables.devices.c
+    with store.read() as connection:
+        found = connection.execute(select(d["class"]).where(d.model_id == model_id).distinct())
+        return sorted(row[0] for row in found)
+
+
 def _measured(
     given: argparse.Namespace,
     config: Config,
@@ -231,12 +243,12 @@ def _measured(
 
     features = FeatureStore(config.store.features, config.sink.name)
     from_ns = time.time_ns() - round(given.days * _DAY_NS)
-    table = features.read(manifest.class_, manifest.schema_id, from_ns=from_ns)
-    if table is None:  # the class is the machines', which a model need not name
-        for partition in features.partitions(schema_id=manifest.schema_id):
-            table = features.read(partition.class_, manifest.schema_id, from_ns=from_ns)
-            if table is not None:
-                break
+    # The class is the machines', which a model need not name.
+    tables = (
+        features.read(class_, manifest.schema_id, from_ns=from_ns)
+        for class_ in _classes(store, manifest.model_id) or [manifest.class_]
+    )
+    table = max((t for t in tables if t is not None), key=len, default=None)
     if table is None or not (table.n > 0).any():
         return (), None, runtime_name()
     fleet = gathered(table)

@@ -2,7 +2,8 @@
 
 Strategy: every commit writes new files and touches no old one; a file is written under a name that no reader looks at, synced and
 renamed (an object store makes it appear whole by itself). Files lie by class, schema and day of the summary, so a message that
-comes twice, from whichever sink, comes into one partition: who reads, and who compacts, drops doubles by ``message_id``.
+comes twice, from whichever sink, comes into one partition: who reads, and who compacts, drops doubles by gateway
+and ``message_id``.
 Compaction writes one file out of many and only then removes those; a reader that meets both drops the doubles again.
 
 Invariants: what :meth:`FeatureStore.append` returned from is on the disk; a file is whole or not there. Bounded by

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from models.messages import Summary, unpack_floats
 
 QUANTILES = ("q0.5", "q0.9", "q0.99", "q1")
-# Of a covariance: how far beyond what rows can have rounding may take it.
 _LARGEST = float(np.finfo(np.float32).max)  # of a feature
 _ROUNDED = 1e-5  # of a mean: rows are float32
-_SLACK = 1e-6
+_SLACK = 1e-6  # of a covariance: how far beyond what rows can have rounding may take it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
