@@ -59,7 +59,7 @@ def gateway_toml(folder: Path, name: str, port: int, http: int, bundle: Path, ke
         port,
         http,
         bundle=bundle,
-        gateway=f'[models]\ntrusted_keys = ["{key}"]\nshadow_windows = 30',
+        gateway=f'checkpoint_s = 1\n[models]\ntrusted_keys = ["{key}"]\nshadow_windows = 30',
         extra='class = "pump"\nsummary_s = 60',
     )
     path.write_text(
