@@ -156,10 +156,11 @@ def test_it_is_refused_and_the_old_one_serves(
         gateway = Gateway(site)
         engine = next(iter(gateway.core.engines.values()))
         version: Version = make()
+        gateway.feed(signal(100, seed=5))
         gateway.offer(version)
-        await gateway.until(
-            lambda: any(s.state == "refused" for s in gateway.said), "a refusal", feeding=healthy()
-        )
+        # The signal waits for the trial, so that every run compares the same windows, however long the probe takes.
+        await gateway.until(lambda: gateway.said, "a trial or a refusal")
+        await gateway.until(lambda: gateway.said[-1].state == "refused", "a refusal", feeding=healthy())
         said = gateway.said[-1]
         assert (said.state, said.reason, said.running, gateway.version) == ("refused", reason, 1, 1)
         assert said.version == (0 if "2000" in text or reason == "not_trusted" else version[0].version)

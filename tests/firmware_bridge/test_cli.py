@@ -309,7 +309,7 @@ def test_a_good_board_passes(tmp_path: Path) -> None:
 
 
 def test_a_bad_board_fails_with_its_reasons(tmp_path: Path) -> None:
-    with simulated(tmp_path, "--drop", 10, "--noise", 10, "--reboot", 60) as (board, _):
+    with simulated(tmp_path, "--drop", 3, "--noise", 3, "--reboot", 60) as (board, _):
         done = ended("verify", board, "--for", 8, "--baud", 75_000)
     assert done.returncode == 1
     last = done.stdout.splitlines()[-1]
