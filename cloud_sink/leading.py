@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -17,7 +17,7 @@ from cloud_sink import rollout_store as rollouts
 from cloud_sink.config import Config
 from cloud_sink.events import EventStore, EventsUnavailable
 from cloud_sink.features_store import FeatureStore, StoreError
-from cloud_sink.publishing import NotPublished, send
+from cloud_sink.publishing import NotPublished, Outranked, send
 from cloud_sink.rollout import judge
 from cloud_sink.rollout_store import Rollout
 from cloud_sink.watched import WatchedThread
@@ -105,7 +105,12 @@ class Leader:
         artifacts = rollouts.artifacts_of(self._events, rollout.manifest)
         messages = list(publication(rollout.manifest, artifacts, topics))
         messages += [withdrawal(topics, gateway) for gateway in plan.canaries]
-        self._send(messages)
+        try:
+            self._send(messages, [topics.stable])
+        except Outranked as error:
+            self._change(rollout, rollouts.PROMOTING, rollouts.ROLLING_BACK, (str(error),), self._now_ns())
+            log.warning(f"{plan.model_id} version {plan.version} cannot be promoted: {error}")
+            return
         self._done(rollout, rollouts.PROMOTING, rollouts.PROMOTED)
 
     def _roll_back(self, rollout: Rollout) -> None:
@@ -113,8 +118,9 @@ class Leader:
         self._send([withdrawal(topics, gateway) for gateway in rollout.plan.canaries])
         self._done(rollout, rollouts.ROLLING_BACK, rollouts.ROLLED_BACK)
 
-    def _send(self, messages: list[tuple[str, bytes]]) -> None:
-        send(self._config.broker, messages, client_id=f"linewatch-rollout-{self._config.sink.name}")
+    def _send(self, messages: list[tuple[str, bytes]], manifests: Sequence[str] = ()) -> None:
+        client_id = f"linewatch-rollout-{self._config.sink.name}"
+        send(self._config.broker, messages, client_id=client_id, manifests=manifests)
 
     def _done(self, rollout: Rollout, before: str, after: str) -> None:
         self._change(rollout, before, after, rollout.reasons, self._now_ns())
