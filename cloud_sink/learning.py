@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from cloud_sink import signing
 from cloud_sink.running import add_config
-from models.cli_values import positive
+from models.cli_values import count, positive
 from models.messages import rfc3339
 from models.signal import NS_PER_S
 
@@ -42,6 +42,9 @@ def add(commands: Any) -> None:
     )
     learn.add_argument(
         "--days", type=positive, default=30.0, metavar="N", help="of the last N days; default: 30"
+    )
+    learn.add_argument(
+        "--min-version", type=count(1), default=1, metavar="N", help="the model gets a number of N or above"
     )
     learn.add_argument("--seed", type=int, default=0, metavar="N")
     learn.add_argument("--edgetpu", action="store_true", help="also a model for a Coral Edge TPU")
@@ -82,7 +85,7 @@ def _learn(given: argparse.Namespace) -> int:
             fleet = widened(gathered(table), known.rows("false_alarm"))
         except ValueError as error:  # of none was any window healthy
             raise FitError(f"{error} of class {class_!r} of the last {given.days:g} days") from error
-        version = max(template.version + 1, next_version(given.out, template.model_id))
+        version = max(template.version + 1, next_version(given.out, template.model_id), given.min_version)
         options = FleetOptions(
             family=given.family or template.family,
             version=version,
