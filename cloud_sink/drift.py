@@ -183,7 +183,7 @@ def _of_scores(key: Key, device: _Device) -> Finding | None:
     if len(since) < MIN_AFTER:
         return None
     level = float(np.median(before))
-    after = float(np.median(since))
+    after = float(np.median(since[-N_BASELINE:]))  # a ramp's end
     shift = (after - level) / _spread(before)
     if abs(shift) < MIN_SHIFT:
         return None
