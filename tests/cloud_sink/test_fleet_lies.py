@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cloud_sink.fleet import MAX_LABEL_OFF, Fleet, gathered, widened
+from cloud_sink.fleet import MAX_LABEL_OFF, MAX_LABEL_SHARE, Fleet, gathered, widened
 from cloud_sink.fleet_bounds import MAX_OFF, MAX_WIDER
 from cloud_sink.summaries import SummaryTable
 from models.messages import Summary
@@ -108,10 +108,43 @@ def test_who_has_just_begun_makes_little_of_nobody() -> None:
 
 def test_a_label_widens_as_far_as_eight_deviations() -> None:
     row = np.full((1, K), 1e9, np.float32)
-    wide = widened(TRUE, row)
+    wide = widened(TRUE, {("s1/g0", "d0"): row})
     most = MAX_LABEL_OFF * spread_of(TRUE) / TRUE.total.n
     assert (np.abs(wide.total.mean - TRUE.total.mean) <= most * 1.01).all()
     assert (np.abs(wide.rows - TRUE.total.mean) <= (MAX_LABEL_OFF + 1) * spread_of(TRUE)).all()
+
+
+@pytest.mark.parametrize("n_gateways", [1, 3, 6])
+def test_one_gateway_does_not_label_for_all(n_gateways: int) -> None:
+    """It calls a thousand rows false alarms where the others, if they say anything, say ten."""
+    rows = rows_of(1000, seed=6, centre=30.0).astype(np.float32)
+    said = {(f"s1/g{g}", f"d{g}"): rows if g == 0 else rows[:10] for g in range(n_gateways)}
+    wide = widened(TRUE, said)
+    own = [w.n - t.n for w, t in zip(wide.weighed, TRUE.weighed, strict=True)]
+    room = MAX_LABEL_SHARE / (1 - MAX_LABEL_SHARE) * TRUE.total.n
+    assert own[0] == pytest.approx(room / max(4, n_gateways))
+    assert own[1:n_gateways] == pytest.approx([10.0] * (n_gateways - 1))
+    assert sum(own) == pytest.approx(wide.total.n - TRUE.total.n)
+    extra = wide.row_device[len(TRUE.rows) :]
+    assert 0 < (extra == 0).sum() <= MAX_LABEL_SHARE * len(wide.rows) / 4
+    assert len(wide.rows) == len(wide.row_device) == len(wide.row_ns)
+
+
+def test_all_labels_together_are_a_twentieth() -> None:
+    said = {
+        name: rows_of(5000, seed=i, centre=30.0).astype(np.float32) for i, name in enumerate(TRUE.devices)
+    }
+    wide = widened(TRUE, said)
+    assert wide.total.n - TRUE.total.n == pytest.approx(MAX_LABEL_SHARE * wide.total.n)
+    assert len(wide.rows) - len(TRUE.rows) <= MAX_LABEL_SHARE * len(wide.rows)
+
+
+def test_labels_of_a_device_that_is_not_there_say_nothing() -> None:
+    rows = rows_of(50, seed=6, centre=30.0).astype(np.float32)
+    for said in ({}, {("s1/evil", "d9"): rows}, {("s1/g0", "d0"): rows[:0]}):
+        wide = widened(TRUE, said)
+        assert np.array_equal(wide.total.comoment, TRUE.total.comoment)
+        assert np.array_equal(wide.rows, TRUE.rows)
 
 
 Lie = st.tuples(

@@ -38,7 +38,7 @@ def asked(folder: Path, **more: Any) -> str:
     options = {
         "like": folder / "first",
         "key_file": folder / "key",
-        "canaries": ["g0"],
+        "canaries": ["s1/g0"],
         "new_windows": 1000,
         "wait_s": 1,
         **more,
@@ -232,6 +232,7 @@ def test_what_is_asked_for_wrongly_is_named(tmp_path: Path) -> None:
             ({"key_file": tmp_path / "no"}, "model[0].key_file"),
             ({"like": tmp_path / "no"}, "model[0].like"),
             ({"canaries": []}, "name a gateway or more"),
+            ({"canaries": ["a/b/c"]}, "'b/c' cannot be part of an MQTT topic"),
             ({"new_window": 5}, "new_windows"),
             ({"every_days": -1}, "every_days"),
         ):
@@ -249,7 +250,7 @@ def test_from_new_windows_to_every_gateway_without_anybody(tmp_path: Path) -> No
         there = stack.enter_context(site(tmp_path))
         seen = stack.enter_context(Subscriber(there.mosquitto.port, "linewatch/#"))
         path = there.sink(
-            canaries=["g1"],
+            canaries=["s1/g1"],
             min_gateways=2,
             min_windows=30,
             alerts_per_week=1000,
