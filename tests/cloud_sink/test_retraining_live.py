@@ -242,7 +242,7 @@ def test_what_is_asked_for_wrongly_is_named(tmp_path: Path) -> None:
             assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(360)
 def test_from_new_windows_to_every_gateway_without_anybody(tmp_path: Path) -> None:
     """Real gateways with black boxes: what they summed up becomes a model, which they judge, try and adopt."""
     names = ("g1", "g2")
@@ -254,7 +254,7 @@ def test_from_new_windows_to_every_gateway_without_anybody(tmp_path: Path) -> No
             min_gateways=2,
             min_windows=30,
             alerts_per_week=1000,
-            wait_s=60,
+            wait_s=200,  # backtests run when nothing else wants the CPU
             hours=0.001,
             windows=30,
         )
@@ -270,7 +270,7 @@ def test_from_new_windows_to_every_gateway_without_anybody(tmp_path: Path) -> No
             stack.enter_context(gateway_running(toml))
             wait_for(lambda http=http: connected(http), f"{name}'s source")  # type: ignore[misc]
             machines.append(Machine(seen, name, seed=200 + i))
-        ends_s = time.monotonic() + 120
+        ends_s = time.monotonic() + 280
 
         def everywhere() -> bool:
             topics = [f"linewatch/s1/{name}/model/{MODEL}" for name in names]
@@ -280,7 +280,7 @@ def test_from_new_windows_to_every_gateway_without_anybody(tmp_path: Path) -> No
         while not everywhere():
             assert time.monotonic() < ends_s, there.attempts()
             for machine in machines:
-                machine.run(200)
+                machine.run(50 if there.attempts() else 200)  # its signal has an end
             time.sleep(0.2)
         assert there.attempts()[0][:2] == ("offered", "windows")
         assert "promoted" in done("retrainings", "-c", path)
