@@ -16,6 +16,7 @@ from benchmarks import (
     black_box,
     chaos,
     disk,
+    drift,
     failover,
     fleet,
     inference,
@@ -44,6 +45,7 @@ BENCHMARKS = {
     "black_box": black_box.measure,
     "sink": sink.measure,
     "fleet": fleet.measure,
+    "drift": drift.measure,
 }
 RELIABILITY = {  # `make reliability`
     "chaos": chaos.measure,

@@ -59,6 +59,7 @@ def rows(results: Mapping[str, Record]) -> list[Row]:
         "black_box": _black_box,
         "sink": _sink,
         "fleet": _fleet,
+        "drift": _drift,
     }
     return [row for name, tell in told.items() if name in results for row in tell(results[name])]
 
@@ -180,6 +181,34 @@ def _fleet(r: Record) -> list[Row]:
             _list(f"{w['own']:.3f}" for w in warm.values()) + ": a model of its own",
             f"better for {_list(str(w['better_in']) for w in warm.values())} of {r['devices']}",
             _target("better", wins),
+        ),
+    ]
+
+
+def _drift(r: Record) -> list[Row]:
+    alarms, changes = r["false_alarms"], r["changes"]
+    still = {name: max(a["devices_by_scores"], a["devices_by_features"]) for name, a in alarms.items()}
+    fleets = [a["fleets"] for a in alarms.values()]
+    steps = [c for name, c in changes.items() if name.endswith("over 0")]
+    ramps = [c for name, c in changes.items() if not name.endswith("over 0")]
+    least = min(c["told"] for c in (*steps, *ramps))
+
+    def delays(found: list[Record]) -> str:
+        return _list("never" if c["median_h"] is None else f"{c['median_h']:.0f}" for c in found)
+
+    return [
+        Row(
+            f"devices told to have drifted in {r['days']} days in which none did (AR({r['ar']:g}); {_list(still)}), "
+            f"{r['devices']} each",
+            _list(f"{100 * share:.2g} %" for share in still.values()),
+            f"fleets of {r['fleet_devices']}: {_list(f'{100 * share:.2g} %' for share in fleets)}",
+            "",
+        ),
+        Row(
+            "hours until a step is told, half of them sooner: scores by 2 and 4 deviations, features by 2 and 4",
+            delays(steps),
+            f"{delays(ramps)}: a ramp of 3 days",
+            f"at least {100 * least:.0f} % told in 7 days",
         ),
     ]
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TypeVar
 
-from cloud_sink import evaluating, learning, publishing, rolling, running, signing, train_options
+from cloud_sink import evaluating, learning, looking, publishing, rolling, running, signing, train_options
 from cloud_sink.bundle import BundleError, read_manifest
 from cloud_sink.signing import NotSigned
 from models.cli_values import USAGE, Parser, UsageError, labels_of, log_options_of, time_ns
@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     evaluating.add(commands)
     publishing.add(commands)
     rolling.add(commands)
+    looking.add(commands)
     return top
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError
 
 from cloud_sink.influx_options import Influx
 from cloud_sink.limits import Limits
+from cloud_sink.retrain_options import Retrain, check_retrain
 from models.broker_checks import check_broker, check_prefix
 from models.broker_options import (
     Broker,
@@ -92,6 +93,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     influx: Influx = Influx()
     rollout: Rollout = Rollout()
     scoring: Scoring = Scoring()
+    retrain: Retrain = Retrain()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +108,12 @@ class Config:
     influx: Influx
     rollout: Rollout
     scoring: Scoring
+    retrain: Retrain
 
 
-def load_config(path: Path) -> Config:
-    """The configuration in the TOML file ``path``; ConfigError lists everything that is wrong with it, by line."""
+def load_config(path: Path, *, runs: bool = False) -> Config:
+    """The configuration in the TOML file ``path``; ConfigError lists everything that is wrong with it, by line. ``runs``: for a
+    sink that runs, which needs the bundles and keys of ``[retrain]``, too."""
     raw, lines = parse(path, "[sink] and [broker]")
     base = path.absolute().parent
     problems = find_problems(raw, Document)
@@ -121,7 +125,7 @@ def load_config(path: Path) -> Config:
 
     sink, broker = read("sink", Sink), read("broker", SinkBroker)
     store, limits, influx = read("store", Store), read("limits", Limits), read("influx", Influx)
-    rollout, scoring = read("rollout", Rollout), read("scoring", Scoring)
+    rollout, scoring, retrain = read("rollout", Rollout), read("scoring", Scoring), read("retrain", Retrain)
     if "sink" in raw:
         problems += as_far_as_known(_check_name(sink), check_http(sink, "sink"))
     if "broker" in raw:
@@ -130,13 +134,19 @@ def load_config(path: Path) -> Config:
             check_prefix(sure(broker.prefix), ("broker", "prefix")),
             _check_group(broker),
         )
-    problems += as_far_as_known(_check_events(store), _check_influx(influx), _check_scoring(scoring))
+    problems += as_far_as_known(
+        _check_events(store),
+        _check_influx(influx),
+        _check_scoring(scoring),
+        check_retrain(retrain, files=runs),
+    )
     if problems:
         raise ConfigError(report(path, problems, lines, {}))
     placed = msgspec.structs.replace(
         store, events=_placed_events(store.events, base), features=_placed(store.features, base)
     )
     influx = msgspec.structs.replace(influx, queue=str(base / influx.queue))
+    retrain = msgspec.structs.replace(retrain, folder=str(base / retrain.folder))
     return Config(
         path=path,
         sink=sink,
@@ -146,6 +156,7 @@ def load_config(path: Path) -> Config:
         influx=influx,
         rollout=rollout,
         scoring=scoring,
+        retrain=retrain,
     )
 
 

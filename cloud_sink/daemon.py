@@ -14,6 +14,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import structlog
 
 from cloud_sink import figures
+from cloud_sink.bundle import BundleError
 from cloud_sink.config import Config
 from cloud_sink.events import EventStore, EventsUnavailable
 from cloud_sink.features_store import FeatureStore, StoreError
@@ -21,6 +22,7 @@ from cloud_sink.influx_queue import PointQueue, QueueError
 from cloud_sink.influx_writer import Writer
 from cloud_sink.intake import Intake, Stores, client_id_of
 from cloud_sink.leading import Leader
+from cloud_sink.retraining_runs import Retrainer
 from cloud_sink.scoring import Scoring
 from cloud_sink.scoring_model import ModelUnusable, ScoringModel
 from models import local_http, metrics
@@ -56,11 +58,17 @@ class Daemon:
             if config.influx.url is not None:
                 self._points = PointQueue(Path(config.influx.queue), config.influx.queue_bytes)
                 self._writer = Writer(config.influx, self._points)
-        except (StoreError, EventsUnavailable, QueueError) as error:
+            self._retrainer = Retrainer(config, self._events, self._points, now_ns=now_ns)
+        except (StoreError, EventsUnavailable, QueueError, BundleError) as error:
             raise SinkFailed(str(error)) from error
         stores = Stores(self._events, self._features, self._points)
         self._leader = Leader(
-            config, self._events, self._features, every_s=config.rollout.every_s, now_ns=now_ns
+            config,
+            self._events,
+            self._features,
+            retrainer=self._retrainer,
+            every_s=config.rollout.every_s,
+            now_ns=now_ns,
         )
         self._own = Intake(config, stores, client_id=client_id_of(config.sink.name), now_ns=now_ns)
         self._others = [
@@ -184,6 +192,9 @@ class Daemon:
             *figures.families(self._intakes, self._features),
             *figures.of_points(self._points, self._writer),
             *([] if self._scoring is None else self._scoring.families()),
+            *figures.of_retraining(
+                self._retrainer.drifts, self._retrainer.results, self._retrainer.n_looks_failed
+            ),
         ]
 
     def _health(self, app: WSGIApplication) -> WSGIApplication:

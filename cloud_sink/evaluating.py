@@ -161,8 +161,10 @@ def _asked(
         return (), {}
     payload = manifests.encode(manifest)
     sha256 = hashlib.sha256(payload).hexdigest()
-    client_id = f"linewatch-evaluate-{config.sink.name}"
     at_ns = time.time_ns()
+    client_id = (
+        f"linewatch-evaluate-{config.sink.name}-{at_ns:x}"  # two at once do not take each other's place
+    )
     asked = {
         names: BacktestRequest(
             transaction=f"evaluate-{at_ns:x}-{i}",

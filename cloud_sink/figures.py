@@ -65,6 +65,15 @@ def of_points(queue: PointQueue | None, writer: Writer | None) -> list[Family]:
     ]
 
 
+def of_retraining(drifts: Counter[str], results: Counter[str], n_looks_failed: int) -> list[Family]:
+    """What this sink has seen drift, and had trained again."""
+    return [
+        _by("drift_events", "Drift that was told, of a device or of a fleet.", "of", Counter(drifts)),
+        _by("retrainings", "Attempts to train a model again that have ended.", "result", Counter(results)),
+        _counter("drift_looks_failed", "Times that drift could not be looked for.", n_looks_failed),
+    ]
+
+
 def _by(name: str, text: str, label: str, values: Counter[str]) -> Family:
     return Family(f"sink_{name}", text, "counter", (label,), {(key,): n for key, n in values.items()})
 

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from cloud_sink import signing
 from cloud_sink.running import add_config
-from models.cli_values import positive
+from models.cli_values import count, positive
 from models.config_validation import nearest
 from models.messages import rfc3339
 from models.signal import NS_PER_S
@@ -53,6 +53,9 @@ def add(commands: Any) -> None:
     )
     learn.add_argument(
         "--days", type=positive, default=30.0, metavar="N", help="of the last N days; default: 30"
+    )
+    learn.add_argument(
+        "--min-version", type=count(1), default=1, metavar="N", help="the model gets a number of N or above"
     )
     learn.add_argument("--seed", type=int, default=0, metavar="N")
     learn.add_argument("--edgetpu", action="store_true", help="also a model for a Coral Edge TPU")
@@ -111,7 +114,7 @@ def _learn(given: argparse.Namespace) -> int:
         known = labelled(events, template.model_id, class_, table.k)
         options = FleetOptions(
             family=given.family or template.family,
-            version=max(template.version + 1, next_version(given.out, template.model_id)),
+            version=max(template.version + 1, next_version(given.out, template.model_id), given.min_version),
             created_ns=now_ns,
             start_ns=int(table.start_ns.min()),
             end_ns=int(table.end_ns.max()),

@@ -1,32 +1,44 @@
 """``cloud-sink publish`` and ``withdraw``: a signed bundle to gateways, over the broker that they publish to.
 
-Invariant: graphs before the manifest that names them, each acknowledged before the next: a publisher that dies on the way leaves
-gateways with what they had.
+Invariants: graphs before the manifest that names them, each acknowledged before the next: a publisher that dies on the way leaves
+gateways with what they had. Of those who publish one model at once, the newest version stands in the end (``_Sending`` says how).
 """
 
 from __future__ import annotations
 
 import argparse
+import secrets
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from cloud_sink.naming import canaries_of
 from cloud_sink.running import add_config
 from models.broker_options import Broker
+from models.manifest import ManifestError, ModelManifest, decode
 from models.mqtt_client import AT_MOST_ONCE, Connection, Link, Receipt
+from models.publication import outranks
+
+log = structlog.get_logger("linewatch.publish")
 
 REFUSED = 1
 PATIENCE_S = 60.0
-_MAX_PACKET_BYTES = 1 << 20
+LOOK_S = 2.0  # for the broker to say what stands on a topic
+_MAX_PACKET_BYTES = 16 << 20  # what the shipped broker takes: a manifest comes back
 
 
 class NotPublished(Exception):
     """The broker has not taken all of it; the text says why."""
+
+
+class Outranked(NotPublished):
+    """What stands on the topic does not give way, and stands there still."""
 
 
 def add(commands: Any) -> None:
@@ -69,18 +81,25 @@ def add(commands: Any) -> None:
     models.set_defaults(act=_models)
 
 
-def send(broker: Broker, messages: Iterable[tuple[str, bytes]], *, client_id: str) -> int:
-    """Publishes ``messages`` (topic, payload), retained, at QoS 1, one after the other; how many. Raises NotPublished."""
-    session = _Sending(messages)
+def send(
+    broker: Broker, messages: Iterable[tuple[str, bytes]], *, client_id: str, manifests: Collection[str] = ()
+) -> int:
+    """Publishes ``messages`` (topic, payload), retained, at QoS 1, one after the other; how many. ``manifests``: the topics among
+    them that bear one, which must not take the place of a newer version. Raises NotPublished, and of it Outranked."""
+    session = _Sending(messages, manifests)
     connection = Connection(
-        broker, session, label="publish", client_id=client_id, max_packet_bytes=_MAX_PACKET_BYTES
+        broker,
+        session,
+        label="publish",
+        client_id=f"{client_id}-{secrets.token_hex(4)}",  # two at once do not take each other's place
+        max_packet_bytes=_MAX_PACKET_BYTES,
     )
     connection.start()
     ends_s = time.monotonic() + PATIENCE_S
     try:
         while not session.finished.wait(0.05):
             if session.refusal is not None:
-                raise NotPublished(session.refusal)
+                raise session.refusal
             if connection.finished.done() or time.monotonic() > ends_s:
                 why = connection.last_error or f"no answer within {PATIENCE_S:g} s"
                 raise NotPublished(f"{connection.where}: {why}")
@@ -88,47 +107,135 @@ def send(broker: Broker, messages: Iterable[tuple[str, bytes]], *, client_id: st
                 raise NotPublished(f"{connection.where}: {connection.last_error}")
     finally:
         connection.stop()
+    for topic in session.unseen:
+        log.warning(
+            f"{topic}: published, but not seen there, so that a newer version may have given way to it: let this user read it: "
+            "examples/mosquitto/acl"
+        )
     return session.n_sent
 
 
 class _Sending:
-    """Sends one message after the other's acknowledgement; what was not acknowledged again after a reconnect."""
+    """Sends one message after the other's acknowledgement; what was not acknowledged again after a reconnect.
 
-    def __init__(self, messages: Iterable[tuple[str, bytes]]) -> None:
+    It looks at the topic of a manifest once that is acknowledged, and as long as what stands there should have given way to
+    anything that it has seen there since it began, puts that back. So whoever writes last has the newest in sight, or somebody
+    writes after him.
+    """
+
+    def __init__(self, messages: Iterable[tuple[str, bytes]], manifests: Collection[str]) -> None:
         self._left = deque(messages)
+        self._link: Link | None = None
         self._mid: int | None = None
-        self.refusal: str | None = None
+        self._topics = {topic: _Topic() for topic in manifests}
+        self._look_until_s: float | None = (
+            None  # the manifest is acknowledged, and what stands there is awaited
+        )
+        self._puts_back = False
+        self.refusal: NotPublished | None = None
+        self.unseen: list[str] = []
         self.n_sent = 0
         self.finished = threading.Event()
 
     def on_connected(self, link: Link) -> None:
-        self._mid = None
+        self._link, self._mid = link, None
+        if self._topics:
+            link.subscribe([(topic, 1) for topic in self._topics])
 
     def on_turn(self, link: Link) -> None:
-        if self._mid is None and self.refusal is None:
-            if not self._left:
-                self.finished.set()
-                return
-            topic, payload = self._left[0]
-            self._mid = link.publish(topic, payload, retain=True)
-
-    def on_acked(self, mid: int, refusal: str | None) -> None:
-        if mid != self._mid:
+        if self.refusal is not None or self._mid is not None or not link.answered:
             return
-        topic, _ = self._left[0]
-        if refusal is not None:
-            self.refusal = (
-                f"the broker does not take {topic}: {refusal}. Let this user write it: examples/mosquitto/acl"
-            )
+        if not self._left:
+            self.finished.set()
+            return
+        where, payload = self._left[0]
+        topic = self._topics.get(where) if payload else None
+        if topic is None:
+            self._mid = link.publish(where, payload, retain=True)
+        elif self._look_until_s is None:
+            self._write(link, where, topic, payload)
+        elif topic.stands is not None or time.monotonic() > self._look_until_s:
+            self._look_until_s = None
+            self._looked(where, topic, payload)
+
+    def _write(self, link: Link, where: str, topic: _Topic, payload: bytes) -> None:
+        if self._puts_back:
+            payload = topic.newest
+        elif topic.outranks(payload):
+            self.refusal = topic.refusal(where)
+            return
+        self._mid = link.publish(where, payload, retain=True)
+
+    def _looked(self, where: str, topic: _Topic, payload: bytes) -> None:
+        self._puts_back = topic.stands is not None and topic.outranks(topic.stands)
+        if self._puts_back:
             return
         self._left.popleft()
+        if topic.outranks(payload):
+            self.refusal = topic.refusal(where)
+        elif topic.stands is None:
+            self.unseen.append(where)
+
+    def on_acked(self, mid: int, refusal: str | None) -> None:
+        if mid != self._mid or self._link is None:
+            return
+        where, payload = self._left[0]
+        if refusal is not None:
+            self.refusal = NotPublished(
+                f"the broker does not take {where}: {refusal}. Let this user write it: examples/mosquitto/acl"
+            )
+            return
         self._mid = None
         self.n_sent += 1
+        if payload and where in self._topics:
+            self._topics[where].stands = None
+            self._look_until_s = time.monotonic() + LOOK_S
+            self._link.subscribe([(where, 1)])  # brings what is retained there once more
+        else:
+            self._left.popleft()
 
-    def on_message(
-        self, topic: str, payload: bytes, retained: bool, receipt: Receipt = AT_MOST_ONCE
-    ) -> None: ...
+    def on_message(self, topic: str, payload: bytes, retained: bool, receipt: Receipt = AT_MOST_ONCE) -> None:
+        if topic in self._topics:
+            self._topics[topic].take(payload, retained)
+
     def on_lost(self, blameless: bool) -> None: ...
+
+
+class _Topic:
+    """What was seen on the topic of a manifest: ``newest``, to which all that was published there should have given way, and
+    ``stands``, what was retained when it was looked at last."""
+
+    def __init__(self) -> None:
+        self.newest = b""
+        self.stands: bytes | None = None
+        self._manifest: ModelManifest | None = None
+
+    def take(self, payload: bytes, retained: bool) -> None:
+        if retained:
+            self.stands = payload
+        if not self.outranks(payload):
+            self.newest, self._manifest = payload, _manifest(payload)
+
+    def outranks(self, payload: bytes) -> bool:
+        """Whether ``newest`` does not give way to ``payload``."""
+        manifest = _manifest(payload)
+        return self._manifest is not None and manifest is not None and outranks(self._manifest, manifest)
+
+    def refusal(self, where: str) -> Outranked:
+        there = self._manifest
+        assert there is not None
+        return Outranked(
+            f"{where} has version {there.version} of {there.model_id} already, signed by {there.key_id}, which stays: give yours "
+            "a higher version, or sign it as the order to go back (cloud-sink sign --takes-back)"
+        )
+
+
+def _manifest(payload: bytes) -> ModelManifest | None:
+    """None: withdrawn, or nothing that a gateway would read."""
+    try:
+        return decode(payload) if payload else None
+    except ManifestError:
+        return None
 
 
 def _publish(given: argparse.Namespace) -> int:
@@ -147,10 +254,16 @@ def _publish(given: argparse.Namespace) -> int:
             for gateway in (canaries or [None])
             for message in publication(manifest, artifacts, topics, gateway=gateway)
         ]
+        manifests = [topics.canary(gateway) for gateway in canaries] or [topics.stable]
     except ValueError as error:
         raise BundleError(f"{given.bundle}: {error}: cloud-sink sign") from error
     try:
-        send(config.broker, dict.fromkeys(messages), client_id=f"linewatch-publish-{config.sink.name}")
+        send(
+            config.broker,
+            dict.fromkeys(messages),
+            client_id=f"linewatch-publish-{config.sink.name}",
+            manifests=manifests,
+        )
     except NotPublished as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED

@@ -114,8 +114,13 @@ def _begin(given: argparse.Namespace) -> int:
             print(f"cloud-sink: WARNING: {UNJUDGED}{unjudged}", file=sys.stderr)
         rollout_store.begin(store, plan, manifest, artifacts, unjudged)
         try:
-            send(config.broker, dict.fromkeys(messages), client_id=f"linewatch-publish-{config.sink.name}")
-        except NotPublished:
+            send(
+                config.broker,
+                dict.fromkeys(messages),
+                client_id=f"linewatch-publish-{config.sink.name}",
+                manifests=[topics.canary(gateway) for gateway in canaries],
+            )
+        except NotPublished as error:
             # Nothing of it is out, or only graphs that nobody names: a sink would wait for what cannot come.
             rollout_store.change(
                 store,
@@ -123,7 +128,7 @@ def _begin(given: argparse.Namespace) -> int:
                 plan.version,
                 (rollout_store.CANARY,),
                 rollout_store.ROLLING_BACK,
-                ["it could not be published"],
+                [str(error)],
                 time.time_ns(),
             )
             raise

@@ -55,7 +55,7 @@ def _run(given: argparse.Namespace) -> int:
     from cloud_sink.daemon import Daemon, SinkFailed
     from models.program_log import set_up_logging
 
-    config = load_config(given.config)
+    config = load_config(given.config, runs=True)
     if config.sink.name in given.takeover:
         raise ConfigError(
             f"--takeover {config.sink.name}: that is this sink itself, which takes what is kept for it anyway"
@@ -72,7 +72,7 @@ def _run(given: argparse.Namespace) -> int:
 def _check(given: argparse.Namespace) -> int:
     from cloud_sink.config import load_config
 
-    config = load_config(given.config)
+    config = load_config(given.config, runs=True)
     host, port = config.broker.address
     print(f"{given.config}: ok; sink {config.sink.name}, broker {host}:{port}, below {config.broker.prefix}/")
     return 0

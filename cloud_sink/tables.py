@@ -109,6 +109,21 @@ rollouts = Table(
     PrimaryKeyConstraint("model_id", "version"),
 )
 
+retrainings = Table(
+    "retrainings",
+    metadata,
+    Column("model_id", Text, nullable=False),
+    Column(
+        "number", Integer, nullable=False
+    ),  # of the model's attempts: of two who begin one at once, one has it
+    *_names("state", "cause", "reason", "holder", "text"),
+    Column("version", Integer),  # of the candidate, once there is one
+    Column("starts", Integer, nullable=False),
+    Column("began_ns", BigInteger, nullable=False),
+    Column("changed_ns", BigInteger, nullable=False),
+    PrimaryKeyConstraint("model_id", "number"),
+)
+
 blobs = Table(
     "blobs",
     metadata,

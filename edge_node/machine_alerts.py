@@ -185,7 +185,8 @@ class MachineAlerts:
         apart = self._gap_ns is not None and end_ns - self._rows_end_ns > self._gap_ns
         if apart and not self._episodes.open:
             self._forget()
-        self._rows = [*self._rows[1 - MAX_FEATURE_ROWS :], chunk.features[i].copy()]
+        if blamed:  # those of an episode that are normal would be no example of it
+            self._rows = [*self._rows[1 - MAX_FEATURE_ROWS :], chunk.features[i].copy()]
         self._rows_end_ns = end_ns
         score, p = float(chunk.score[i]), float(chunk.p[i])
         if not self._worst or score > self._score:

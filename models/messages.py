@@ -77,7 +77,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     p_value: float | None
     threshold: float | None
     contributions: tuple[Contribution, ...]
-    features: str | None  # base64 float32[<=8, k] where privacy allows
+    features: str | None  # base64 float32[<=8, k] of the last windows above the level, where privacy allows
     model_id: str | None
     model_version: int | None
     clock: str

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 
+import msgspec
+
 from models import manifest as manifests
 from models.manifest import ModelManifest
 from models.signal import ArtifactTarget
@@ -46,6 +48,15 @@ def _graphs(
         raise ValueError(f"model {manifest.model_id} on the topics of {topics.model_id}")
     for artifact in manifest.artifacts:
         yield topics.blob(artifact.sha256), artifacts[artifact.target]
+
+
+def outranks(there: ModelManifest, ours: ModelManifest) -> bool:
+    """Whether ``there``, which a topic keeps, must not give way to ``ours``: it is a newer version, and ours is not the order to
+    go back from it, or the same version of another model. Gateways would refuse ours; one that comes later would be given it."""
+    if there.version == ours.version:
+        return not manifests.same_model(there, ours)
+    back = ours.rollback
+    return there.version > ours.version and (back is msgspec.UNSET or back.takes_back != there.version)
 
 
 def withdrawal(topics: ModelTopics, gateway: str) -> tuple[str, bytes]:

@@ -44,7 +44,7 @@ def test_the_example_says_everything_with_its_default(tmp_path: Path) -> None:
         shown = msgspec.toml.decode("\n".join(f"{k} = {v}" for k, v in documented[field.name].items()))
         for name, option in options.items():
             free = option.required or option.default is None or name == "client_id"
-            default = option.default
+            default = list(option.default) if isinstance(option.default, tuple) else option.default
             if option.default_factory is not msgspec.NODEFAULT:
                 default = option.default_factory()
             assert free or shown[name] == default, f"{field.name}.{name}"

@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from cloud_sink.publishing import NotPublished, send
-from models.broker_options import Broker as BrokerOptions
-from tests.brokers import HOST, Subscriber, broker, free_port, retained, wait_for
+from tests.brokers import Subscriber, broker, free_port, retained, wait_for
 from tests.cloud_sink.sinks import cloud_sink, fetched, metric
 from tests.cloud_sink.sinks import config as sink_toml
 from tests.cloud_sink.sinks import running as sink_running
@@ -169,18 +167,6 @@ def _rows(sink: Path) -> int:
 
     store = FeatureStore(load_config(sink).store.features, "test")
     return sum(len(t.reservoir) for p in store.partitions("pump") for t, _ in store.read_partition(p))
-
-
-def test_a_broker_that_takes_nothing_is_named(tmp_path: Path) -> None:
-    rules = tmp_path / "acl"
-    rules.write_text("topic read #\n")
-    with broker(tmp_path, f"acl_file {rules}") as mosquitto:
-        options = BrokerOptions(host=HOST, port=mosquitto.port, reconnect_min_s=0.05, reconnect_max_s=0.1)
-        with pytest.raises(NotPublished, match="does not take linewatch/models/m/stable: Not authorized"):
-            send(options, [("linewatch/models/m/stable", b"x")], client_id="p")
-    gone = BrokerOptions(host=HOST, port=free_port(), reconnect_min_s=0.05, reconnect_max_s=0.1)
-    with pytest.raises(NotPublished, match="no broker listens"):
-        send(gone, [("a", b"x")], client_id="p")
 
 
 def test_what_is_not_signed_or_not_whole_is_not_published(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.cloud_sink.sinks import cloud_sink, config, fetched, metric, running
 from tests.edge_node.disks import filled, small_disk
 from tests.influxes import influx1
 from tests.postgres import postgres
+from tests.shipped_broker import SHIPPED
 
 SCHEMA = "0123456789abcdef"
 LIMITS = ("max_inflight_messages 0",)
@@ -63,6 +64,12 @@ def queried(folder: Path, sql: str) -> list[tuple[Any, ...]]:
             return database.execute(sql).fetchall()
     except sqlite3.OperationalError:  # not made yet
         return []
+
+
+def shipped_queues() -> tuple[str, ...]:
+    """What examples/mosquitto/mosquitto.conf says of what waits for a client."""
+    lines = (SHIPPED / "mosquitto.conf").read_text().splitlines()
+    return tuple(line for line in lines if line.startswith(("max_inflight", "max_queued")))
 
 
 def ready(port: int) -> None:
@@ -164,28 +171,37 @@ def test_a_sink_that_is_killed_again_and_again_loses_nothing(tmp_path: Path, ver
             assert len(set(stored(tmp_path))) == 1500
 
 
-def test_a_database_that_is_away_keeps_all_waiting(tmp_path: Path) -> None:
+def test_a_database_that_is_away_for_an_hour_keeps_all_waiting(tmp_path: Path) -> None:
+    """As many messages as 80 gateways send in an hour, through the queues of the broker that is shipped; and the sink is killed
+    in the midst of it."""
     port = free_port()
-    with broker(tmp_path, *LIMITS) as mosquitto, postgres(tmp_path) as database:
+    alerts = [alert(i) for i in range(800)]
+    summaries = [summary(i % 100, gateway=f"g{i // 100}") for i in range(4_000)]
+    with broker(tmp_path, *shipped_queues()) as mosquitto, postgres(tmp_path) as database:
         url = database.url("linewatch")
         path = config(tmp_path, mosquitto.port, metrics_port=port, store=f'events = "{url}"')
         with running(path) as sink:
             ready(port)
-            publish(mosquitto.port, [alert(i) for i in range(50)])
+            publish(mosquitto.port, alerts[:50])
             wait_for(lambda: metric(port, "sink_messages_stored_total") >= 50, "what came before")
             database.stop()
-            publish(mosquitto.port, [alert(i) for i in range(50, 200)])
+            publish(mosquitto.port, [*alerts[50:], *summaries[:2_000]])
             wait_for(lambda: fetched(port, "/healthz")[0] == 503, "a sink that says so")
             assert "PostgreSQL" not in fetched(port, "/healthz")[1]
             assert metric(port, "sink_commit_failures_total") >= 1
-            database.start()
-            wait_for(lambda: metric(port, "sink_messages_stored_total") >= 200, "all of it", 60)
+            sink.kill()
+        publish(mosquitto.port, summaries[2_000:])
+        early = subprocess.run(cloud_sink("run", "-c", path), capture_output=True, text=True, timeout=60)
+        assert early.returncode == 1  # and is started anew by its service, until there is a database
+        database.start()
+        with running(path) as sink:
+            wait_for(lambda: len(stored(tmp_path)) == 4_000, "all summaries", 60)
+            with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+                count = "SELECT count(*) FROM alerts"
+                wait_for(lambda: connection.execute(count).fetchone() == (800,), "all alerts", 60)
             assert fetched(port, "/healthz") == (200, "ok\n")
             sink.send_signal(signal.SIGTERM)
             assert sink.wait(20) == 0
-
-        with psycopg.connect(url.replace("+psycopg", "")) as connection:
-            assert connection.execute("SELECT count(*) FROM alerts").fetchone() == (200,)
 
 
 def test_gateways_that_lie_cost_a_count(tmp_path: Path) -> None:

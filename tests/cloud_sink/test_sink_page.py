@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_every_reason_and_every_metric_is_named(tmp_path: Path) -> None:
     found = figures.families([intake], features) + figures.of_points(
         queue, Writer(Influx(url="http://x"), queue)
     )
-    found += Scoring(loaded, {}).families()
+    found += Scoring(loaded, {}).families() + figures.of_retraining(Counter(), Counter(), 0)
     assert [r.value for r in ScoreRefusal if f"`{r.value}`" not in PAGE] == []
     names = {f"linewatch_{f.name}" + ("_total" if f.kind == "counter" else "") for f in found}
     assert set(re.findall(r"`(linewatch_\w+)`", PAGE)) == names

@@ -144,7 +144,7 @@ def test_after_a_cooldown_the_next_fault_is_another_episode() -> None:
     assert [a.state for a in told].count("cleared") == 2
 
 
-def test_the_last_feature_rows_go_along_where_privacy_allows() -> None:
+def test_the_last_feature_rows_above_the_level_go_along_where_privacy_allows() -> None:
     values = with_fault(500, 700)
     raised = play(values).alerts()[0]
     assert raised.features is not None
@@ -153,6 +153,15 @@ def test_the_last_feature_rows_go_along_where_privacy_allows() -> None:
     updated = play(values).alerts()[1]
     assert updated.features is not None
     assert unpack_floats(updated.features, (-1, 10)).shape == (8, 10)
+    cleared = play(values).alerts()[-1]
+    assert (cleared.state, cleared.features is None) == ("cleared", False)
+    model = plan().model
+    assert model is not None
+    rows = unpack_floats(cleared.features or "", (-1, 10))
+    assert rows.shape == (8, 10)
+    assert (
+        np.abs((rows - model.centre) / model.scale).max(axis=1) > 10
+    ).all()  # though it ended in normal windows
     assert all(a.features is None for a in play(values, privacy="statistics").alerts())
 
 
