@@ -19,6 +19,7 @@ from cloud_sink.fleet_fit import (
     N_FOLDS,
     Evidence,
     FleetOptions,
+    anchored,
     assembled,
     fit_moments,
     infos_of,
@@ -88,6 +89,10 @@ def fit_borrowed(
     lent = _with(borrowed(own, fleet, worth=worth), false_alarms)
     healthy = _in_place_of(fleet, lent)
     basis = fit_moments(options.family, lent, healthy, least, seed=options.seed)
+    if (
+        template.model_id in table.model_id[mine]
+    ):  # else re-centring has not taken it to the centre of the template
+        basis = anchored(template, basis)
     inputs = normalise(_some(healthy), basis.centre, basis.scale)
     if len(inputs) < MIN_ROWS:
         raise FitError(_too_few_rows(label, n_own, len(inputs)))

@@ -18,6 +18,7 @@ from cloud_sink.fleet_bounds import (
     Screened,
     bounded,
     bounded_rows,
+    median_of,
     most_of,
     screened,
     votes_of,
@@ -35,9 +36,9 @@ MAX_LABEL_OFF = 8.0  # standard deviations: so far a false alarm may widen what 
 class Fleet:
     """What is learned from. ``total`` is over all devices; ``correlation`` float64[k, k] within devices, each in its own units,
     so that none says how the others' features hang together only because it moves more; ``spread`` float64[k] that of the
-    median device; ``devices``: each one's own, by (site/gateway, device); ``weighed``: the same, as far as it counts;
-    ``rows`` float32[r, k]: a sample of feature rows, with ``row_device`` int64[r] into ``devices`` and ``row_ns`` int64[r], when
-    the span that each is of began; ``n_windows``: that count; ``screened``: who was left out."""
+    median device, each gateway with one vote; ``devices``: each one's own, by (site/gateway, device); ``weighed``: the same, as
+    far as it counts; ``rows`` float32[r, k]: a sample of feature rows, with ``row_device`` int64[r] into ``devices`` and
+    ``row_ns`` int64[r], when the span that each is of began; ``n_windows``: that count; ``screened``: who was left out."""
 
     total: Moments
     correlation: NDArray[np.float64]
@@ -76,7 +77,7 @@ def gathered(
     weights = weights_of([names[i][0] for i in kept], [each[i].n for i in kept], max_share)
     own = [each[i] for i in kept]
     believed = bounded(own, votes[kept])
-    weighed = [one.scaled(w) for one, w in zip(believed, weights, strict=True)]
+    weighed = [one.scaled(w) for one, w in zip(believed.each, weights, strict=True)]
     total = together(weighed)
     correlation = np.average([m.correlation for m in weighed], axis=0, weights=[m.n for m in weighed])
     chosen, row_device = _sample(part, of, kept, [names[i][0] for i in kept], max_rows, max_share)
@@ -84,7 +85,7 @@ def gathered(
     return Fleet(
         total,
         correlation,
-        np.median([m.spread for m in weighed], axis=0),
+        median_of(np.array([m.spread for m in weighed]), votes[kept]),
         {names[i]: each[i] for i in kept},
         tuple(weighed),
         rows,

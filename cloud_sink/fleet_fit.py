@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -115,11 +115,45 @@ class Evidence:
     notes: tuple[str, ...]
 
 
+def anchored(template: ModelManifest, basis: Basis) -> Basis:
+    """The same model, of the same scores, where features that are re-centred have the centre and scale of ``template``.
+
+    Re-centring has taken them there before they were summed up, and its bound is measured from there, in that scale: were
+    these learned anew each time, a slow fault that is beyond the bound would be learned away little by little, and its ``drift``
+    with it.
+    """
+    if template.recentring is None:
+        return basis
+    moves = np.array([info.recentred for info in infos_of(template)])
+    normal = template.normalisation
+    centre = np.where(moves, normal.centre, basis.centre)
+    scale = np.where(moves, normal.scale, basis.scale)
+    # What the model takes is (x - basis.centre) / basis.scale = factor * (x - centre) / scale + off.
+    factor, off = scale / basis.scale, (centre - basis.centre) / basis.scale
+    layers = list(basis.fitted.layers)
+    first = layers[0]
+    layers[0] = replace(
+        first,
+        weights=(first.weights * factor).astype(np.float32),
+        bias=(first.bias + first.weights @ off).astype(np.float32),
+    )
+    spread = basis.fitted.residual_scale
+    if basis.fitted.output_kind == "reconstruction":
+        last = layers[-1]
+        layers[-1] = replace(
+            last,
+            weights=(last.weights / factor[:, None]).astype(np.float32),
+            bias=((last.bias - off) / factor).astype(np.float32),
+        )
+        spread = spread / factor
+    return Basis(centre, scale, replace(basis.fitted, layers=tuple(layers), residual_scale=spread))
+
+
 def fit_fleet(template: ModelManifest, fleet: Fleet, options: FleetOptions) -> Trained:
     """The model of ``fleet`` in place of ``template``. Raises FitError where the fleet is too small to vouch for one."""
     _require(fleet)
     least = least_scales(template, fleet.rows.shape[1])
-    basis = fit_moments(options.family, fleet.total, fleet.rows, least, seed=options.seed)
+    basis = anchored(template, fit_moments(options.family, fleet.total, fleet.rows, least, seed=options.seed))
     inputs = normalise(fleet.rows, basis.centre, basis.scale)
     found = sweep(basis.fitted, inputs, [info.channel for info in infos_of(template)], seed=options.seed)
 
@@ -134,7 +168,9 @@ def fit_fleet(template: ModelManifest, fleet: Fleet, options: FleetOptions) -> T
         if not test.size:
             continue
         rest = together([m for m, out in zip(fleet.weighed, held, strict=True) if not out])
-        part = fit_moments(options.family, rest, fleet.rows[train], least, seed=options.seed)
+        part = anchored(
+            template, fit_moments(options.family, rest, fleet.rows[train], least, seed=options.seed)
+        )
         seen = normalise(fleet.rows[train], part.centre, part.scale)
         unseen = normalise(fleet.rows[test], part.centre, part.scale)
         for name, (graph, scale) in graphs_of(part.fitted, seen, found.sigmas).items():

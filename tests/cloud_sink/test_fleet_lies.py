@@ -147,6 +147,81 @@ def test_labels_of_a_device_that_is_not_there_say_nothing() -> None:
         assert np.array_equal(wide.rows, TRUE.rows)
 
 
+def together_rows(n: int, seed: int, apart: float = 0.05) -> NDArray[np.float64]:
+    """Features that are all but one and the same."""
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(n, 1)) + apart * generator.normal(size=(n, K))
+
+
+CLOSE = [
+    summed(together_rows(50, 100 * g + i), i, gateway=f"g{g}", device=f"d{g}")
+    for g in range(6)
+    for i in range(4)
+]
+CLOSE_FLEET = gathered(SummaryTable.of(CLOSE))
+
+
+def against(fleet: Fleet, true: Fleet) -> tuple[float, float]:
+    """How many times wider it is in the direction where that is most, and how far its mean is off, in deviations."""
+    root = np.linalg.inv(np.linalg.cholesky(true.total.covariance))
+    wider = np.linalg.eigvalsh(root @ fleet.total.covariance @ root.T).max() ** 0.5
+    return float(wider), float(np.linalg.norm(root @ (fleet.total.mean - true.total.mean)))
+
+
+@pytest.mark.parametrize("n_devices", [1, 8])
+@pytest.mark.parametrize("how", ["apart", "off"])
+def test_one_that_denies_that_features_hang_together_changes_little(how: str, n_devices: int) -> None:
+    """Every feature by itself is as it should be: bounded by features alone, the model became 30 times as wide."""
+    lies = []
+    for i in range(n_devices):
+        rows = together_rows(200, 900 + i)
+        if how == "apart":
+            rows = np.random.default_rng(i).normal(size=(200, K))
+        else:
+            rows[:, :2] += (2.5, -2.5)
+        lies.append(summed(rows, i, keep=50, gateway="evil", device=f"e{i}"))
+    fleet = gathered(SummaryTable.of([*CLOSE, *lies]))
+    assert fleet.screened == ()
+    assert share_of(fleet, "evil") > 0.1
+    wider, off = against(fleet, CLOSE_FLEET)
+    assert wider < 3.5
+    assert off < 2.0  # it was up to 17
+    assert np.allclose(fleet.spread, CLOSE_FLEET.spread, rtol=0.15)
+    evil = np.array([g == "s1/evil" for g, _ in fleet.devices])[fleet.row_device]
+    root = np.linalg.inv(np.linalg.cholesky(CLOSE_FLEET.total.covariance))
+    spread = (fleet.rows[evil] - fleet.total.mean) @ root.T
+    assert evil.any()
+    assert spread.std(axis=0).max() < 6.0  # it was up to 24
+    assert np.isin(fleet.rows[~evil], CLOSE_FLEET.rows).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.05, 20.0), st.floats(-20.0, 20.0), st.floats(1.0, 10_000.0))
+def test_no_direction_of_one_gateway_is_far_or_wide(seed: int, wide: float, shift: float, n: float) -> None:
+    generator = np.random.default_rng(seed)
+    rows = wide * generator.normal(size=(100, K)) @ generator.normal(size=(K, K)) + shift * generator.normal(
+        size=K
+    )
+    lie = summed(rows, keep=0, gateway="evil", device="d9")
+    lie = msgspec.structs.replace(
+        lie, n=round(100 * n), comoment=[c * round(100 * n) / 100 for c in lie.comoment]
+    )
+    wider, off = against(gathered(SummaryTable.of([*CLOSE, lie])), CLOSE_FLEET)
+    assert wider < 4.0
+    assert off < 2.5
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 12), st.integers(40, 200))
+def test_devices_that_are_alike_are_as_they_are(seed: int, n_devices: int, n: int) -> None:
+    said = [summed(together_rows(n, seed + i), gateway=f"g{i}", device="d") for i in range(n_devices)]
+    for own, weighed in zip(
+        (fleet := gathered(SummaryTable.of(said))).devices.values(), fleet.weighed, strict=True
+    ):
+        assert np.array_equal(own.mean, weighed.mean)
+        assert np.array_equal(own.comoment, weighed.comoment)
+
+
 Lie = st.tuples(
     st.lists(st.floats(-1e6, 1e6), min_size=K, max_size=K),
     st.lists(st.floats(-6, 6), min_size=K, max_size=K),

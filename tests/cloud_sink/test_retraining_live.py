@@ -232,7 +232,8 @@ def test_what_is_asked_for_wrongly_is_named(tmp_path: Path) -> None:
             ({"key_file": tmp_path / "no"}, "model[0].key_file"),
             ({"like": tmp_path / "no"}, "model[0].like"),
             ({"canaries": []}, "name a gateway or more"),
-            ({"canaries": ["a/b/c"]}, "'b/c' cannot be part of an MQTT topic"),
+            ({"canaries": ["s1/hall/g0"]}, "the name of a site 's1/hall' cannot be"),
+            ({"canaries": ["s1/"]}, "the name of a gateway '' cannot be"),
             ({"new_window": 5}, "new_windows"),
             ({"every_days": -1}, "every_days"),
         ):
