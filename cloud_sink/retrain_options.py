@@ -89,11 +89,11 @@ def _check_canaries(model: RetrainModel, at: KeyPath) -> Iterator[Problem]:
     if not sure(model.canaries):
         yield Problem((*at, "canaries"), "name a gateway or more: a candidate goes to them first")
     for j, gateway in enumerate(model.canaries):
-        site, slash, name = sure(gateway).rpartition("/")
+        site, slash, name = sure(gateway).partition("/")
         try:
-            check_level(name, "the name of a gateway")
+            check_level(site, "a site" if slash else "a gateway")
             if slash:
-                check_level(site, "the name of a site")
+                check_level(name, "a gateway")
         except ValueError as error:
             yield Problem((*at, "canaries", j), str(error), gateway, True)
 

@@ -232,8 +232,7 @@ def test_what_is_asked_for_wrongly_is_named(tmp_path: Path) -> None:
             ({"key_file": tmp_path / "no"}, "model[0].key_file"),
             ({"like": tmp_path / "no"}, "model[0].like"),
             ({"canaries": []}, "name a gateway or more"),
-            ({"canaries": ["s1/hall/g0"]}, "the name of a site 's1/hall' cannot be"),
-            ({"canaries": ["s1/"]}, "the name of a gateway '' cannot be"),
+            ({"canaries": ["a/b/c"]}, "'b/c' cannot be part of an MQTT topic"),
             ({"new_window": 5}, "new_windows"),
             ({"every_days": -1}, "every_days"),
         ):
@@ -243,7 +242,7 @@ def test_what_is_asked_for_wrongly_is_named(tmp_path: Path) -> None:
             assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(360)
 def test_from_new_windows_to_every_gateway_without_anybody(tmp_path: Path) -> None:
     """Real gateways with black boxes: what they summed up becomes a model, which they judge, try and adopt."""
     names = ("g1", "g2")
@@ -251,11 +250,11 @@ def test_from_new_windows_to_every_gateway_without_anybody(tmp_path: Path) -> No
         there = stack.enter_context(site(tmp_path))
         seen = stack.enter_context(Subscriber(there.mosquitto.port, "linewatch/#"))
         path = there.sink(
-            canaries=["g1"],
+            canaries=["s1/g1"],
             min_gateways=2,
             min_windows=30,
             alerts_per_week=1000,
-            wait_s=60,
+            wait_s=200,  # backtests run when nothing else wants the CPU
             hours=0.001,
             windows=30,
         )
@@ -271,7 +270,7 @@ def test_from_new_windows_to_every_gateway_without_anybody(tmp_path: Path) -> No
             stack.enter_context(gateway_running(toml))
             wait_for(lambda http=http: connected(http), f"{name}'s source")  # type: ignore[misc]
             machines.append(Machine(seen, name, seed=200 + i))
-        ends_s = time.monotonic() + 120
+        ends_s = time.monotonic() + 280
 
         def everywhere() -> bool:
             topics = [f"linewatch/s1/{name}/model/{MODEL}" for name in names]
@@ -280,8 +279,9 @@ def test_from_new_windows_to_every_gateway_without_anybody(tmp_path: Path) -> No
 
         while not everywhere():
             assert time.monotonic() < ends_s, there.attempts()
-            for machine in machines:
-                machine.run(200)
+            state = (there.attempts() or [("none",)])[0][0]
+            for machine in machines:  # their signal has an end, and the gate does not need it
+                machine.run({"none": 200, "offered": 50}.get(state, 0))
             time.sleep(0.2)
         assert there.attempts()[0][:2] == ("offered", "windows")
         assert "promoted" in done("retrainings", "-c", path)
