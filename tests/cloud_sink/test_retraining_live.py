@@ -17,6 +17,10 @@ import msgspec
 import psutil
 import pytest
 
+from cloud_sink import retraining_store
+from cloud_sink.config import load_config
+from cloud_sink.events import EventStore
+from cloud_sink.retraining_runs import Retrainer
 from models import manifest as manifests
 from models.keys import read_private_key
 from models.manifest import ModelManifest
@@ -241,6 +245,38 @@ def test_what_is_asked_for_wrongly_is_named(tmp_path: Path) -> None:
             assert refused.returncode == 1, more
             assert text in refused.stderr, (more, refused.stderr)
             assert "Traceback" not in refused.stderr
+        path = there.sink()
+        path.write_text(path.read_text() + asked(tmp_path).partition("look_s = 0.5")[2])
+        refused = run("run", "-c", path)
+        assert (refused.returncode, "fixture has a [[retrain.model]] already" in refused.stderr) == (1, True)
+
+
+def test_who_leads_again_takes_over_what_another_one_has_gone_on_with(tmp_path: Path) -> None:
+    with site(tmp_path) as there:
+        loaded = load_config(there.sink(), runs=True)
+        events = EventStore(loaded.store.events)
+        events.create()
+        assert (
+            retraining_store.begin(events, MODEL, "windows", "enough", "sink-0", time.time_ns()) is not None
+        )
+        retrainer = Retrainer(loaded, events, None)
+        try:
+            retrainer.turn()
+            (mine,) = retraining_store.retrainings(events)
+            assert (mine.holder, mine.starts) == ("sink-1", 2)
+            retrainer.stop()  # it does not lead any more, and another one does for a while
+            assert (
+                retraining_store.change(events, mine, time.time_ns(), holder="sink-2", starts=3) is not None
+            )
+            retrainer.turn()
+            (found,) = retraining_store.retrainings(events)
+            assert (found.state, found.text) == (
+                "failed",
+                "it was begun 3 times, and its sink was gone each time",
+            )
+        finally:
+            retrainer.stop()
+            events.close()
 
 
 @pytest.mark.timeout(360)
