@@ -21,6 +21,7 @@ from cloud_sink.fleet_fit import (
     FleetOptions,
     anchored,
     assembled,
+    few_speak,
     fit_moments,
     infos_of,
     least_scales,
@@ -158,6 +159,7 @@ def _evidence(
         f"for {label} alone: its centre is its own, of {own.n:.0f} windows; how its features spread and hang together is "
         f"its own to {share:.0%}: {len(names)} other devices of {fleet.n_gateways} gateways count as {worth:.0f} windows",
         f"calibrated on {n_rows} feature rows of {len(judged)} of these, each as it was after as many windows",
+        *few_speak(fleet),
         *left_out(fleet),
     )
     set_aside = {"screened_devices": len(fleet.screened)} if fleet.screened else {}

@@ -24,7 +24,7 @@ from cloud_sink.fleet_bounds import (
     votes_of,
     weights_of,
 )
-from cloud_sink.moments import Moments, merged, square, together
+from cloud_sink.moments import Moments, merged_by, together
 from cloud_sink.summaries import SummaryTable
 
 MAX_LABEL_SHARE = 0.05
@@ -65,11 +65,7 @@ def gathered(
     names = sorted(set(keys))
     place = {name: i for i, name in enumerate(names)}
     of = np.array([place[key] for key in keys])
-    comoments = square(part.comoment, part.k)
-    each = [
-        merged(part.n[of == i].astype(np.float64), part.mean[of == i], comoments[of == i])
-        for i in range(len(names))
-    ]
+    each = merged_by(of, part.n.astype(np.float64), part.mean, part.comoment)
     votes = votes_of([gateway for gateway, _ in names])
     left_out = screened(names, each, votes) if screen else ()
     odd = {(s.gateway, s.device) for s in left_out}

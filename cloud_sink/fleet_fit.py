@@ -25,6 +25,7 @@ from cloud_sink.fit import (
     published,
 )
 from cloud_sink.fleet import Fleet
+from cloud_sink.fleet_bounds import MAX_SHARE
 from cloud_sink.golden import golden_of
 from cloud_sink.moments import Moments, oas, together
 from cloud_sink.quantise import Sweep, rank_correlation, sweep
@@ -179,6 +180,7 @@ def fit_fleet(template: ModelManifest, fleet: Fleet, options: FleetOptions) -> T
     notes = (
         f"from summaries of {n_devices} devices of {fleet.n_gateways} gateways, {fleet.n_windows} windows, "
         f"{len(fleet.rows)} feature rows",
+        *few_speak(fleet),
         *left_out(fleet),
     )
     set_aside = {"screened_devices": len(fleet.screened)} if fleet.screened else {}
@@ -261,6 +263,19 @@ def assembled(
     return Trained(manifest, files, found, {})
 
 
+def few_speak(fleet: Fleet) -> tuple[str, ...]:
+    """That rows are of so few of its gateways that one has more than MAX_SHARE of them, in words: nobody else has sent any, and
+    fewer of theirs would say no more of the others."""
+    names = [gateway for gateway, _ in fleet.devices]
+    there = sorted({names[i] for i in np.unique(fleet.row_device)})
+    if not there or len(there) * MAX_SHARE >= 1.0 or len(there) == fleet.n_gateways:
+        return ()
+    return (
+        f"feature rows came from {len(there)} of {fleet.n_gateways} gateways alone ({', '.join(there)}), with which all is "
+        'calibrated: privacy = "features" on more of them would tell',
+    )
+
+
 def left_out(fleet: Fleet) -> tuple[str, ...]:
     """Who was, in words."""
     return tuple(f"{s.gateway} {s.device} was left out: {s.text}" for s in fleet.screened)
@@ -292,4 +307,11 @@ def _require(fleet: Fleet) -> None:
         raise FitError(
             f"{len(fleet.rows)} feature rows came with the summaries, and {MIN_FLEET_ROWS} are needed: more time, or more "
             'gateways with privacy = "features"'
+        )
+    speaking = np.unique(fleet.row_device)
+    if len(speaking) < 2:
+        gateway, device = list(fleet.devices)[speaking[0]]
+        raise FitError(
+            f"all feature rows came from {gateway} {device}, and how it scores is judged by those of others: privacy = "
+            '"features" on another gateway'
         )

@@ -125,6 +125,18 @@ def test_it_is_a_model_of_where_the_device_stands(
         assert np.mean(p_values(again.artifacts[0].calibration, whole) <= 0.05) > 0.5
 
 
+@pytest.mark.parametrize("model_id", [TEMPLATE.model_id, "another"])
+def test_re_centring_goes_on_from_where_it_was(model_id: str) -> None:
+    """Of a device that ran another model, its centre is all that is known of where it stands."""
+    table = SummaryTable.of([*others(n_spans=8), of_new(60, model_id=model_id)])
+    none = np.zeros((0, table.k), np.float32)
+    made = fit_borrowed(TEMPLATE, table, NEW, none, options(TEMPLATE)).trained.manifest.normalisation
+    kept = np.allclose(made.centre, TEMPLATE.normalisation.centre)
+    assert kept == (model_id == TEMPLATE.model_id)
+    own = table.mean[table.gateway == "new"][0]
+    assert np.allclose(made.centre, own) == (not kept)
+
+
 def test_its_own_false_alarms_are_normal_to_it_and_those_of_others_are_not() -> None:
     table = SummaryTable.of([*others(n_spans=8), of_new(20)])
     k = table.k

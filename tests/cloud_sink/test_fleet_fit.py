@@ -172,6 +172,34 @@ def test_who_was_left_out_is_in_its_notes(template: ModelManifest) -> None:
     assert any(note.startswith("s1/evil x was left out: its means lie") for note in notes)
 
 
+@pytest.mark.parametrize("n_speak", [2, 3, 4, 6])
+def test_where_few_gateways_send_rows_it_says_so(template: ModelManifest, n_speak: int) -> None:
+    """They are all that there is to calibrate by: a person is told whose word that is."""
+    said = [
+        s if int(s.gateway[1:]) < n_speak else msgspec.structs.replace(s, reservoir=None)
+        for s in summaries(template)
+    ]
+    known = gathered(SummaryTable.of(said))
+    assert len(known.rows) == n_speak * 6 * 16
+    notes = fit_fleet(template, known, options(template)).manifest.training.notes
+    told = [
+        note
+        for note in notes
+        if note.startswith(f"feature rows came from {n_speak} of 6 gateways alone (s1/g0")
+    ]
+    assert len(told) == (n_speak < 4)
+
+
+def test_rows_of_one_device_alone_vouch_for_nothing(template: ModelManifest) -> None:
+    said = [
+        s if s.gateway == "g4" else msgspec.structs.replace(s, reservoir=None) for s in summaries(template)
+    ]
+    with pytest.raises(
+        FitError, match="all feature rows came from s1/g4 d4, and how it scores is judged by those of"
+    ):
+        fit_fleet(template, gathered(SummaryTable.of(said)), options(template))
+
+
 @pytest.mark.parametrize(
     ("more", "text"),
     [
