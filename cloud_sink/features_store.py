@@ -83,14 +83,16 @@ class Partition:
 
 
 class FeatureStore:
-    """See the module's docstring. ``url``: a path, or a URL of fsspec; ``sink``: who writes, part of every file's name."""
+    """See the module's docstring. ``url``: a path, or a URL of fsspec; ``sink``: who writes, part of every file's name;
+    ``create``: the folder, where it is missing."""
 
-    def __init__(self, url: str, sink: str) -> None:
+    def __init__(self, url: str, sink: str, *, create: bool = True) -> None:
         """Raises StoreError."""
         self._url, self._sink = url, sink
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url)
-            self._fs.makedirs(self._root, exist_ok=True)
+            if create:
+                self._fs.makedirs(self._root, exist_ok=True)
         except (OSError, ImportError, ValueError) as error:
             raise StoreError(f"{url} cannot be used: {error}") from error
         self._is_local = isinstance(self._fs, LocalFileSystem)
@@ -132,23 +134,20 @@ class FeatureStore:
         """All summaries of a class and schema that begin in [from_ns, until_ns), each once, in the order of time; None where
         there is none. Raises StoreError."""
         tables = []
-        for partition in self.partitions(class_, schema_id):
-            if from_ns is not None and (partition.day + 1) * DAY_NS <= from_ns:
-                continue
-            if until_ns is not None and partition.day * DAY_NS >= until_ns:
-                continue
+        for partition in self.within(class_, schema_id, from_ns=from_ns, until_ns=until_ns):
             tables += [table for table, _ in self.read_partition(partition)]
-        if not tables:
-            return None
-        names = [t.feature_names for t in tables]
-        usual = max(set(names), key=names.count)  # a schema has one: who says otherwise is not counted
-        table = concatenated([t for t in tables if t.feature_names == usual]).distinct()
-        inside = np.ones(len(table), np.bool_)
-        if from_ns is not None:
-            inside &= table.start_ns >= from_ns
-        if until_ns is not None:
-            inside &= table.start_ns < until_ns
-        return table.take(np.flatnonzero(inside)) if inside.any() else None
+        return joined(tables, from_ns=from_ns, until_ns=until_ns)
+
+    def within(
+        self, class_: str, schema_id: str, *, from_ns: int | None = None, until_ns: int | None = None
+    ) -> list[Partition]:
+        """The days of a class and schema that overlap [from_ns, until_ns), the oldest first. Raises StoreError."""
+        return [
+            p
+            for p in self.partitions(class_, schema_id)
+            if (from_ns is None or (p.day + 1) * DAY_NS > from_ns)
+            and (until_ns is None or p.day * DAY_NS < until_ns)
+        ]
 
     def read_partition(self, partition: Partition) -> list[tuple[SummaryTable, str]]:
         """What the files of ``partition`` hold, and their paths: doubles included. A file that goes meanwhile was compacted
@@ -249,6 +248,24 @@ class FeatureStore:
             raise
         except (OSError, pa.ArrowException) as error:
             raise StoreError(f"{self._url} cannot be {what}: {error}") from error
+
+
+def joined(
+    tables: Sequence[SummaryTable], *, from_ns: int | None = None, until_ns: int | None = None
+) -> SummaryTable | None:
+    """Those of ``tables``, of one class and schema, that begin in [from_ns, until_ns), each once, in the order of time; None
+    where there is none."""
+    if not tables:
+        return None
+    names = [t.feature_names for t in tables]
+    usual = max(set(names), key=names.count)  # a schema has one: who says otherwise is not counted
+    table = concatenated([t for t in tables if t.feature_names == usual]).distinct()
+    inside = np.ones(len(table), np.bool_)
+    if from_ns is not None:
+        inside &= table.start_ns >= from_ns
+    if until_ns is not None:
+        inside &= table.start_ns < until_ns
+    return table.take(np.flatnonzero(inside)) if inside.any() else None
 
 
 def _quoted(name: str) -> str:

@@ -8,26 +8,24 @@ import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-import msgspec
-import numpy as np
-from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from tabulate import tabulate
 
 from cloud_sink import signing
 from cloud_sink.running import add_config
-from models.cli_values import count, positive
-from models.config_validation import nearest
+from models.cli_values import UsageError, count, positive
 from models.messages import rfc3339
 from models.signal import NS_PER_S
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from cloud_sink.events import EventStore
-    from cloud_sink.fit import Trained
-    from cloud_sink.fleet_fit import FleetOptions
-    from cloud_sink.labelled import Labelled, Names
-    from cloud_sink.summaries import SummaryTable
+    from cloud_sink.features_store import FeatureStore
+    from cloud_sink.labelled import Names
+    from cloud_sink.learning_jobs import Job, Learned
+    from cloud_sink.train import FitError
     from models.manifest import ModelManifest
 
 REFUSED = 1
@@ -43,8 +41,17 @@ def add(commands: Any) -> None:
         "they adopt it between two windows. Alerts that operators called false are normal to it.",
     )
     add_config(learn)
-    learn.add_argument("--like", type=Path, required=True, metavar="DIR", help="the bundle in service")
-    learn.add_argument("-o", dest="out", type=Path, required=True, metavar="DIR", help="the bundle to write")
+    learn.add_argument(
+        "--like",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="the bundle in service; repeatable",
+    )
+    to = learn.add_mutually_exclusive_group(required=True)
+    to.add_argument("-o", dest="out", type=Path, metavar="DIR", help="the bundle to write")
+    to.add_argument("--out-dir", type=Path, metavar="DIR", help="where to write each, under its model's name")
     learn.add_argument(
         "--class", dest="class_", metavar="NAME", help="of which machines; default: the model's"
     )
@@ -67,6 +74,11 @@ def add(commands: Any) -> None:
         help="for this device alone, which has little history: its own centre, and how features spread and hang together from "
         "the other devices as far as it has not seen enough itself",
     )
+    learn.add_argument(
+        "--scheduler",
+        metavar="tcp://HOST:PORT",
+        help="of a Dask cluster, whose workers read the summaries and learn; default: threads of this process",
+    )
     signing.add_key(learn, required=False)
     learn.set_defaults(act=_learn)
 
@@ -79,64 +91,129 @@ def _device(text: str) -> Names:
 
 
 def _learn(given: argparse.Namespace) -> int:
-    from cloud_sink.bundle import next_version, read_manifest, write_bundle
+    from cloud_sink.bundle import read_manifest
+    from cloud_sink.computing import ClusterError
     from cloud_sink.config import load_config
     from cloud_sink.events import EventStore, EventsUnavailable
     from cloud_sink.features_store import FeatureStore, StoreError
-    from cloud_sink.fleet_fit import FleetOptions
-    from cloud_sink.labelled import labelled
+    from cloud_sink.learning_jobs import Learned
     from cloud_sink.train import FitError
-    from models import manifest as manifests
     from models.keys import read_private_key
 
+    templates = [read_manifest(path) for path in given.like]
+    outs = _outs(given, [t.model_id for t in templates])
     config = load_config(given.config)
-    template = read_manifest(given.like)
     key = None if given.key is None else read_private_key(given.key)
-    class_ = template.class_ if given.class_ is None else given.class_
-    now_ns = time.time_ns()
     events = EventStore(config.store.events)
+    found: list[Job | Learned | FitError] = []
     try:
         features = FeatureStore(config.store.features, config.sink.name)
-        table = features.read(class_, template.schema_id, from_ns=now_ns - round(given.days * _DAY_NS))
-        what = f"of class {class_!r} and schema {template.schema_id} of the last {given.days:g} days"
-        if table is None:
-            there = {(p.class_, p.schema_id) for p in features.partitions()}
-            raise FitError(
-                f"there are no summaries {what}; "
-                f"there are of {', '.join(f'{c!r} {s}' for c, s in sorted(there)) or 'nothing'}"
-            )
-        if not (table.n > 0).any():
-            raise FitError(
-                f"the {len(table)} summaries {what} count no healthy window: cloud-sink gateways says what their devices "
-                "report; more time (--days), or another --class"
-            )
         events.create()
-        known = labelled(events, template.model_id, class_, table.k)
-        options = FleetOptions(
-            family=given.family or template.family,
-            version=max(template.version + 1, next_version(given.out, template.model_id), given.min_version),
-            created_ns=now_ns,
-            start_ns=int(table.start_ns.min()),
-            end_ns=int(table.end_ns.max()),
-            seed=given.seed,
-            edge_tpu=given.edgetpu,
-        )
-        learn = _of_fleet if given.for_ is None else partial(_for_device, given.for_, events, what)
-        trained, healthy, used = learn(template, table, known, options)
-    except (StoreError, EventsUnavailable, FitError) as error:
+        for template, out in zip(templates, outs, strict=True):
+            try:
+                found.append(_job(given, template, out, features, config.store.features, events))
+            except FitError as error:
+                found.append(error)
+        found = _done(found, given.scheduler)
+    except (StoreError, EventsUnavailable, ClusterError) as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
     finally:
         events.close()
-    manifest = trained.manifest
-    if used.n("true_alarm"):
-        auc = _auc(trained, healthy, used.rows("true_alarm"))
-        manifest = msgspec.structs.replace(
-            manifest, metrics={**manifest.metrics, "auc_true_alarms": round(auc, 6)}
+    n_failed = 0
+    for template, out, one in zip(templates, outs, found, strict=True):
+        if isinstance(one, Learned):
+            _write(one, out, key)
+        else:
+            n_failed += 1
+            whose = f"{template.model_id}: " if len(outs) > 1 else ""
+            print(f"cloud-sink: {whose}{one}", file=sys.stderr)
+    return REFUSED if n_failed else 0
+
+
+def _outs(given: argparse.Namespace, model_ids: list[str]) -> list[Path]:
+    """Where each is written. Raises UsageError."""
+    twice = [m for m in model_ids if model_ids.count(m) > 1]
+    if twice:
+        raise UsageError(f"learn: --like names model {twice[0]} twice")
+    if given.out is None:
+        outs = [given.out_dir / quote(m, safe="") for m in model_ids]
+    elif len(model_ids) == 1:
+        outs = [given.out]
+    else:
+        raise UsageError("learn: several --like are written under --out-dir, not -o")
+    if len(model_ids) > 1 and (given.class_ is not None or given.for_ is not None):
+        raise UsageError("learn: --class is of one --like, and so is --for")
+    return outs
+
+
+def _job(
+    given: argparse.Namespace,
+    template: ModelManifest,
+    out: Path,
+    features: FeatureStore,
+    url: str,
+    events: EventStore,
+) -> Job:
+    """Raises FitError, StoreError and EventsUnavailable."""
+    from cloud_sink.bundle import next_version
+    from cloud_sink.labelled import labelled
+    from cloud_sink.learning_jobs import Job
+    from cloud_sink.train import FitError
+
+    class_ = template.class_ if given.class_ is None else given.class_
+    now_ns = time.time_ns()
+    from_ns = now_ns - round(given.days * _DAY_NS)
+    what = f"of class {class_!r} and schema {template.schema_id} of the last {given.days:g} days"
+    days = features.within(class_, template.schema_id, from_ns=from_ns)
+    if not days:
+        there = {(p.class_, p.schema_id) for p in features.partitions()}
+        raise FitError(
+            f"there are no summaries {what}; there are of {', '.join(f'{c!r} {s}' for c, s in sorted(there)) or 'nothing'}"
         )
+    return Job(
+        template=template,
+        url=url,
+        days=tuple(days),
+        from_ns=from_ns,
+        what=what,
+        known=labelled(events, template.model_id, class_, len(template.normalisation.centre)),
+        family=given.family or template.family,
+        version=max(template.version + 1, next_version(out, template.model_id), given.min_version),
+        created_ns=now_ns,
+        seed=given.seed,
+        edge_tpu=given.edgetpu,
+        names=given.for_,
+        known_devices=frozenset() if given.for_ is None else frozenset(_known_devices(events)),
+    )
+
+
+def _done(found: list[Job | Learned | FitError], scheduler: str | None) -> list[Job | Learned | FitError]:
+    """Jobs done, here or on a cluster. Raises StoreError and ClusterError."""
+    from cloud_sink.computing import Threads, cluster
+    from cloud_sink.learning_jobs import Job, learn, sees
+
+    jobs = [one for one in found if isinstance(one, Job)]
+    if not jobs:
+        return found
+    if scheduler is None:
+        done = iter(learn(jobs, Threads()))
+    else:
+        with cluster(scheduler) as computer:
+            computer.check(partial(sees, jobs[0].url, jobs[0].days[0]))
+            done = iter(learn(jobs, computer))
+    return [next(done) if isinstance(one, Job) else one for one in found]
+
+
+def _write(learned: Learned, out: Path, key: Ed25519PrivateKey | None) -> None:
+    """Signs and writes it, and says what it is. Raises BundleError."""
+    from cloud_sink.bundle import write_bundle
+    from models import manifest as manifests
+
+    manifest, used = learned.manifest, learned.used
     if key is not None:
         manifest = manifests.sign(manifest, key)
-    write_bundle(given.out, manifest, trained.artifacts)
+    write_bundle(out, manifest, learned.artifacts)
     training = manifest.training
     facts = [
         ("learned from", f"{rfc3339(training.start_ns)[:19]}Z to {rfc3339(training.end_ns)[:19]}Z"),
@@ -144,7 +221,7 @@ def _learn(given: argparse.Namespace) -> int:
         (
             "labelled alerts",
             f"{used.n('false_alarm')} false, normal now; {used.n('true_alarm')} true, kept to test with"
-            + (f"; {n} of other devices, left out" if (n := len(known.alerts) - len(used.alerts)) else ""),
+            + (f"; {learned.n_others} of other devices, left out" if learned.n_others else ""),
         ),
         (
             "cross-fit false alarms",
@@ -155,49 +232,8 @@ def _learn(given: argparse.Namespace) -> int:
     print(tabulate(facts, tablefmt="plain", disable_numparse=True))
     signed = "" if manifest.key_id is None else f"; signed with key {manifest.key_id}"
     print(
-        f"wrote {given.out} ({manifest.model_id} version {manifest.version}: {', '.join(trained.artifacts)}{signed})"
+        f"wrote {out} ({manifest.model_id} version {manifest.version}: {', '.join(learned.artifacts)}{signed})"
     )
-    return 0
-
-
-def _of_fleet(
-    template: ModelManifest, table: SummaryTable, known: Labelled, options: FleetOptions
-) -> tuple[Trained, NDArray[np.float32], Labelled]:
-    """The model of all, its healthy rows, and those labels that are of the fleet's devices."""
-    from cloud_sink.fleet import gathered, widened
-    from cloud_sink.fleet_fit import fit_fleet
-
-    fleet = gathered(table)
-    known = known.of(set(fleet.devices))
-    fleet = widened(fleet, known.by_device("false_alarm"))
-    return fit_fleet(template, fleet, options), fleet.rows, known
-
-
-def _for_device(
-    names: Names,
-    events: EventStore,
-    what: str,
-    template: ModelManifest,
-    table: SummaryTable,
-    known: Labelled,
-    options: FleetOptions,
-) -> tuple[Trained, NDArray[np.float32], Labelled]:
-    """The same for the device ``names`` alone."""
-    from cloud_sink.borrowing import fit_borrowed
-    from cloud_sink.train import FitError
-
-    there = table.devices()
-    if names not in there:
-        elsewhere = _known_devices(events)
-        label = "/".join(names)
-        if names in elsewhere:
-            raise FitError(f"{label} has no windows to learn from: it has sent no summary {what}")
-        every = ["/".join(n) for n in sorted(there | elsewhere)]
-        raise FitError(f"no device {label} is known{nearest(label, every)} (cloud-sink gateways)")
-    known = known.of({names})
-    alarms = known.rows("false_alarm")
-    made = fit_borrowed(template, table, names, alarms, options)
-    return made.trained, made.healthy, known
 
 
 def _known_devices(events: EventStore) -> set[Names]:
@@ -211,17 +247,3 @@ def _known_devices(events: EventStore) -> set[Names]:
             (f"{row.site}/{row.gateway}", row.device)
             for row in connection.execute(select(d.site, d.gateway, d.device))
         }
-
-
-def _auc(trained: Any, healthy: np.ndarray[Any, Any], odd: np.ndarray[Any, Any]) -> float:
-    """ROC AUC of what operators called true alarms against the fleet's healthy rows, as the float graph scores both."""
-    from models.runtime import Graph
-    from models.scoring import normalise, residuals, scores
-
-    manifest = trained.manifest
-    artifact = manifest.artifact("cpu-float32")
-    rows = np.concatenate([healthy, odd])
-    inputs = normalise(rows, np.array(manifest.normalisation.centre), np.array(manifest.normalisation.scale))
-    output = Graph(trained.artifacts["cpu-float32"]).run(inputs)
-    found = scores(residuals(inputs, output, manifest.output_kind, np.array(artifact.residual_scale)))
-    return float(roc_auc_score(np.arange(len(rows)) >= len(healthy), found))
