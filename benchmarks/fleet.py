@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from cloud_sink.borrowing import PRIOR_WINDOWS
 from cloud_sink.commissioning import commission, recentring_spec
 from cloud_sink.cutting import Request
 from cloud_sink.dataset import Dataset, read_dataset
@@ -35,7 +36,6 @@ NO_DATA = "the recorded data is not here: set LINEWATCH_DATA to a folder that ho
 HEALTHY_ROWS, WARM_UPS = 400, (120, 200, 300)
 SPAN_NS, N_RESERVOIR = 60 * NS_PER_S, 16
 SEEDS = (0, 1, 2)
-LENT_WINDOWS = 600.0  # ten of a window's length, of which each one shares most with the next
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +51,7 @@ class Machine:
     anomalous: NDArray[np.bool_]
     centre: NDArray[np.float64]
     scale: NDArray[np.float64]
+    overlap: float = 1.0  # how many windows share a sample
 
     def in_own_units(self) -> Machine:
         """As its gateway's model sees it."""
@@ -72,7 +73,8 @@ def is_there() -> bool:
 
 def measure(*, quick: bool) -> dict[str, object]:
     """Mean ROC AUC over the files: of models of the other files' summaries and of all their rows; of a device's own model and of
-    the fleet's, by the rows of its warm-up."""
+    the fleet's, by the rows of its warm-up; of ``unseen`` apart, the files of odd numbers, which how a device borrows was
+    not chosen on."""
     data = read(6 if quick else None)
     machines = [commissioned(name, one) for name, one in data]
     families = {}
@@ -91,17 +93,23 @@ def measure(*, quick: bool) -> dict[str, object]:
     for n in WARM_UPS:
         begun = [commissioned(name, one, n) for name, one in data]
         pairs = np.array([_warmed_up(machines, begun[i], i) for i in range(len(machines))])
-        warm[str(n)] = {
-            "own": float(pairs[:, 0].mean()),
-            "fleet": float(pairs[:, 1].mean()),
-            "better_in": int((pairs[:, 1] > pairs[:, 0]).sum()),
-        }
+        unseen = np.array([int(m.name.rsplit("/")[-1]) % 2 == 1 for m in machines])
+        warm[str(n)] = {**_of(pairs), "unseen": _of(pairs[unseen])}
     return {
         "devices": len(machines),
         "healthy_rows": HEALTHY_ROWS,
         "reservoir": N_RESERVOIR,
         "families": families,
         "warm_up": warm,
+    }
+
+
+def _of(pairs: NDArray[np.float64]) -> dict[str, float]:
+    return {
+        "devices": len(pairs),
+        "own": float(pairs[:, 0].mean()),
+        "fleet": float(pairs[:, 1].mean()),
+        "better_in": int((pairs[:, 1] > pairs[:, 0]).sum()),
     }
 
 
@@ -133,7 +141,14 @@ def commissioned(name: str, data: Dataset, n_rows: int = HEALTHY_ROWS) -> Machin
     assert data.anomalous is not None
     moved = (known.inputs * known.scale + known.centre).astype(np.float32)
     return Machine(
-        name, moved[first], data.end_ns[first], moved[after], data.anomalous[after], known.centre, known.scale
+        name,
+        moved[first],
+        data.end_ns[first],
+        moved[after],
+        data.anomalous[after],
+        known.centre,
+        known.scale,
+        data.window.n / data.window.hop,
     )
 
 
@@ -218,7 +233,7 @@ def _warmed_up(machines: list[Machine], begun: Machine, i: int) -> tuple[float, 
     fleet = fleet_of(machines[:i] + machines[i + 1 :])
     least = np.full(begun.healthy.shape[1], 1e-9)
     own = begun.moments
-    lent = borrowed(own, fleet, worth=LENT_WINDOWS)
+    lent = borrowed(own, fleet, worth=PRIOR_WINDOWS * begun.overlap)
     return (
         _auc(begun, fit_moments("mahalanobis", own, begun.healthy, least)),
         _auc(begun, fit_moments("mahalanobis", lent, fleet.rows, least)),

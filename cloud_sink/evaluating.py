@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from cloud_sink.gate import Answer, Decision, Figures, HeldOut, Int8, Limits, judge
+from cloud_sink.naming import full_names
 from cloud_sink.running import add_config
 from models.cli_values import UsageError, count, positive
 from models.messages import rfc3339
@@ -48,7 +49,7 @@ def add(commands: Any) -> None:
         help="decisions so far, with their figures; of all, or of a model",
     )
     evaluate.add_argument(
-        "--gateway", action="append", default=[], metavar="NAME", help="ask only this one; repeatable"
+        "--gateway", action="append", default=[], metavar="SITE/GATEWAY", help="ask only this one; repeatable"
     )
     evaluate.add_argument("--hours", type=positive, default=24.0, metavar="N", help="of signal; default: 24")
     evaluate.add_argument(
@@ -143,12 +144,14 @@ def _asked(
     from models.requests import BacktestRequest
     from models.topics import ModelTopics
 
-    gateways = [n for n in _running(store, manifest.model_id) if not given.gateway or n[1] in given.gateway]
-    unknown = set(given.gateway) - {name for _, name in gateways}
+    running = {"/".join(names): names for names in _running(store, manifest.model_id)}
+    wanted = full_names("--gateway", given.gateway, running)
+    unknown = set(wanted) - set(running)
     if unknown:
         raise UsageError(
             f"--gateway {', '.join(sorted(unknown))}: is not known to run {manifest.model_id} (cloud-sink gateways)"
         )
+    gateways = [names for full, names in running.items() if not wanted or full in wanted]
     try:
         topics = ModelTopics(config.broker.prefix, manifest.model_id)
         messages = dict(candidacy(manifest, artifacts, topics))

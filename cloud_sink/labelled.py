@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,6 +37,10 @@ class Labelled:
     def n(self, label: AlertLabel) -> int:
         """How many were called so."""
         return sum(said.label == label for said in self.alerts)
+
+    def of(self, devices: Container[Names]) -> Labelled:
+        """Those of ``devices`` alone."""
+        return Labelled(tuple(said for said in self.alerts if said.names in devices), self.k)
 
     def rows(self, label: AlertLabel) -> NDArray[np.float32]:
         """The rows float32[m, k] of all that were called so."""

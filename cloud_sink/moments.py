@@ -55,6 +55,21 @@ def merged(n: NDArray[np.float64], mean: NDArray[np.float64], comoment: NDArray[
     return Moments(total, centre, comoment.sum(axis=0) + between)
 
 
+def merged_by(
+    of: NDArray[np.int64], n: NDArray[np.float64], mean: NDArray[np.float64], upper: NDArray[np.float64]
+) -> list[Moments]:
+    """:func:`merged` of each group ``of`` int64[m], 0 to the last, none empty; ``upper``: triangles, as :func:`square` has."""
+    order = np.argsort(of, kind="stable")
+    starts = np.flatnonzero(np.diff(of[order], prepend=-1))
+    totals = np.add.reduceat(n[order], starts)
+    centres = np.add.reduceat((n[:, None] * mean)[order], starts) / totals[:, None]
+    off = mean - centres[of]
+    rows, columns = np.triu_indices(mean.shape[1])
+    moved = upper + n[:, None] * off[:, rows] * off[:, columns]
+    comoments = square(np.add.reduceat(moved[order], starts), mean.shape[1])
+    return [Moments(float(t), c, m) for t, c, m in zip(totals, centres, comoments, strict=True)]
+
+
 def together(parts: Sequence[Moments]) -> Moments:
     """:func:`merged`, of at least one."""
     return merged(

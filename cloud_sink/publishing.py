@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from cloud_sink.naming import canaries_of
 from cloud_sink.running import add_config
 from models.broker_options import Broker
 from models.manifest import ManifestError, ModelManifest, decode
@@ -53,7 +54,11 @@ def add(commands: Any) -> None:
         "bundle", type=Path, metavar="DIR", help="signed: cloud-sink learn --key, train --key, or sign"
     )
     publish.add_argument(
-        "--canary", action="append", default=[], metavar="GATEWAY", help="to this gateway alone; repeatable"
+        "--canary",
+        action="append",
+        default=[],
+        metavar="SITE/GATEWAY",
+        help="to this gateway alone; repeatable",
     )
     publish.set_defaults(act=_publish)
     withdraw = commands.add_parser(
@@ -63,7 +68,9 @@ def add(commands: Any) -> None:
     )
     add_config(withdraw)
     withdraw.add_argument("model", metavar="MODEL", help="its id")
-    withdraw.add_argument("--canary", action="append", required=True, metavar="GATEWAY", help="repeatable")
+    withdraw.add_argument(
+        "--canary", action="append", required=True, metavar="SITE/GATEWAY", help="repeatable"
+    )
     withdraw.set_defaults(act=_withdraw)
     models = commands.add_parser(
         "models",
@@ -239,14 +246,15 @@ def _publish(given: argparse.Namespace) -> int:
 
     config = load_config(given.config)
     manifest, artifacts = read_bundle(given.bundle)
+    canaries = canaries_of(given.canary, config)
     try:
         topics = ModelTopics(config.broker.prefix, manifest.model_id)
         messages = [
             message
-            for gateway in (given.canary or [None])
+            for gateway in (canaries or [None])
             for message in publication(manifest, artifacts, topics, gateway=gateway)
         ]
-        manifests = [topics.canary(gateway) for gateway in given.canary] or [topics.stable]
+        manifests = [topics.canary(gateway) for gateway in canaries] or [topics.stable]
     except ValueError as error:
         raise BundleError(f"{given.bundle}: {error}: cloud-sink sign") from error
     try:
@@ -259,7 +267,7 @@ def _publish(given: argparse.Namespace) -> int:
     except NotPublished as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
-    to = f"to {', '.join(given.canary)} as canaries" if given.canary else "to all gateways"
+    to = f"to {', '.join(canaries)} as canaries" if canaries else "to all gateways"
     print(
         f"published {manifest.model_id} version {manifest.version} {to}, {len(artifacts)} graphs, key {manifest.key_id}"
     )
@@ -273,9 +281,10 @@ def _withdraw(given: argparse.Namespace) -> int:
     from models.topics import ModelTopics
 
     config = load_config(given.config)
+    canaries = canaries_of(given.canary, config)
     try:
         topics = ModelTopics(config.broker.prefix, given.model)
-        messages = [withdrawal(topics, gateway) for gateway in given.canary]
+        messages = [withdrawal(topics, gateway) for gateway in canaries]
     except ValueError as error:
         raise UsageError(str(error)) from error
     try:
@@ -283,7 +292,7 @@ def _withdraw(given: argparse.Namespace) -> int:
     except NotPublished as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
-    print(f"the canaries of {given.model} at {', '.join(given.canary)} are taken back")
+    print(f"the canaries of {given.model} at {', '.join(canaries)} are taken back")
     return 0
 
 

@@ -53,7 +53,7 @@ class Retrain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 def check_retrain(retrain: Retrain, *, files: bool) -> Iterator[Problem]:
     """What is wrong with the gateways and reasons that it names, and with bundles and keys where ``files`` are to be looked at:
     who asks what there is to see may have no right to the keys."""
-    seen: dict[str, int] = {}
+    seen: set[str] = set()
     for i, model in enumerate(sure(retrain.model)):
         at: KeyPath = ("retrain", "model", i)
         checks = [_check_canaries(model, at), _check_reasons(model, at)]
@@ -62,17 +62,18 @@ def check_retrain(retrain: Retrain, *, files: bool) -> Iterator[Problem]:
         yield from as_far_as_known(*checks)
 
 
-def _check_like(model: RetrainModel, at: KeyPath, seen: dict[str, int]) -> Iterator[Problem]:
+def _check_like(model: RetrainModel, at: KeyPath, seen: set[str]) -> Iterator[Problem]:
     here = (*at, "like")
     try:
         manifest = read_manifest(sure(model.like))
     except BundleError as error:
         yield Problem(here, str(error), str(model.like), True)
         return
-    if seen.setdefault(manifest.model_id, len(seen)) != len(seen) - 1:
+    if manifest.model_id in seen:
         yield Problem(
             here, f"model {manifest.model_id} has a [[retrain.model]] already", str(model.like), True
         )
+    seen.add(manifest.model_id)
     if not given(model.class_) and not manifest.class_:
         text = f"the bundle says no class of machines: set class to that of the devices that run {manifest.model_id}"
         yield Problem(here, text, str(model.like), True)
@@ -89,8 +90,11 @@ def _check_canaries(model: RetrainModel, at: KeyPath) -> Iterator[Problem]:
     if not sure(model.canaries):
         yield Problem((*at, "canaries"), "name a gateway or more: a candidate goes to them first")
     for j, gateway in enumerate(model.canaries):
+        site, slash, name = sure(gateway).rpartition("/")
         try:
-            check_level(sure(gateway), "the name of a gateway")
+            check_level(name, "the name of a gateway")
+            if slash:
+                check_level(site, "the name of a site")
         except ValueError as error:
             yield Problem((*at, "canaries", j), str(error), gateway, True)
 

@@ -75,7 +75,7 @@ class Retrainer:
         self._config, self._events, self._points, self._now_ns = config, events, points, now_ns
         self._models = {m.model_id: m for m in map(_model, config.retrain.model)}
         self._work: Work | None = None
-        self._mine: set[tuple[str, int]] = set()  # attempts that this process has begun, or gone on with
+        self._mine: set[tuple[str, int, int]] = set()  # attempts, and starts, that are this process's
         self._looks_s = time.monotonic()
         self._log_limit = LogLimit(SAME_LOG_S)
         self.drifts: Counter[str] = Counter()  # raised, by what drifted: device, fleet
@@ -174,7 +174,7 @@ class Retrainer:
             self._events, model.model_id, decision.cause, decision.text, self._config.sink.name, now_ns
         )
         if attempt is not None:
-            self._mine.add((attempt.model_id, attempt.number))
+            self._mine.add(_key(attempt))
             log.info(f"{model.model_id} is trained again: {decision.text}", attempt=attempt.number)
 
     def _rolling_out(self, model_id: str) -> str | None:
@@ -185,7 +185,7 @@ class Retrainer:
 
     def _go_on(self, model: Model, attempt: Retraining) -> bool:
         """Begins its next step; False where it has to wait."""
-        if (attempt.model_id, attempt.number) not in self._mine:
+        if _key(attempt) not in self._mine:
             taken = self._take_over(attempt)
             if taken is None:
                 return True
@@ -205,7 +205,7 @@ class Retrainer:
         )
         taken = self._change(attempt, holder=self._config.sink.name, starts=attempt.starts + 1)
         if taken is not None:
-            self._mine.add((taken.model_id, taken.number))
+            self._mine.add(_key(taken))
         return taken
 
     def _train(self, model: Model, attempt: Retraining) -> None:
@@ -336,6 +336,11 @@ class Retrainer:
 
     def _candidate(self, model_id: str) -> Path:
         return Path(self._config.retrain.folder) / "candidates" / quote(model_id, safe="")
+
+
+def _key(attempt: Retraining) -> tuple[str, int, int]:
+    """Another sink that goes on with an attempt counts its starts up: then it is not any more whose it was."""
+    return attempt.model_id, attempt.number, attempt.starts
 
 
 def _model(asked: RetrainModel) -> Model:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from cloud_sink.naming import canaries_of
 from cloud_sink.running import add_config
 from models.cli_values import count, positive
 from models.messages import rfc3339
@@ -37,7 +38,7 @@ def add(commands: Any) -> None:
     )
     add_config(begin)
     begin.add_argument("bundle", type=Path, metavar="DIR", help="signed")
-    begin.add_argument("--canary", action="append", required=True, metavar="GATEWAY", help="repeatable")
+    begin.add_argument("--canary", action="append", required=True, metavar="SITE/GATEWAY", help="repeatable")
     begin.add_argument(
         "--hours", type=positive, default=24.0, metavar="N", help="in service on each canary; default: 24"
     )
@@ -86,7 +87,7 @@ def _begin(given: argparse.Namespace) -> int:
 
     config = load_config(given.config)
     manifest, artifacts = read_bundle(given.bundle)
-    canaries = tuple(dict.fromkeys(given.canary))
+    canaries = canaries_of(given.canary, config)
     plan = Plan(
         manifest.model_id,
         manifest.version,

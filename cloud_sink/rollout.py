@@ -24,8 +24,8 @@ Action = Literal["wait", "promote", "roll_back"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``version`` of ``model_id`` on ``canaries`` since ``began_ns``, for ``hours`` and ``windows`` on each of them; a device
-    is allowed ``alerts_per_week``."""
+    """``version`` of ``model_id`` on ``canaries`` (each site/gateway) since ``began_ns``, for ``hours`` and ``windows`` on each
+    of them; a device is allowed ``alerts_per_week``."""
 
     model_id: str
     version: int
@@ -38,8 +38,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What is known of one canary: what it has said of the version (None: nothing), since when and in which words; whether it is
-    online, and when it was last heard; windows of the version that were summed up, devices, and machine alerts that it raised."""
+    """What is known of one canary, ``gateway`` (site/gateway): what it has said of the version (None: nothing), since when and in
+    which words; whether it is online, and when it was last heard; windows of the version that were summed up, devices, and
+    machine alerts that it raised."""
 
     gateway: str
     state: str | None = None

@@ -179,18 +179,27 @@ def reports(store: EventStore, features: FeatureStore, rollout: Rollout) -> list
     m, g, d, a = tables.model_states.c, tables.gateways.c, tables.devices.c, tables.alerts.c
     found = []
     with store.read() as connection:
-        for gateway in plan.canaries:
+        for full in plan.canaries:
+            site, _, gateway = full.partition("/")
             said = connection.execute(
                 select(m.state, m.since_ns, m.text).where(
-                    m.gateway == gateway, m.model_id == plan.model_id, m.version == plan.version
+                    m.site == site,
+                    m.gateway == gateway,
+                    m.model_id == plan.model_id,
+                    m.version == plan.version,
                 )
             ).first()
-            status = connection.execute(select(g.state, g.heard_ns).where(g.gateway == gateway)).first()
+            status = connection.execute(
+                select(g.state, g.heard_ns).where(g.site == site, g.gateway == gateway)
+            ).first()
             n_devices = connection.execute(
-                select(func.count()).where(and_(d.gateway == gateway, d.model_id == plan.model_id))
+                select(func.count()).where(
+                    and_(d.site == site, d.gateway == gateway, d.model_id == plan.model_id)
+                )
             ).scalar()
             n_alerts = connection.execute(
                 select(func.count()).where(
+                    a.site == site,
                     a.gateway == gateway,
                     a.model_id == plan.model_id,
                     a.model_version == plan.version,
@@ -199,7 +208,7 @@ def reports(store: EventStore, features: FeatureStore, rollout: Rollout) -> list
             ).scalar()
             found.append(
                 Report(
-                    gateway,
+                    full,
                     None if said is None else said.state,
                     0 if said is None else said.since_ns,
                     "" if said is None else said.text,
@@ -238,7 +247,7 @@ def _windows(features: FeatureStore, rollout: Rollout) -> dict[str, int]:
             continue
         ours = (table.model_id == model_id) & (table.model_version == rollout.plan.version)
         for gateway in rollout.plan.canaries:
-            rows = ours & (table.gateway == gateway)
+            rows = ours & (table.full_gateway == gateway)
             counted[gateway] = counted.get(gateway, 0) + int((table.n[rows] + table.n_excluded[rows]).sum())
     return counted
 

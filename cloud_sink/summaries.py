@@ -92,6 +92,15 @@ class SummaryTable:
     def k(self) -> int:
         return len(self.feature_names)
 
+    @property
+    def full_gateway(self) -> NDArray[np.str_]:
+        """site/gateway of each."""
+        return np.char.add(np.char.add(self.site, "/"), self.gateway)
+
+    def devices(self) -> set[tuple[str, str]]:
+        """(site/gateway, device) of all."""
+        return {(str(g), str(d)) for g, d in zip(self.full_gateway, self.device, strict=True)}
+
     def take(self, index: NDArray[np.int64]) -> SummaryTable:
         """The summaries at ``index``, in that order, each at most once."""
         place = np.full(len(self), -1, np.int64)

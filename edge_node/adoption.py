@@ -308,7 +308,8 @@ class Adoption:
             else:
                 heard.append(model_id)
         limit = self.config.models.max_bytes if self.config.trusted_keys else 0
-        self.inbox.aim(self._prefix, self.config.gateway.name, heard, limit)
+        gateway = self.config.gateway
+        self.inbox.aim(self._prefix, f"{gateway.site}/{gateway.name}", heard, limit)
 
     async def _listen(self) -> None:
         while True:

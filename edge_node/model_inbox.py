@@ -49,7 +49,7 @@ class ModelInbox:
             return [(topic, QOS) for topic in again if topic in self._wanted]
 
     def aim(self, prefix: str, gateway: str, model_ids: Iterable[str], max_bytes: int) -> None:
-        """Hear of these models from now on, and of no others."""
+        """Hear of these models from now on, and of no others; ``gateway``: site/gateway."""
         manifests: dict[str, tuple[str, bool]] = {}
         for model_id in model_ids:
             topics = ModelTopics(prefix, model_id)

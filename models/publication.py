@@ -24,7 +24,7 @@ def publication(
     gateway: str | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """(topic, payload) of each retained message that publishes ``manifest`` with its ``artifacts``, in their order: to all
-    gateways, or as the canary of ``gateway`` alone. ValueError where it is not signed, or of another model."""
+    gateways, or as the canary of ``gateway`` (site/gateway) alone. ValueError where it is not signed, or of another model."""
     yield from _graphs(manifest, artifacts, topics)
     yield (topics.stable if gateway is None else topics.canary(gateway)), manifests.encode(manifest)
 
@@ -60,5 +60,5 @@ def outranks(there: ModelManifest, ours: ModelManifest) -> bool:
 
 
 def withdrawal(topics: ModelTopics, gateway: str) -> tuple[str, bytes]:
-    """(topic, payload) of the retained message that takes the canary of ``gateway`` back."""
+    """(topic, payload) of the retained message that takes the canary of ``gateway`` (site/gateway) back."""
     return topics.canary(gateway), b""

@@ -107,8 +107,11 @@ class ModelTopics:
         return f"{self.root}/stable"
 
     def canary(self, gateway: str) -> str:
-        """The manifest for one gateway, which goes before ``stable`` for as long as it is there."""
-        return f"{self.root}/gateway/{check_level(gateway, 'gateway')}"
+        """The manifest for one gateway, ``site/gateway``, which goes before ``stable`` for as long as it is there."""
+        site, slash, name = gateway.partition("/")
+        if not slash:
+            raise ValueError(f"gateway {gateway!r} is of no site: write SITE/GATEWAY")
+        return f"{self.root}/gateway/{check_level(site, 'site')}/{check_level(name, 'gateway')}"
 
     def blob(self, sha256: str) -> str:
         """The .tflite of this digest."""

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from cloud_sink.config import Config, Document, load_config
+from cloud_sink.retrain_options import RetrainModel
 from models.config_text import ConfigError
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sink.toml"
@@ -49,6 +50,15 @@ def test_the_example_says_everything_with_its_default(tmp_path: Path) -> None:
                 default = option.default_factory()
             assert free or shown[name] == default, f"{field.name}.{name}"
     assert load(tmp_path, text).sink.name == "sink-1"
+
+
+def test_the_example_of_a_model_that_is_trained_again_says_all_of_its_options() -> None:
+    lines = EXAMPLE.read_text().partition("#[[retrain.model]]\n")[2].splitlines()
+    shown = msgspec.toml.decode("\n".join(line.removeprefix("#") for line in lines if line.startswith("#  ")))
+    options = {f.encode_name: f for f in msgspec.structs.fields(RetrainModel)}
+    assert set(shown) == set(options)
+    for name, option in options.items():
+        assert option.required or option.default is None or shown[name] == option.default, name
 
 
 def test_places_are_relative_to_the_file(tmp_path: Path) -> None:

@@ -92,7 +92,10 @@ def test_gateways_judge_candidates_and_the_sink_decides(tmp_path: Path) -> None:
         refused = run("rollout", "-c", sink, fine, "--canary", "g1")
         assert "was refused at" in refused.stderr
 
-        accepted = run("evaluate", "-c", sink, fine, *LEAST)
+        stranger = run("evaluate", "-c", sink, fine, *LEAST, "--gateway", "s2/g1")
+        assert (stranger.returncode, "s2/g1: is not known to run fixture" in stranger.stderr) == (2, True)
+        both = ("--gateway", "g1", "--gateway", "s1/g2")
+        accepted = run("evaluate", "-c", sink, fine, *LEAST, *both)
         assert accepted.returncode == 0, accepted.stdout + accepted.stderr
         assert "2 of 2 gateways have answered" in accepted.stderr
         assert "leaving one device out, by probes" in accepted.stdout

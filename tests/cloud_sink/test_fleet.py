@@ -14,7 +14,7 @@ from sklearn.covariance import OAS
 
 from cloud_sink.fleet import borrowed, gathered
 from cloud_sink.fleet_fit import fit_moments
-from cloud_sink.moments import Moments, oas, together
+from cloud_sink.moments import Moments, merged_by, oas, together
 from cloud_sink.summaries import SummaryTable
 from cloud_sink.train import FAMILIES
 from models.messages import Summary, pack_floats
@@ -68,6 +68,20 @@ def test_merging_summaries_is_looking_at_all_rows() -> None:
     assert len(fleet.devices) == fleet.n_gateways == 6
     alone = [np.corrcoef(r.T) for r in rows.reshape(6, -1, K)]
     assert np.allclose(fleet.correlation, np.mean(alone, axis=0), rtol=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=40), st.integers(0, 10_000))
+def test_devices_are_merged_all_at_once_as_each_by_itself(groups: list[int], seed: int) -> None:
+    of = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    parts = [of_rows(rows_of(3 + i, seed + i, centre=float(i))) for i in range(len(of))]
+    n, mean = np.array([float(p.n) for p in parts]), np.array([p.mean for p in parts])
+    upper = np.array([p.comoment[np.triu_indices(K)] for p in parts])
+    for i, one in enumerate(merged_by(of, n, mean, upper)):
+        alone = together([p for p, j in zip(parts, of, strict=True) if j == i])
+        assert one.n == alone.n
+        assert np.allclose(one.mean, alone.mean, rtol=1e-12)
+        assert np.allclose(one.comoment, alone.comoment, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("family", ["mahalanobis", "linear-ae"])

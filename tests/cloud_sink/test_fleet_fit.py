@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from cloud_sink.bundle import write_bundle
 from cloud_sink.fleet import Fleet, gathered
-from cloud_sink.fleet_fit import FleetOptions, fit_fleet
+from cloud_sink.fleet_fit import FleetOptions, anchored, fit_fleet, fit_moments, infos_of
 from cloud_sink.summaries import SummaryTable
 from cloud_sink.train import FitError
 from edge_node.model_store import load_bundle
@@ -20,6 +20,7 @@ from models import manifest as manifests
 from models.calibration import p_values
 from models.manifest import ModelManifest
 from models.messages import Summary, pack_floats
+from models.recentring import Recentring
 from models.runtime import Graph
 from models.scoring import normalise, residuals, scores
 from tests.cloud_sink.gateways import summary
@@ -112,6 +113,46 @@ def test_a_gateway_takes_it_in_place_of_the_one_it_has(
     assert np.mean(p_values(artifact.calibration, odd) <= 0.01) > 0.8
 
 
+@pytest.mark.parametrize("family", ["mahalanobis", "linear-ae", "ae"])
+def test_where_features_are_measured_from_changes_no_score(template: ModelManifest, family: Any) -> None:
+    known = fleet(template, shift=0.7)
+    least = np.full(known.rows.shape[1], 1e-9)
+    basis = fit_moments(family, known.total, known.rows, least)
+    moved = anchored(template, basis)
+    rows = rows_like(template, 300, 5, 2.0).astype(np.float32)
+    before, after = (b.fitted.scores(normalise(rows, b.centre, b.scale)) for b in (basis, moved))
+    assert np.allclose(before, after, rtol=1e-3, atol=1e-4)
+    assert not np.allclose(basis.centre, moved.centre, rtol=1e-6)
+    alone = msgspec.structs.replace(template, recentring=None)
+    assert anchored(alone, basis) is basis
+
+
+def test_a_slow_fault_is_not_learned_away_however_often_one_learns(template: ModelManifest) -> None:
+    """Every device stands four deviations off, one more than re-centring goes; what it leaves is in the summaries."""
+    assert template.recentring is not None
+    centre, scale = np.array(template.normalisation.centre), np.array(template.normalisation.scale)
+    infos = infos_of(template)
+    moves = np.array([info.recentred for info in infos])
+    assert moves.any()
+    served = template
+    for _ in range(4):
+        served = fit_fleet(served, fleet(served, shift=1.0), options(served)).manifest
+    normal = served.normalisation
+    assert np.array_equal(np.array(normal.centre)[moves], centre[moves])
+    assert np.array_equal(np.array(normal.scale)[moves], scale[moves])
+    recentring = Recentring(
+        template.recentring,
+        np.array(normal.centre),
+        np.array(normal.scale),
+        moves,
+        np.array(normal.start_centre),
+    )
+    off = centre + (template.recentring.max_drift_sigma + 1.0) * scale
+    rows = np.tile(off, (round(10 * template.recentring.tau_windows), 1)).astype(np.float32)
+    _, drifted = recentring.apply(rows)
+    assert (drifted[-1][moves] == 1).all()
+
+
 def test_the_same_fleet_gives_the_same_model(template: ModelManifest) -> None:
     one, two = (fit_fleet(template, fleet(template), options(template)) for _ in range(2))
     assert one.manifest == two.manifest
@@ -129,6 +170,34 @@ def test_who_was_left_out_is_in_its_notes(template: ModelManifest) -> None:
     notes = fit_fleet(template, gathered(table), options(template)).manifest.training.notes
     assert notes[0] == "from summaries of 6 devices of 6 gateways, 2160 windows, 576 feature rows"
     assert any(note.startswith("s1/evil x was left out: its means lie") for note in notes)
+
+
+@pytest.mark.parametrize("n_speak", [2, 3, 4, 6])
+def test_where_few_gateways_send_rows_it_says_so(template: ModelManifest, n_speak: int) -> None:
+    """They are all that there is to calibrate by: a person is told whose word that is."""
+    said = [
+        s if int(s.gateway[1:]) < n_speak else msgspec.structs.replace(s, reservoir=None)
+        for s in summaries(template)
+    ]
+    known = gathered(SummaryTable.of(said))
+    assert len(known.rows) == n_speak * 6 * 16
+    notes = fit_fleet(template, known, options(template)).manifest.training.notes
+    told = [
+        note
+        for note in notes
+        if note.startswith(f"feature rows came from {n_speak} of 6 gateways alone (s1/g0")
+    ]
+    assert len(told) == (n_speak < 4)
+
+
+def test_rows_of_one_device_alone_vouch_for_nothing(template: ModelManifest) -> None:
+    said = [
+        s if s.gateway == "g4" else msgspec.structs.replace(s, reservoir=None) for s in summaries(template)
+    ]
+    with pytest.raises(
+        FitError, match="all feature rows came from s1/g4 d4, and how it scores is judged by those of"
+    ):
+        fit_fleet(template, gathered(SummaryTable.of(said)), options(template))
 
 
 @pytest.mark.parametrize(

@@ -117,15 +117,15 @@ def test_from_summaries_to_a_model_on_every_gateway(tmp_path: Path) -> None:
         assert "version 2" in said
 
         said = done("publish", "-c", sink, learned, "--canary", "g2")
-        assert "to g2 as canaries" in said
+        assert "to s1/g2 as canaries" in said
         until(lambda: states("adopted", 2) == {"g2"}, "the canary")
         came = [m.topic for m in seen.messages if m.topic.startswith("linewatch/models/")]
-        assert came[-1] == "linewatch/models/fixture/gateway/g2"  # whoever hears of it finds its graphs
+        assert came[-1] == "linewatch/models/fixture/gateway/s1/g2"  # whoever hears of it finds its graphs
         assert all("/blob/" in topic for topic in came[:-1])
         assert len(came) > 1
         done("publish", "-c", sink, learned)
         until(lambda: states("adopted", 2) == set(GATEWAYS), "version 2 everywhere")
-        done("withdraw", "-c", sink, "fixture", "--canary", "g2")
+        done("withdraw", "-c", sink, "fixture", "--canary", "s1/g2")
         assert not states("refused", 2)
         assert not states("rolled_back", 2)
         until(lambda: done("models", "-c", sink).count("version 2 adopted") == 3, "the sink knows")
@@ -138,7 +138,7 @@ def test_from_summaries_to_a_model_on_every_gateway(tmp_path: Path) -> None:
         )
         gate = ("--min-windows", "30", "--alerts-per-week", "1000", "--wait", "60")
         assert "fixture version 3 is accepted" in done("evaluate", "-c", sink, third, *gate)
-        asked = ("--canary", "g2", "--hours", "0.001", "--windows", "30", "--alerts-per-week", "1000")
+        asked = ("--canary", "s1/g2", "--hours", "0.001", "--windows", "30", "--alerts-per-week", "1000")
         done("rollout", "-c", sink, third, *asked)
         until(lambda: states("adopted", 3) == set(GATEWAYS), "version 3 everywhere")
         wait_for(lambda: "promoted" in done("rollouts", "-c", sink), "the end of it")
@@ -158,7 +158,7 @@ def test_from_summaries_to_a_model_on_every_gateway(tmp_path: Path) -> None:
         until(lambda: "rolled back" in done("rollouts", "-c", sink), "the end of it, too")
         kept = retained(mosquitto.port, "linewatch/models")
         assert "linewatch/models/fixture/stable" in kept
-        assert "linewatch/models/fixture/gateway/g2" not in kept
+        assert "linewatch/models/fixture/gateway/s1/g2" not in kept
 
 
 def _rows(sink: Path) -> int:

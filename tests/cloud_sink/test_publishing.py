@@ -107,12 +107,12 @@ def test_a_sink_that_is_killed_as_it_promotes_is_followed_by_another_one(tmp_pat
     manifest, files = version
     with broker(tmp_path) as mosquitto:
         publish(mosquitto.port, signed(good(1)))
-        send(options(mosquitto.port), messages(version, "g1"), client_id="p")
+        send(options(mosquitto.port), messages(version, "s1/g1"), client_id="p")
         with relay(mosquitto.port, b'"schema_id"') as (port, seen):
             path = config(tmp_path, port, "cut")
             events = EventStore(load_config(path).store.events)
             events.create()
-            plan = Plan("fixture", 2, ("g1",), time.time_ns(), 1.0, 1, 1.0)
+            plan = Plan("fixture", 2, ("s1/g1",), time.time_ns(), 1.0, 1, 1.0)
             graphs = {a.target: files[a.target] for a in manifest.artifacts}
             rollout_store.begin(events, plan, manifest, graphs, None)
             decided = (rollout_store.CANARY,), rollout_store.PROMOTING, ["so"], time.time_ns()
@@ -124,7 +124,7 @@ def test_a_sink_that_is_killed_as_it_promotes_is_followed_by_another_one(tmp_pat
         found = standing(mosquitto.port)
         assert found is not None
         assert found.version == 1
-        assert standing(mosquitto.port, TOPICS.canary("g1")) is not None
+        assert standing(mosquitto.port, TOPICS.canary("s1/g1")) is not None
         with running(config(tmp_path, mosquitto.port, "cut")):  # the same one, started anew: it has the lease
             wait_for(
                 lambda: rollout_store.rollouts(events)[0].state == rollout_store.PROMOTED, "the promotion"
@@ -133,7 +133,7 @@ def test_a_sink_that_is_killed_as_it_promotes_is_followed_by_another_one(tmp_pat
         found = standing(mosquitto.port)
         assert found is not None
         assert found.version == 2
-        assert standing(mosquitto.port, TOPICS.canary("g1")) is None
+        assert standing(mosquitto.port, TOPICS.canary("s1/g1")) is None
 
 
 def test_what_cannot_be_promoted_is_taken_back(tmp_path: Path) -> None:
@@ -141,11 +141,11 @@ def test_what_cannot_be_promoted_is_taken_back(tmp_path: Path) -> None:
     manifest, files = version = signed(good(2))
     with broker(tmp_path) as mosquitto:
         publish(mosquitto.port, signed(good(3)))
-        send(options(mosquitto.port), messages(version, "g1"), client_id="p")
+        send(options(mosquitto.port), messages(version, "s1/g1"), client_id="p")
         path = config(tmp_path, mosquitto.port)
         events = EventStore(load_config(path).store.events)
         events.create()
-        plan = Plan("fixture", 2, ("g1",), time.time_ns(), 1.0, 1, 1.0)
+        plan = Plan("fixture", 2, ("s1/g1",), time.time_ns(), 1.0, 1, 1.0)
         rollout_store.begin(
             events, plan, manifest, {a.target: files[a.target] for a in manifest.artifacts}, None
         )
@@ -157,7 +157,7 @@ def test_what_cannot_be_promoted_is_taken_back(tmp_path: Path) -> None:
         events.close()
         assert "has version 3 of fixture already" in rollout.reasons[0]
         assert standing(mosquitto.port) == signed(good(3))[0]
-        assert standing(mosquitto.port, TOPICS.canary("g1")) is None
+        assert standing(mosquitto.port, TOPICS.canary("s1/g1")) is None
 
 
 def test_of_several_who_publish_at_once_the_newest_stands(tmp_path: Path) -> None:
@@ -246,10 +246,10 @@ def test_two_commands_of_one_sink_do_not_take_each_others_place(tmp_path: Path) 
             subprocess.Popen(
                 cloud_sink("publish", "-c", toml, bundle, "--canary", g), stdout=subprocess.DEVNULL
             )
-            for g in ("g1", "g2")
+            for g in ("s1/g1", "s1/g2")
         ]
         assert [process.wait(60) for process in both] == [0, 0]
-        assert all(standing(mosquitto.port, TOPICS.canary(g)) is not None for g in ("g1", "g2"))
+        assert all(standing(mosquitto.port, TOPICS.canary(g)) is not None for g in ("s1/g1", "s1/g2"))
         assert "session taken over" not in mosquitto.log()
         assert "already connected" not in mosquitto.log()
 

@@ -17,6 +17,10 @@ import msgspec
 import psutil
 import pytest
 
+from cloud_sink import retraining_store
+from cloud_sink.config import load_config
+from cloud_sink.events import EventStore
+from cloud_sink.retraining_runs import Retrainer
 from models import manifest as manifests
 from models.keys import read_private_key
 from models.manifest import ModelManifest
@@ -38,7 +42,7 @@ def asked(folder: Path, **more: Any) -> str:
     options = {
         "like": folder / "first",
         "key_file": folder / "key",
-        "canaries": ["g0"],
+        "canaries": ["s1/g0"],
         "new_windows": 1000,
         "wait_s": 1,
         **more,
@@ -232,6 +236,8 @@ def test_what_is_asked_for_wrongly_is_named(tmp_path: Path) -> None:
             ({"key_file": tmp_path / "no"}, "model[0].key_file"),
             ({"like": tmp_path / "no"}, "model[0].like"),
             ({"canaries": []}, "name a gateway or more"),
+            ({"canaries": ["s1/hall/g0"]}, "the name of a site 's1/hall' cannot be"),
+            ({"canaries": ["s1/"]}, "the name of a gateway '' cannot be"),
             ({"new_window": 5}, "new_windows"),
             ({"every_days": -1}, "every_days"),
         ):
@@ -239,9 +245,41 @@ def test_what_is_asked_for_wrongly_is_named(tmp_path: Path) -> None:
             assert refused.returncode == 1, more
             assert text in refused.stderr, (more, refused.stderr)
             assert "Traceback" not in refused.stderr
+        path = there.sink()
+        path.write_text(path.read_text() + asked(tmp_path).partition("look_s = 0.5")[2])
+        refused = run("run", "-c", path)
+        assert (refused.returncode, "fixture has a [[retrain.model]] already" in refused.stderr) == (1, True)
 
 
-@pytest.mark.timeout(300)
+def test_who_leads_again_takes_over_what_another_one_has_gone_on_with(tmp_path: Path) -> None:
+    with site(tmp_path) as there:
+        loaded = load_config(there.sink(), runs=True)
+        events = EventStore(loaded.store.events)
+        events.create()
+        assert (
+            retraining_store.begin(events, MODEL, "windows", "enough", "sink-0", time.time_ns()) is not None
+        )
+        retrainer = Retrainer(loaded, events, None)
+        try:
+            retrainer.turn()
+            (mine,) = retraining_store.retrainings(events)
+            assert (mine.holder, mine.starts) == ("sink-1", 2)
+            retrainer.stop()  # it does not lead any more, and another one does for a while
+            assert (
+                retraining_store.change(events, mine, time.time_ns(), holder="sink-2", starts=3) is not None
+            )
+            retrainer.turn()
+            (found,) = retraining_store.retrainings(events)
+            assert (found.state, found.text) == (
+                "failed",
+                "it was begun 3 times, and its sink was gone each time",
+            )
+        finally:
+            retrainer.stop()
+            events.close()
+
+
+@pytest.mark.timeout(360)
 def test_from_new_windows_to_every_gateway_without_anybody(tmp_path: Path) -> None:
     """Real gateways with black boxes: what they summed up becomes a model, which they judge, try and adopt."""
     names = ("g1", "g2")
@@ -249,11 +287,11 @@ def test_from_new_windows_to_every_gateway_without_anybody(tmp_path: Path) -> No
         there = stack.enter_context(site(tmp_path))
         seen = stack.enter_context(Subscriber(there.mosquitto.port, "linewatch/#"))
         path = there.sink(
-            canaries=["g1"],
+            canaries=["s1/g1"],
             min_gateways=2,
             min_windows=30,
             alerts_per_week=1000,
-            wait_s=60,
+            wait_s=200,  # backtests run when nothing else wants the CPU
             hours=0.001,
             windows=30,
         )
@@ -269,7 +307,7 @@ def test_from_new_windows_to_every_gateway_without_anybody(tmp_path: Path) -> No
             stack.enter_context(gateway_running(toml))
             wait_for(lambda http=http: connected(http), f"{name}'s source")  # type: ignore[misc]
             machines.append(Machine(seen, name, seed=200 + i))
-        ends_s = time.monotonic() + 120
+        ends_s = time.monotonic() + 280
 
         def everywhere() -> bool:
             topics = [f"linewatch/s1/{name}/model/{MODEL}" for name in names]
@@ -278,8 +316,9 @@ def test_from_new_windows_to_every_gateway_without_anybody(tmp_path: Path) -> No
 
         while not everywhere():
             assert time.monotonic() < ends_s, there.attempts()
-            for machine in machines:
-                machine.run(200)
+            state = (there.attempts() or [("none",)])[0][0]
+            for machine in machines:  # their signal has an end, and the gate does not need it
+                machine.run({"none": 200, "offered": 50}.get(state, 0))
             time.sleep(0.2)
         assert there.attempts()[0][:2] == ("offered", "windows")
         assert "promoted" in done("retrainings", "-c", path)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from cloud_sink import rollout_store as rollouts
@@ -78,7 +79,7 @@ def test_without_canaries_nothing_is_shown() -> None:
 
 
 def plan_of(version: int = 2, **more: Any) -> Plan:
-    return dataclasses.replace(Plan("fixture", version, ("g1",), 1, 1.0, 10, 1.0), **more)
+    return dataclasses.replace(Plan("fixture", version, ("s1/g1",), 1, 1.0, 10, 1.0), **more)
 
 
 def test_a_version_is_rolled_out_once_and_one_at_a_time(make: Callable[[], EventStore]) -> None:
@@ -134,7 +135,7 @@ def test_what_canaries_report(make: Callable[[], EventStore], tmp_path: Path) ->
     manifest, files = signed(good(2))
     rollouts.begin(
         store,
-        plan_of(canaries=("g1", "g2")),
+        plan_of(canaries=("s1/g1", "s2/g1", "s1/g2")),
         manifest,
         {a.target: files[a.target] for a in manifest.artifacts},
     )
@@ -164,6 +165,15 @@ def test_what_canaries_report(make: Callable[[], EventStore], tmp_path: Path) ->
         alert(8, model_id="fixture", model_version=2, kind="limit"),
     ]
     store.commit(Batch(50, statuses=[status("g1")], models=[said], alerts=alerts, summaries=[table]))
-    one, two = rollouts.reports(store, features, rollout)
-    assert one == Report("g1", "adopted", 7, "it scores", True, 50, 3 * 42, 1, 4)
-    assert two == Report("g2")
+    # Another site has a gateway of the same name.
+    theirs = SummaryTable.of([summary(i, **more, site="s2", device=f"d{i}") for i in range(2)])
+    features.append([theirs])
+    refused = msgspec.structs.replace(said, site="s2", state="refused", text="too slow")
+    others = [alert(i, site="s2", model_id="fixture", model_version=2) for i in range(9)]
+    batch = Batch(60, statuses=[status("g1", site="s2", state="offline")], models=[refused])
+    batch.alerts, batch.summaries = others, [theirs]
+    store.commit(batch)
+    here, there, silent = rollouts.reports(store, features, rollout)
+    assert here == Report("s1/g1", "adopted", 7, "it scores", True, 50, 3 * 42, 1, 4)
+    assert there == Report("s2/g1", "refused", 7, "too slow", False, 60, 2 * 42, 2, 9)
+    assert silent == Report("s1/g2")

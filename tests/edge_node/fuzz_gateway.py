@@ -80,7 +80,7 @@ def payloads(rng: random.Random, now_ns: int) -> dict[str, bytes]:
         f"{ROOT}/request/{rng.choice(REQUESTS)}": json.dumps(request).encode(),
         f"{ROOT}/status": json.dumps({"type": "status", "boot_id": "x", "state": "online"}).encode(),
         TOPICS.stable: manifest,
-        TOPICS.canary("g1"): manifest,
+        TOPICS.canary("s1/g1"): manifest,
         TOPICS.blob("0" * 64): rng.randbytes(100),
     }
 
@@ -229,7 +229,7 @@ def run(seed: int, n_messages: int, n_models: int, folder: Path, *, quiet: bool 
                     balanced(port)
                     if not quiet:
                         print(f"{report.n_messages:7} messages, {report.n_bytes / 1e6:.1f} MB", flush=True)
-                for topic in (TOPICS.stable, TOPICS.canary("g1")):
+                for topic in (TOPICS.stable, TOPICS.canary("s1/g1")):
                     to.publish(topic, b"", retain=True)
                 _models(rng, report, n_models, to, gateway, quiet=quiet)
                 _works(to, gateway, port)

@@ -161,19 +161,19 @@ def test_a_canary_goes_before_until_it_is_taken_back(tmp_path: Path) -> None:
     async def story() -> None:
         gateway = Gateway(site)
         await gateway.adopt(signed(good(2)))
-        said = await gateway.adopt(signed(good(3)), "g1")
+        said = await gateway.adopt(signed(good(3)), "s1/g1")
         assert said.canary
         gateway.models.inbox.hear(*messages(signed(good(2)))[-1], True)  # heard again on a reconnect: known
         gateway.offer(signed(good(4)))  # waits: the canary is there
         await asyncio.sleep(0.5)
         assert (gateway.version, gateway.states[-1]) == (3, ("adopted", 3, None))
-        gateway.models.inbox.hear(*withdrawal(TOPICS, "g1"), False)
+        gateway.models.inbox.hear(*withdrawal(TOPICS, "s1/g1"), False)
         said = await gateway.decided("rolled_back", 3)
         assert (said.reason, said.running, said.canary) == ("taken_back", 2, True)
         await gateway.decided("adopted", 4, feeding=healthy())
         assert not gateway.models.troubles()
         gateway.said.clear()
-        gateway.offer(signed(good(3)), "g1")  # the withdrawn canary, played again
+        gateway.offer(signed(good(3)), "s1/g1")  # the withdrawn canary, played again
         assert (await gateway.decided("refused", 3)).reason == "not_newer"
         await gateway.stop()
 
@@ -185,12 +185,12 @@ def test_a_canary_that_is_for_all_now_is_not_tried_again(tmp_path: Path) -> None
 
     async def story() -> None:
         gateway = Gateway(site)
-        await gateway.adopt(signed(good(2)), "g1")
+        await gateway.adopt(signed(good(2)), "s1/g1")
         gateway.said.clear()
         gateway.offer(signed(good(2)))
         said = await gateway.decided("adopted", 2)
         assert not said.canary
-        gateway.models.inbox.hear(*withdrawal(TOPICS, "g1"), False)
+        gateway.models.inbox.hear(*withdrawal(TOPICS, "s1/g1"), False)
         await asyncio.sleep(0.5)
         assert gateway.states == [("adopted", 2, None)]
         await gateway.stop()
@@ -206,9 +206,9 @@ def test_a_canary_that_is_for_all_and_taken_back_in_one_breath_stays(tmp_path: P
 
     async def story() -> None:
         gateway = Gateway(site)
-        await gateway.adopt(signed(good(2)), "g1")
+        await gateway.adopt(signed(good(2)), "s1/g1")
         gateway.said.clear()
-        for heard in (messages(signed(good(2)))[-1], withdrawal(TOPICS, "g1")):  # as a sink promotes it
+        for heard in (messages(signed(good(2)))[-1], withdrawal(TOPICS, "s1/g1")):  # as a sink promotes it
             gateway.models.inbox.hear(*heard, False)
         await gateway.decided("adopted", 2)
         await asyncio.sleep(0.5)
@@ -230,11 +230,11 @@ def test_a_canary_that_was_taken_back_while_nobody_listened(
     async def story() -> None:
         gateway = Gateway(site)
         await gateway.adopt(signed(good(2)))
-        await gateway.adopt(signed(good(3)), "g1")
+        await gateway.adopt(signed(good(3)), "s1/g1")
         await gateway.stop()
         again = Gateway(site)
         assert again.version == 3
-        stable, canary = (messages(signed(good(n)), g)[-1] for n, g in ((2, None), (3, "g1")))
+        stable, canary = (messages(signed(good(n)), g)[-1] for n, g in ((2, None), (3, "s1/g1")))
         for heard in (stable, canary):  # both are there
             again.models.inbox.hear(*heard, True)
         await asyncio.sleep(0.6)

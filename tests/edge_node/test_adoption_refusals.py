@@ -236,7 +236,7 @@ def test_a_graph_that_does_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         said = await gateway.decided("refused", 2)
         assert (said.reason, gateway.version) == ("no_blob", 1)
         assert missing in said.text
-        assert [f for f, _ in gateway.models.inbox.filters] == [TOPICS.canary("g1"), TOPICS.stable]
+        assert [f for f, _ in gateway.models.inbox.filters] == [TOPICS.canary("s1/g1"), TOPICS.stable]
         await gateway.stop()
 
     run(story)

@@ -22,15 +22,16 @@ A, B = "a" * 64, "b" * 64
 def inbox(max_bytes: int = 100) -> tuple[ModelInbox, list[None]]:
     woken: list[None] = []
     made = ModelInbox(lambda: woken.append(None))
-    made.aim("lw", "gw-1", ["pump"], max_bytes)
+    made.aim("lw", "s/gw-1", ["pump"], max_bytes)
     return made, woken
 
 
 def test_manifests_of_what_runs_here_and_nothing_else() -> None:
     box, woken = inbox()
-    assert box.filters == ((PUMP.canary("gw-1"), 1), (PUMP.stable, 1))
+    assert box.filters == ((PUMP.canary("s/gw-1"), 1), (PUMP.stable, 1))
     box.hear(PUMP.stable, b"x", True)
-    box.hear(PUMP.canary("gw-2"), b"x", True)
+    box.hear(PUMP.canary("s/gw-2"), b"x", True)
+    box.hear(PUMP.canary("t/gw-1"), b"x", True)  # of the same name, at another site
     box.hear(FAN.stable, b"x", True)
     box.hear(PUMP.blob(A), b"x", True)
     assert box.take() == [Heard("pump", False, b"x", 1, True)]
@@ -42,7 +43,7 @@ def test_the_latest_of_each_topic_waits_and_no_other() -> None:
     box, _ = inbox()
     for i in range(1000):
         box.hear(PUMP.stable, b"%d" % i, False)
-        box.hear(PUMP.canary("gw-1"), b"c%d" % i, False)
+        box.hear(PUMP.canary("s/gw-1"), b"c%d" % i, False)
     assert [heard.payload for heard in box.take()] == [b"999", b"c999"]
 
 
@@ -68,9 +69,9 @@ def test_a_graph_is_held_while_it_is_wanted_and_of_the_size_that_it_should_have(
 def test_another_aim_forgets_what_is_of_no_use() -> None:
     box, _ = inbox()
     box.hear(PUMP.stable, b"x", True)
-    box.aim("lw", "gw-1", ["fan"], 100)
-    assert (box.take(), [f for f, _ in box.filters]) == ([], [FAN.canary("gw-1"), FAN.stable])
-    box.aim("lw", "gw-1", [], 0)
+    box.aim("lw", "s/gw-1", ["fan"], 100)
+    assert (box.take(), [f for f, _ in box.filters]) == ([], [FAN.canary("s/gw-1"), FAN.stable])
+    box.aim("lw", "s/gw-1", [], 0)
     assert (box.filters, box.max_bytes) == ((), 0)
 
 
@@ -115,7 +116,7 @@ def test_an_uplink_follows_what_is_wanted(tmp_path: Path, version: Any) -> None:
 def test_what_is_wanted_again_at_once_is_asked_for_again() -> None:
     """The uplink is subscribed to it all along, so that the broker would not send what it has retained."""
     box = ModelInbox(lambda: None)
-    box.aim("lw", "gw-1", ["pump"], 100)
+    box.aim("lw", "s/gw-1", ["pump"], 100)
     wanted = {PUMP.blob(A): (A, 3)}
     box.want(wanted)
     assert [topic for topic, _ in box.again()] == [PUMP.blob(A)]

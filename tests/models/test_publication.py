@@ -28,8 +28,8 @@ def test_graphs_go_first_and_the_manifest_last() -> None:
     assert dict(blobs) == {
         f"linewatch/models/fixture/blob/{a.sha256}": version[1][a.target] for a in version[0].artifacts
     }
-    assert published(version, "g1")[-1][0] == "linewatch/models/fixture/gateway/g1"
-    assert withdrawal(TOPICS, "g1") == ("linewatch/models/fixture/gateway/g1", b"")
+    assert published(version, "s1/g1")[-1][0] == "linewatch/models/fixture/gateway/s1/g1"
+    assert withdrawal(TOPICS, "s1/g1") == ("linewatch/models/fixture/gateway/s1/g1", b"")
 
 
 def test_what_is_not_signed_or_of_another_model_is_not_published() -> None:
@@ -43,7 +43,13 @@ def test_names_that_cannot_be_topics() -> None:
     with pytest.raises(ValueError, match="model 'a/b' cannot be part"):
         ModelTopics("linewatch", "a/b")
     with pytest.raises(ValueError, match="gateway '\\+' cannot be part"):
-        TOPICS.canary("+")
+        TOPICS.canary("s1/+")
+    with pytest.raises(ValueError, match="site '' cannot be part"):
+        TOPICS.canary("/g1")
+    with pytest.raises(ValueError, match="gateway 'a/b' cannot be part"):
+        TOPICS.canary("s1/a/b")
+    with pytest.raises(ValueError, match="gateway 'g1' is of no site: write SITE/GATEWAY"):
+        TOPICS.canary("g1")
     with pytest.raises(ValueError, match="is where models are published"):
         GatewayTopics("linewatch", "models", "g1")
 
