@@ -24,6 +24,8 @@ from benchmarks import (
     latency,
     nonsense,
     resources,
+    scaling,
+    scaling_page,
     serial_line,
     sink,
     swaps,
@@ -46,13 +48,14 @@ BENCHMARKS = {
     "sink": sink.measure,
     "fleet": fleet.measure,
     "drift": drift.measure,
+    "scaling": scaling.measure,
 }
 RELIABILITY = {  # `make reliability`
     "chaos": chaos.measure,
     "swaps": swaps.measure,
     "nonsense": nonsense.measure,
 }
-NEED_MOSQUITTO = ("latency", "resources", "disk", "chaos", "nonsense", "sink")
+NEED_MOSQUITTO = ("latency", "resources", "disk", "chaos", "nonsense", "sink", "scaling")
 ALL = {**BENCHMARKS, **RELIABILITY}
 
 
@@ -95,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if results == table.RESULTS:  # at once: the next may fail
             table.write(table.README, results)
             print(f"  -> {table.README}")
+            if name == scaling_page.NAME:
+                scaling_page.write(scaling_page.PAGE, record)
+                print(f"  -> {scaling_page.PAGE}")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ def rows(results: Mapping[str, Record]) -> list[Row]:
         "sink": _sink,
         "fleet": _fleet,
         "drift": _drift,
+        "scaling": _scaling,
     }
     return [row for name, tell in told.items() if name in results for row in tell(results[name])]
 
@@ -70,7 +71,7 @@ def section(results: Mapping[str, Record]) -> str:
         return "Nothing has been measured yet: `make bench`.\n"
     headers = ("", "Linewatch", "beside it, in the same run", "ratio", "target")
     lines = tabulate(rows(results), headers=headers, tablefmt="github", disable_numparse=True)
-    return f"{lines}\n\n{_measured_on(results)}\n"
+    return f"{lines}\n\n{measured_on(results)}\n"
 
 
 def reliability(results: Mapping[str, Record]) -> list[tuple[str, str]]:
@@ -88,7 +89,7 @@ def reliability_section(results: Mapping[str, Record]) -> str:
         found, headers=("what was done", "what came of it"), tablefmt="github", disable_numparse=True
     )
     used = {name: results[name] for name in ("chaos", "failover", "swaps", "nonsense") if name in results}
-    return f"{lines}\n\n{_measured_on(used)}\n"
+    return f"{lines}\n\n{measured_on(used)}\n"
 
 
 def rewritten(readme: str, text: str, begin: str = BEGIN, end: str = END) -> str:
@@ -211,6 +212,24 @@ def _drift(r: Record) -> list[Row]:
             f"at least {100 * least:.0f} % told in 7 days",
         ),
     ]
+
+
+def _scaling(r: Record) -> list[Row]:
+    rows = []
+    for k, known in r["learning"].items():
+        linear = [p for p in known["points"] if p["family"] == "mahalanobis"]
+        largest = max(linear, key=lambda p: p["summaries"])
+        seconds = largest["gather_s"] + largest["fit_s"]
+        rows.append(
+            Row(
+                f"learning from {largest['summaries']:,} summaries of {largest['devices']:,} devices, {k} features "
+                "([docs/scaling.md](docs/scaling.md))",
+                f"{_figure(seconds)} s; {_figure(largest['grown_mb'] / 1e3)} GB",
+                f"{_figure(largest['read_s'])} s, {_figure(largest['read_mb'] / 1e3)} GB: reading them",
+                f"{_figure(seconds / largest['read_s'])} times",
+            )
+        )
+    return rows
 
 
 def _serial(r: Record) -> list[Row]:
@@ -423,7 +442,7 @@ def _black_box(r: Record) -> list[Row]:
     ]
 
 
-def _measured_on(results: Mapping[str, Record]) -> str:
+def measured_on(results: Mapping[str, Record]) -> str:
     found = dict.fromkeys(
         f"{e['n_cpus']} cores, {e['processor']}, {e['system'].split()[0]}, Python {e['python']}"
         for e in (r["environment"] for r in results.values())
