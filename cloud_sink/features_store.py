@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 import fsspec
 import numpy as np
@@ -90,12 +91,13 @@ class FeatureStore:
         """Raises StoreError."""
         self._url, self._sink = url, sink
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(url)
-            if create:
+            # Other sinks write, too: what fsspec would remember of listings is not what is there.
+            self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False, **_bounds(url))
+            self._is_local = isinstance(self._fs, LocalFileSystem)
+            if create and self._is_local:
                 self._fs.makedirs(self._root, exist_ok=True)
         except (OSError, ImportError, ValueError) as error:
             raise StoreError(f"{url} cannot be used: {error}") from error
-        self._is_local = isinstance(self._fs, LocalFileSystem)
         self.n_files_written = self.n_bytes_written = 0
 
     def append(self, tables: Sequence[SummaryTable]) -> int:
@@ -114,7 +116,6 @@ class FeatureStore:
     def partitions(self, class_: str | None = None, schema_id: str | None = None) -> list[Partition]:
         """Those that there are, the oldest first. Raises StoreError."""
         with self._errors("read"):
-            self._fs.invalidate_cache()
             found = {Partition.at(os.path.dirname(path)) for path in self._files(self._root)}
         chosen = [
             p
@@ -157,7 +158,6 @@ class FeatureStore:
             found = []
             try:
                 with self._errors("read"):
-                    self._fs.invalidate_cache()
                     for path in self._files(folder):
                         with self._fs.open(path, "rb") as file:
                             found.append((_table(partition, pq.read_table(file)), path))
@@ -206,9 +206,9 @@ class FeatureStore:
     def _write(self, partition: Partition, table: SummaryTable) -> None:
         folder = f"{self._root}/{partition.path}"
         name = f"{_quoted(self._sink)}-{time.time_ns():x}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
-        self._fs.makedirs(folder, exist_ok=True)
         data = _parquet(table)
         if self._is_local:
+            self._fs.makedirs(folder, exist_ok=True)
             fresh = f"{folder}/.{name}.new"
             try:
                 with open(fresh, "wb") as stream:
@@ -244,10 +244,32 @@ class FeatureStore:
     def _errors(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (StoreError, FileNotFoundError):
+        except StoreError:
             raise
-        except (OSError, pa.ArrowException) as error:
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) and what == "read":
+                raise  # a file that was compacted meanwhile
+            if not isinstance(error, (OSError, pa.ArrowException, *_remote_errors())):
+                raise
             raise StoreError(f"{self._url} cannot be {what}: {error}") from error
+
+
+def _bounds(url: str) -> dict[str, Any]:
+    """How long a store that does not answer is waited for, where a program's default is minutes."""
+    if urlsplit(url).scheme not in ("s3", "s3a"):
+        return {}
+    return {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 2}}}
+
+
+def _remote_errors() -> tuple[type[Exception], ...]:
+    """What object stores raise that is no OSError: of the libraries that are in use, none of which has to be here."""
+    found = []
+    for module, names in (
+        ("botocore.exceptions", ("BotoCoreError", "ClientError")),
+        ("aiohttp", ("ClientError",)),
+    ):
+        found += [getattr(sys.modules[module], name) for name in names if module in sys.modules]
+    return tuple(found)
 
 
 def joined(
