@@ -317,5 +317,7 @@ def _show(store: EventStore, model_id: str | None) -> int:
         print(f"== {rfc3339(one.at_ns)[:19]}Z, manifest {one.digest[:12]}")
         print(text_of(one.model_id, one.version, one.decision))
     if not found:
-        print("nothing was evaluated yet")
+        print(
+            f"nothing of {'any model' if model_id is None else model_id} was evaluated yet, says {store.where}"
+        )
     return 0

@@ -136,7 +136,7 @@ def _gateways(given: argparse.Namespace) -> int:
         "disk free",
         "black box",
     )
-    print(tabulate(table, headers=headers) if table else "no gateway has been heard yet")
+    print(tabulate(table, headers=headers) if table else f"no gateway has been heard yet, says {store.where}")
     return 0
 
 

@@ -96,7 +96,8 @@ def test_a_sink_that_is_killed_again_and_again_loses_nothing(there: ObjectStore,
             with running(path) as sink:
                 publish(mosquitto.port, messages[i * 200 : (i + 1) * 200])
                 if i % 2:
-                    wait_for(lambda n=len(ids()): len(ids()) > n, "some of it")  # type: ignore[misc]
+                    n = len(ids())
+                    wait_for(lambda n=n: len(ids()) > n, "some of it")  # type: ignore[misc]
                 sink.kill()
         with running(path):
             wait_for(lambda: len(ids()) == 800, "all of it", 60)
