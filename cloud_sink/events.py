@@ -26,7 +26,7 @@ from cloud_sink.summaries import SummaryTable
 from models.messages import Alert, DeviceStateMessage, ModelState, Response, Status, encode
 
 _BUSY_S = 30.0
-_LOCK = 0x6C696E6577617463  # "linewatc": whoever makes tables holds it
+_LOCK = 0x6C696E6577617463  # "linewatc": whoever makes tables, or begins a rollout, holds it
 _ROWS_AT_ONCE = 500  # of one statement: SQLite takes 32,766 values
 
 log = structlog.get_logger("linewatch.store")
@@ -72,8 +72,7 @@ class EventStore:
         """Makes the tables that are missing, once, however many sinks begin at once. Raises EventsUnavailable, also for tables
         of a newer program, or of an older one."""
         with self.begin() as connection:
-            if not self._is_sqlite:  # which has one writer anyway
-                connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+            self.alone(connection)
             tables.metadata.create_all(connection)
             found = connection.execute(select(func.max(tables.schema_version.c.version))).scalar()
             if found is None:
@@ -87,6 +86,11 @@ class EventStore:
                     f"{self.where} is of a Linewatch before its first release (version {found} of its tables, this one writes "
                     f"{tables.VERSION}): begin with an empty one"
                 )
+
+    def alone(self, connection: Connection) -> None:
+        """Until the end of its transaction nobody else is who calls this, either."""
+        if not self._is_sqlite:  # which has one writer anyway
+            connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[Connection]:

@@ -38,6 +38,7 @@ from models.files import sync_folder
 from models.signal import NS_PER_S
 
 DAY_NS = 86_400 * NS_PER_S
+READS = 10  # of a partition of which files go while it is read
 COMPACT_FILES = 8  # a partition of more files than this is worth it
 _SUFFIX = ".parquet"
 _TEXTS = ("message_id", "site", "gateway", "machine", "device", "model_id")
@@ -152,9 +153,9 @@ class FeatureStore:
 
     def read_partition(self, partition: Partition) -> list[tuple[SummaryTable, str]]:
         """What the files of ``partition`` hold, and their paths: doubles included. A file that goes meanwhile was compacted
-        into another one, and is looked for once more. Raises StoreError."""
+        into another one: all is looked at once more. Raises StoreError."""
         folder = f"{self._root}/{partition.path}"
-        for attempt in range(3):
+        for attempt in range(READS):
             found = []
             try:
                 with self._errors("read"):
@@ -162,7 +163,7 @@ class FeatureStore:
                         with self._fs.open(path, "rb") as file:
                             found.append((_table(partition, pq.read_table(file)), path))
             except FileNotFoundError:
-                if attempt == 2:
+                if attempt == READS - 1:
                     raise StoreError(f"{folder} changes faster than it can be read") from None
                 continue
             return found
@@ -182,6 +183,7 @@ class FeatureStore:
 
     def retain(self, now_ns: int, days: float) -> int:
         """Removes partitions that are older than ``days``; how many files went. Raises StoreError."""
+        self._clear_unfinished(now_ns)
         n_gone = 0
         for partition in self.partitions():
             if (partition.day + 1) * DAY_NS <= now_ns - round(days * DAY_NS):
@@ -190,6 +192,16 @@ class FeatureStore:
                         self._remove(path)
                         n_gone += 1
         return n_gone
+
+    def _clear_unfinished(self, now_ns: int) -> None:
+        """What a sink was writing when it was killed goes after an hour."""
+        if not self._is_local:
+            return
+        with self._errors("cleared"):
+            for path in Path(self._root).glob("class=*/schema=*/day=*/.*.new"):
+                with contextlib.suppress(FileNotFoundError):
+                    if now_ns - path.stat().st_mtime_ns > 3600 * NS_PER_S:
+                        path.unlink()
 
     def _compact(self, partition: Partition) -> int:
         found = self.read_partition(partition)

@@ -17,13 +17,14 @@ from cloud_sink.fleet import Fleet
 from cloud_sink.fleet_fit import fit_moments
 from cloud_sink.gate import HeldOut, Int8
 from cloud_sink.labelled import Names
-from cloud_sink.moments import together
+from cloud_sink.moments import finite, together
 from cloud_sink.quantise import FloatGraph, Int8Graph, feature_groups, probes
 from models.features import describe, min_scales
 from models.manifest import ModelManifest
 from models.scoring import normalise, residuals, scores
 from models.signal import ArtifactTarget
 
+MAX_JUDGED = 64  # devices, spread evenly, and as many that have labels: each costs a fit
 MIN_ROWS = 8  # healthy ones of a device, below which its AUC says nothing
 
 Rows = NDArray[np.float32]
@@ -40,7 +41,10 @@ def held_out(
     names = list(fleet.devices)
     if len(names) < 2:
         return ()
-    for i, name in enumerate(names):
+    judged = np.unique(np.linspace(0, len(names) - 1, min(len(names), MAX_JUDGED)).round().astype(int))
+    labelled = [i for i, name in enumerate(names) if name in odd][:MAX_JUDGED]
+    for i in sorted({*judged.tolist(), *labelled}):
+        name = names[i]
         own, rest = fleet.rows[fleet.row_device == i], fleet.rows[fleet.row_device != i]
         if len(own) < MIN_ROWS or len(rest) < MIN_ROWS:
             continue
@@ -131,5 +135,6 @@ def _anomalies(
 
 
 def _auc(healthy: NDArray[np.floating], odd: NDArray[np.floating]) -> float:
+    """ROC AUC; a score beyond what a float holds is the largest one."""
     truth = np.arange(len(healthy) + len(odd)) >= len(healthy)
-    return float(roc_auc_score(truth, np.concatenate([healthy, odd])))
+    return float(roc_auc_score(truth, finite(np.concatenate([healthy, odd]))))

@@ -162,7 +162,7 @@ def _ns(rfc3339: str) -> int | None:
 
 
 _TAG = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ ", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
-_STRING = str.maketrans({'"': r"\"", "\\": r"\\"})
+_STRING = str.maketrans({'"': r"\"", "\\": r"\\", "\n": " ", "\r": " "})  # a point is a line
 
 
 def _tag(value: str) -> str:

@@ -72,6 +72,11 @@ _KINDS: dict[tuple[str, int], type[Message]] = {
 }
 _SHARED = ("+/+/alert/+", "+/+/summary/+", "+/+/response/+")
 _RETAINED = ("+/+/status", "+/+/device/+/state", "+/+/model/+")
+MAX_NAME, MAX_TEXT = 600, 8_192  # characters
+MAX_FOLDER = 200  # bytes of a name on disk, as it is written there
+_TEXTS = frozenset({"message", "note", "text"})
+_VECTORS = frozenset({"features", "reservoir"})  # whose sizes are looked at elsewhere
+_SMALL = frozenset({"seq", "version", "running", "model_version"})
 _decoders = {kind: msgspec.json.Decoder(kind) for kind in _KINDS.values()}
 
 
@@ -99,8 +104,9 @@ def decode(place: Place, payload: bytes, now_ns: int, limits: Limits) -> Message
         raise Refused(Refusal.TOO_LARGE, text)
     try:
         message: Message = _decoders[place.kind].decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(Refusal.UNREADABLE, f"no {place.kind.__name__}: {error}") from error
+    _check_scalars(message)
     named = (message.site, message.gateway)
     if named != (place.site, place.gateway):
         raise Refused(Refusal.OTHER_NAME, f"the payload is of {'/'.join(named)}")
@@ -110,9 +116,59 @@ def decode(place: Place, payload: bytes, now_ns: int, limits: Limits) -> Message
         raise Refused(Refusal.OTHER_NAME, f"the payload is of model {message.model_id}")
     if isinstance(message, Alert | Summary):
         _check_times(message.start_ns, message.end_ns, now_ns, limits)
+    if isinstance(message, ModelState | Response):
+        at_ns = message.since_ns if isinstance(message, ModelState) else message.at_ns
+        _check_not_future(at_ns, now_ns, limits)
     if isinstance(message, Alert) and message.features is not None:
         _check_vectors(message.features, 8, limits)
     return message
+
+
+def _check_scalars(message: Message) -> None:
+    """What no array and no column of a database takes: numbers of more bits, texts of no use, and NUL."""
+    for name in message.__struct_fields__:
+        value = getattr(message, name)
+        if name in _VECTORS:
+            continue
+        if isinstance(value, str):
+            _check_text(name, value, MAX_TEXT if name in _TEXTS else MAX_NAME)
+        elif isinstance(value, int):
+            _check_int(name, value, 31 if name in _SMALL else 63)
+        elif isinstance(value, dict):
+            for key, one in value.items():
+                _check_text(name, key, MAX_NAME)
+                if isinstance(one, int):
+                    _check_int(f"{name}.{key}", one, 53)
+    if isinstance(message, Summary):
+        for what, folder in (("class", message.class_), ("schema_id", message.schema_id)):
+            # Quoted, three characters a byte but for letters and digits of ASCII.
+            if sum(1 if c.isascii() and c.isalnum() else 3 * len(c.encode()) for c in folder) > MAX_FOLDER:
+                raise Refused(
+                    Refusal.INCONSISTENT, f"{what} is too long for a folder's name: {folder[:40]!r}..."
+                )
+        for feature in message.feature_names:
+            _check_text("feature_names", feature, MAX_NAME)
+        if len(message.excluded) > MAX_NAME:
+            raise Refused(Refusal.INCONSISTENT, f"windows were left out for {len(message.excluded)} reasons")
+
+
+def _check_text(name: str, value: str, most: int) -> None:
+    if len(value) > most:
+        raise Refused(Refusal.INCONSISTENT, f"{name} has {len(value)} characters, and {most} are enough")
+    if "\x00" in value:
+        raise Refused(Refusal.INCONSISTENT, f"{name} has a NUL in it")
+
+
+def _check_int(name: str, value: int, n_bits: int) -> None:
+    if not -(1 << n_bits) <= value < 1 << n_bits:
+        raise Refused(Refusal.INCONSISTENT, f"{name} is {value}, which no gateway counts to")
+
+
+def _check_not_future(at_ns: int, now_ns: int, limits: Limits) -> None:
+    if at_ns > now_ns + limits.max_future_s * NS_PER_S:
+        raise Refused(
+            Refusal.FUTURE, f"it is of {(at_ns - now_ns) / 1e9:.0f} s from now: is the gateway's clock right?"
+        )
 
 
 def _check_times(start_ns: int, end_ns: int, now_ns: int, limits: Limits) -> None:

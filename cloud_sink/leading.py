@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 
 import structlog
 
@@ -23,6 +24,7 @@ from cloud_sink.retraining_runs import Retrainer
 from cloud_sink.rollout import judge
 from cloud_sink.rollout_store import Rollout
 from cloud_sink.watched import WatchedThread
+from models import manifest as manifests
 from models.log_limit import LogLimit
 from models.publication import publication, withdrawal
 from models.signal import NS_PER_S
@@ -80,13 +82,20 @@ class Leader:
             self._retrainer.stop()
             return
         for rollout in rollouts.rollouts(self._events, rollouts.OPEN):
-            if rollout.state == rollouts.CANARY:
-                rollout = self._judged(rollout, now_ns)
-            if rollout.state == rollouts.PROMOTING:
-                self._promote(rollout)
-            elif rollout.state == rollouts.ROLLING_BACK:
-                self._roll_back(rollout)
+            try:
+                self._go_on(rollout, now_ns)
+            except NotPublished as error:  # of this one: others go on
+                if self._log_limit.due(rollout.plan.model_id, time.monotonic()) is not None:
+                    log.warning(f"the rollout of {rollout.plan.model_id} waits: {error}")
         self._retrainer.turn()
+
+    def _go_on(self, rollout: Rollout, now_ns: int) -> None:
+        if rollout.state == rollouts.CANARY:
+            rollout = self._judged(rollout, now_ns)
+        if rollout.state == rollouts.PROMOTING:
+            self._promote(rollout)
+        elif rollout.state == rollouts.ROLLING_BACK:
+            self._roll_back(rollout)
 
     def _judged(self, rollout: Rollout, now_ns: int) -> Rollout:
         plan = rollout.plan
@@ -114,11 +123,10 @@ class Leader:
             return
         topics = ModelTopics(self._config.broker.prefix, plan.model_id)
         artifacts = rollouts.artifacts_of(self._events, rollout.manifest)
-        messages = [
-            m for gateway in silent for m in publication(rollout.manifest, artifacts, topics, gateway=gateway)
-        ]
-        with suppress(Outranked):  # then it ends as one that nobody says anything of
-            self._send(list(dict.fromkeys(messages)), [topics.canary(gateway) for gateway in silent])
+        for gateway in silent:
+            messages = list(publication(rollout.manifest, artifacts, topics, gateway=gateway))
+            with suppress(Outranked):  # then it ends as one that this one says nothing of
+                self._send(messages, [topics.canary(gateway)])
         self._offered_again.add(key)
 
     def _change(
@@ -133,7 +141,7 @@ class Leader:
         messages = list(publication(rollout.manifest, artifacts, topics))
         messages += [withdrawal(topics, gateway) for gateway in plan.canaries]
         try:
-            self._send(messages, [topics.stable])
+            self._send(messages, [topics.stable], self._own(rollout, topics))
         except Outranked as error:
             self._change(rollout, rollouts.PROMOTING, rollouts.ROLLING_BACK, (str(error),), self._now_ns())
             log.warning(f"{plan.model_id} version {plan.version} cannot be promoted: {error}")
@@ -142,12 +150,23 @@ class Leader:
 
     def _roll_back(self, rollout: Rollout) -> None:
         topics = ModelTopics(self._config.broker.prefix, rollout.plan.model_id)
-        self._send([withdrawal(topics, gateway) for gateway in rollout.plan.canaries])
+        messages = [withdrawal(topics, gateway) for gateway in rollout.plan.canaries]
+        self._send(messages, own=self._own(rollout, topics))
         self._done(rollout, rollouts.ROLLING_BACK, rollouts.ROLLED_BACK)
 
-    def _send(self, messages: list[tuple[str, bytes]], manifests: Sequence[str] = ()) -> None:
+    def _own(self, rollout: Rollout, topics: ModelTopics) -> dict[str, bytes]:
+        """What of canaries is to be taken back: what somebody has published there since stays."""
+        payload = manifests.encode(rollout.manifest)
+        return {topics.canary(gateway): payload for gateway in rollout.plan.canaries}
+
+    def _send(
+        self,
+        messages: list[tuple[str, bytes]],
+        manifests: Sequence[str] = (),
+        own: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> None:
         client_id = f"linewatch-rollout-{self._config.sink.name}"
-        send(self._config.broker, messages, client_id=client_id, manifests=manifests)
+        send(self._config.broker, messages, client_id=client_id, manifests=manifests, own=own)
 
     def _done(self, rollout: Rollout, before: str, after: str) -> None:
         self._change(rollout, before, after, rollout.reasons, self._now_ns())

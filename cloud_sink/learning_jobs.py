@@ -23,6 +23,7 @@ from cloud_sink.fit import Trained
 from cloud_sink.fleet import gathered, widened
 from cloud_sink.fleet_fit import FleetOptions, fit_fleet
 from cloud_sink.labelled import Labelled, Names
+from cloud_sink.moments import finite
 from cloud_sink.train import FitError
 from models.config_validation import nearest
 from models.manifest import Family, ModelManifest
@@ -161,4 +162,4 @@ def _auc(trained: Trained, healthy: np.ndarray[Any, Any], odd: np.ndarray[Any, A
     inputs = normalise(rows, np.array(manifest.normalisation.centre), np.array(manifest.normalisation.scale))
     output = Graph(trained.artifacts["cpu-float32"]).run(inputs)
     found = scores(residuals(inputs, output, manifest.output_kind, np.array(artifact.residual_scale)))
-    return float(roc_auc_score(np.arange(len(rows)) >= len(healthy), found))
+    return float(roc_auc_score(np.arange(len(rows)) >= len(healthy), finite(found)))

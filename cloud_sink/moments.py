@@ -99,3 +99,10 @@ def oas(covariance: NDArray[np.float64], n: float) -> tuple[NDArray[np.float64],
     shrunk = (1.0 - shrinkage) * covariance
     shrunk.flat[:: k + 1] += shrinkage * mu
     return shrunk, shrinkage
+
+
+def finite(scores: NDArray[np.floating]) -> NDArray[np.floating]:
+    """``scores`` with the largest number there is for what is beyond it: rows that one gateway has sent may be anything."""
+    most = float(np.finfo(scores.dtype).max)
+    found: NDArray[np.floating] = np.nan_to_num(scores, nan=most, posinf=most, neginf=-most)
+    return found

@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -82,11 +83,17 @@ def add(commands: Any) -> None:
 
 
 def send(
-    broker: Broker, messages: Iterable[tuple[str, bytes]], *, client_id: str, manifests: Collection[str] = ()
+    broker: Broker,
+    messages: Iterable[tuple[str, bytes]],
+    *,
+    client_id: str,
+    manifests: Collection[str] = (),
+    own: Mapping[str, bytes] = MappingProxyType({}),
 ) -> int:
     """Publishes ``messages`` (topic, payload), retained, at QoS 1, one after the other; how many. ``manifests``: the topics among
-    them that bear one, which must not take the place of a newer version. Raises NotPublished, and of it Outranked."""
-    session = _Sending(messages, manifests)
+    them that bear one, which must not take the place of a newer version; ``own``: topics that are emptied only of this. Raises
+    NotPublished, and of it Outranked."""
+    session = _Sending(messages, manifests, own)
     connection = Connection(
         broker,
         session,
@@ -95,9 +102,11 @@ def send(
         max_packet_bytes=_MAX_PACKET_BYTES,
     )
     connection.start()
-    ends_s = time.monotonic() + PATIENCE_S
+    n_done, ends_s = 0, time.monotonic() + PATIENCE_S
     try:
         while not session.finished.wait(0.05):
+            if session.n_done > n_done:
+                n_done, ends_s = session.n_done, time.monotonic() + PATIENCE_S
             if session.refusal is not None:
                 raise session.refusal
             if connection.finished.done() or time.monotonic() > ends_s:
@@ -123,11 +132,16 @@ class _Sending:
     writes after him.
     """
 
-    def __init__(self, messages: Iterable[tuple[str, bytes]], manifests: Collection[str]) -> None:
+    def __init__(
+        self, messages: Iterable[tuple[str, bytes]], manifests: Collection[str], own: Mapping[str, bytes]
+    ) -> None:
         self._left = deque(messages)
+        self._n_all = len(self._left)
         self._link: Link | None = None
         self._mid: int | None = None
-        self._topics = {topic: _Topic() for topic in manifests}
+        self._own = own
+        self._topics = {topic: _Topic() for topic in (*manifests, *own)}
+        self._connected_s = 0.0
         self._look_until_s: float | None = (
             None  # the manifest is acknowledged, and what stands there is awaited
         )
@@ -137,8 +151,13 @@ class _Sending:
         self.n_sent = 0
         self.finished = threading.Event()
 
+    @property
+    def n_done(self) -> int:
+        """Messages that need nothing more."""
+        return self._n_all - len(self._left)
+
     def on_connected(self, link: Link) -> None:
-        self._link, self._mid = link, None
+        self._link, self._mid, self._connected_s = link, None, time.monotonic()
         if self._topics:
             link.subscribe([(topic, 1) for topic in self._topics])
 
@@ -149,6 +168,8 @@ class _Sending:
             self.finished.set()
             return
         where, payload = self._left[0]
+        if not payload and where in self._own and not self._may_empty(where):
+            return
         topic = self._topics.get(where) if payload else None
         if topic is None:
             self._mid = link.publish(where, payload, retain=True)
@@ -157,6 +178,16 @@ class _Sending:
         elif topic.stands is not None or time.monotonic() > self._look_until_s:
             self._look_until_s = None
             self._looked(where, topic, payload)
+
+    def _may_empty(self, where: str) -> bool:
+        """False: not yet, or there is another's, which stays."""
+        stands = self._topics[where].stands
+        if stands is None:  # nothing, or it may not be read
+            return time.monotonic() > self._connected_s + LOOK_S
+        if stands == self._own[where]:
+            return True
+        self._left.popleft()
+        return False
 
     def _write(self, link: Link, where: str, topic: _Topic, payload: bytes) -> None:
         if self._puts_back:

@@ -120,7 +120,13 @@ class Retrainer:
             if self._log_limit.due(why, time.monotonic()) is not None:
                 log.warning(f"drift cannot be looked for: {why}")
             return
-        for look in msgspec.json.decode(child.output, type=list[Look]):
+        try:
+            looks = msgspec.json.decode(child.output, type=list[Look])
+        except msgspec.DecodeError as error:  # more than is kept of it
+            self.n_looks_failed += 1
+            log.warning(f"what has drifted cannot be read: {error}")
+            return
+        for look in looks:
             model = self._models.get(look.model_id)
             if model is not None:  # else the bundle has been changed since the start
                 self._tell(model, look)

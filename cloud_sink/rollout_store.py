@@ -61,6 +61,7 @@ def begin(
     vouch for it. Raises NotBegun and EventsUnavailable."""
     r = tables.rollouts
     with store.begin() as connection:
+        store.alone(connection)  # else two that begin at once see nothing of each other
         if (other := _open_of(connection, plan.model_id)) is not None:
             raise NotBegun(
                 f"version {other} of {plan.model_id} is being rolled out: wait for it, or take it back (cloud-sink rollback)"

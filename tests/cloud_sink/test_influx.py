@@ -95,6 +95,18 @@ def test_tags_are_few_and_what_is_not_known_is_left_out() -> None:
     assert influx.line("m", {}, {"x": float("inf")}, 1) == ""
 
 
+def test_a_text_of_several_lines_is_one_line(tmp_path: Path) -> None:
+    """Else who may write an alert could write a point of another gateway."""
+    odd = alert(1, message="x\nlinewatch_health,site=B,gateway=B online=0i 1795000000000000000\r\ny")
+    (line,) = influx.alert_lines([odd])
+    assert line is not None
+    assert "\n" not in line
+    assert "\r" not in line
+    queue = PointQueue(tmp_path / "q", 1 << 20)
+    queue.put([line])
+    assert queue.oldest(10)[1] == [line]
+
+
 def test_the_queue_survives_a_kill(tmp_path: Path) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"

@@ -22,9 +22,11 @@ from tests.cloud_sink.gateways import NS, K, alert, label, status, summary, topi
 NOW = time.time_ns()
 
 
-def taken(message: Any, *, topic: str | None = None, limits: Limits | None = None) -> Any:
+def taken(
+    message: Any, *, topic: str | None = None, limits: Limits | None = None, payload: bytes | None = None
+) -> Any:
     place = place_of(topic or topic_of(message), "linewatch")
-    return decode(place, encode(message), NOW, limits or Limits())
+    return decode(place, encode(message) if payload is None else payload, NOW, limits or Limits())
 
 
 def refusal(message: Any, **more: Any) -> str:
@@ -152,6 +154,42 @@ def test_numbers_that_are_not_finite() -> None:
     assert bad(far) == {}  # far off, and no nonsense: training leaves it out
     assert bad(msgspec.structs.replace(far, mean=[1e200] * K)) == {0: "inconsistent"}
     assert bad(msgspec.structs.replace(far, comoment=[1e90] * len(far.comoment))) == {0: "inconsistent"}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        alert(1, seq=2**31),
+        alert(1, start_ns=-(2**64)),
+        alert(1, message="a\x00b"),
+        alert(1, machine="x" * 601),
+        alert(1, message="x" * 8193),
+        alert(1, model_version=2**31),
+        msgspec.structs.replace(summary(1), n=2**63),
+        summary(1, model_version=2**40),
+        summary(1, start_ns=-(10**20)),
+        summary(1, excluded={"anomalous": 2**62, "gap": 2**62}),
+        summary(1, message_id="x" * 900_000),
+        summary(1, class_="x" * 300),
+        summary(1, class_="ä" * 40),
+        summary(1, schema_id="x" * 300),
+        label("a", "true_alarm", note="\x00"),
+        label("x" * 601, "true_alarm"),
+        status("g1", counters={"egress_bytes.alert": 2**70}),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_what_no_array_and_no_database_takes(message: Any) -> None:
+    assert refusal(message) == "inconsistent"
+
+
+def test_nesting_without_end_is_unreadable() -> None:
+    assert refusal(status("g1"), payload=b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}") == "unreadable"
+
+
+def test_states_and_labels_from_the_future() -> None:
+    assert refusal(label("a", "true_alarm", at_ns=NOW + 400 * 86_400 * NS)) == "future"
+    taken(label("a", "true_alarm", at_ns=NOW))
 
 
 def test_more_than_is_believed() -> None:

@@ -160,6 +160,29 @@ def test_what_cannot_be_promoted_is_taken_back(tmp_path: Path) -> None:
         assert standing(mosquitto.port, TOPICS.canary("s1/g1")) is None
 
 
+def test_what_somebody_has_put_on_a_canary_since_stays(tmp_path: Path) -> None:
+    """The rollout of version 2 ends; version 3 was published to one of its canaries meanwhile."""
+    manifest, files = version = signed(good(2))
+    third = signed(good(3))
+    with broker(tmp_path) as mosquitto:
+        path = config(tmp_path, mosquitto.port)
+        events = EventStore(load_config(path).store.events)
+        events.create()
+        plan = Plan("fixture", 2, ("s1/g1", "s1/g2", "s1/g3"), time.time_ns(), 1.0, 1, 1.0)
+        rollout_store.begin(
+            events, plan, manifest, {a.target: files[a.target] for a in manifest.artifacts}, None
+        )
+        send(options(mosquitto.port), messages(version, "s1/g1"), client_id="p")
+        send(options(mosquitto.port), messages(third, "s1/g2"), client_id="p")
+        decided = (rollout_store.CANARY,), rollout_store.ROLLING_BACK, ["so"], time.time_ns()
+        assert rollout_store.change(events, "fixture", 2, *decided)
+        with running(path):
+            wait_for(lambda: rollout_store.rollouts(events)[0].state == rollout_store.ROLLED_BACK, "its end")
+        events.close()
+        assert standing(mosquitto.port, TOPICS.canary("s1/g1")) is None
+        assert standing(mosquitto.port, TOPICS.canary("s1/g2")) == third[0]
+
+
 def test_of_several_who_publish_at_once_the_newest_stands(tmp_path: Path) -> None:
     versions = [signed(good(1), version=n) for n in range(1, 7)]
     order = random.Random(5)
