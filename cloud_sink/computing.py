@@ -92,7 +92,7 @@ class Cluster:
         """Whether each worker has our versions, and ``sees`` what it must: that says what it lacks, or None. Raises
         ClusterError."""
         workers = self._workers()
-        if self._client.status != "running":
+        if not workers and not self._answers_still():
             raise ClusterError(self._lost())
         if not workers:
             raise ClusterError(
@@ -174,6 +174,16 @@ class Cluster:
                     "need linewatch[cloud] of the same version"
                 ) from error
         return found
+
+    def _answers_still(self) -> bool:
+        """Whether the scheduler does: of one that has just gone, no worker is all that can be seen."""
+        if self._client.status != "running":
+            return False
+        try:
+            self._client.run_on_scheduler(int)
+        except (OSError, CancelledError, TimeoutError, RuntimeError):
+            return False
+        return True
 
     def _workers(self) -> list[str]:
         return sorted(self._client.scheduler_info(n_workers=-1).get("workers", ()))

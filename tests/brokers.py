@@ -8,6 +8,7 @@ they fail instead.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -15,7 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -31,6 +32,7 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 HOST = "127.0.0.1"
+PORTS = range(12_000, 32_000)
 HOW_TO_GET_IT = "mosquitto is not installed: apt-get install mosquitto"
 
 
@@ -45,14 +47,17 @@ def mosquitto_path() -> str:
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on now."""
-    with socket.socket() as sock:
-        sock.bind((HOST, 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A TCP port that nothing listens on now. None of those that the system gives to outgoing connections (from 32768 on, as
+    Linux is set up): one of another test could be given it before it is used."""
+    for _ in range(1000):
+        port = secrets.choice(PORTS)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind((HOST, port))
+            return port
+    pytest.fail("there is no free port")
 
 
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 40.0) -> Any:
     """What ``condition`` returns as soon as it is true; fails the test, naming ``what``, when it does not
     become so."""
     deadline = time.monotonic() + timeout_s
