@@ -25,13 +25,11 @@ class Child:
     def __init__(self, command: Sequence[str], *, minutes: float, memory_mb: int, shows: bool) -> None:
         self.name = command[0]
         self._minutes, self._ends_s = minutes, time.monotonic() + 60.0 * minutes
-        self._overdue = False
+        self._overdue = self._overfull = False
         self._output: list[str] = []
         self._last = ""
-        one_thread = {
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }  # the other cores are for what comes in
+        # The other cores are for what comes in.
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cloud_sink.bounded", str(memory_mb), *command],
             stdin=subprocess.PIPE,
@@ -84,7 +82,7 @@ class Child:
         code = self._process.wait(END_S)
         self._join()
         if code == 0:
-            return None
+            return f"{self.name} said more than {MAX_OUTPUT >> 20} MB" if self._overfull else None
         if self._overdue:
             return f"{self.name} took more than {self._minutes:g} minutes"
         if code < 0:
@@ -104,6 +102,7 @@ class Child:
             n += len(line)
             if kept and n <= MAX_OUTPUT:
                 self._output.append(text)
+            self._overfull |= kept and n > MAX_OUTPUT
             if not kept and text:
                 self._last = text
             if told and text:

@@ -14,6 +14,7 @@ import logging
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -61,24 +62,19 @@ class Threads:
     """Threads of this process, as many as it has processors."""
 
     def run(self, tasks: Sequence[Delayed], what: str) -> list[Any]:
-        """See :class:`Computer`."""
+        """See :class:`Computer`; Dask's own bar does not say ``what``."""
         import dask
         import dask.threaded
-        from dask.callbacks import Callback
+        from dask.diagnostics import ProgressBar
 
-        n = len(dask.base.collections_to_expr(tasks).__dask_graph__())
-        with tqdm(total=n, desc=what, unit="task", disable=None, leave=False) as bar:
-
-            def told(*_: object) -> None:
-                bar.update()
-
-            with Callback(posttask=told):
-                found: tuple[Any, ...] = dask.compute(
-                    *tasks,
-                    scheduler=dask.threaded.get,
-                    num_workers=len(os.sched_getaffinity(0)),
-                    optimize_graph=False,
-                )
+        shown = ProgressBar(out=sys.stderr) if sys.stderr.isatty() else contextlib.nullcontext()
+        with shown:
+            found: tuple[Any, ...] = dask.compute(
+                *tasks,
+                scheduler=dask.threaded.get,
+                num_workers=len(os.sched_getaffinity(0)),
+                optimize_graph=False,
+            )
         return list(found)
 
 

@@ -49,6 +49,17 @@ class Batch:
     summaries: list[SummaryTable] = field(default_factory=list)
 
 
+@contextlib.contextmanager
+def opened(url: str) -> Iterator[EventStore]:
+    """The event database at ``url`` with its tables, closed at the end. Raises EventsUnavailable."""
+    store = EventStore(url)
+    try:
+        store.create()
+        yield store
+    finally:
+        store.close()
+
+
 class EventStore:
     """See the module's docstring. From any thread; ``url`` of SQLAlchemy."""
 

@@ -258,11 +258,9 @@ class FeatureStore:
             yield
         except StoreError:
             raise
-        except Exception as error:
+        except (OSError, pa.ArrowException, *_remote_errors()) as error:
             if isinstance(error, FileNotFoundError) and what == "read":
                 raise  # a file that was compacted meanwhile
-            if not isinstance(error, (OSError, pa.ArrowException, *_remote_errors())):
-                raise
             raise StoreError(f"{self._url} cannot be {what}: {error}") from error
 
 

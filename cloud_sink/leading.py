@@ -24,8 +24,8 @@ from cloud_sink.retraining_runs import Retrainer
 from cloud_sink.rollout import judge
 from cloud_sink.rollout_store import Rollout
 from cloud_sink.watched import WatchedThread
-from models import manifest as manifests
 from models.log_limit import LogLimit
+from models.manifest import encode
 from models.publication import publication, withdrawal
 from models.signal import NS_PER_S
 from models.topics import ModelTopics
@@ -74,7 +74,7 @@ class Leader:
         self._retrainer.stop()
 
     def turn(self) -> None:
-        """Judges what there is to judge, once. Raises EventsUnavailable, NotPublished and OSError (StoreError, QueueError)."""
+        """Judges what there is to judge, once. Raises EventsUnavailable and OSError (StoreError, QueueError)."""
         now_ns = self._now_ns()
         until_ns = now_ns + round(4e9 * self._every_s) + 60_000_000_000
         self.leads = rollouts.lease(self._events, self._config.sink.name, now_ns, until_ns)
@@ -156,7 +156,7 @@ class Leader:
 
     def _own(self, rollout: Rollout, topics: ModelTopics) -> dict[str, bytes]:
         """What of canaries is to be taken back: what somebody has published there since stays."""
-        payload = manifests.encode(rollout.manifest)
+        payload = encode(rollout.manifest)
         return {topics.canary(gateway): payload for gateway in rollout.plan.canaries}
 
     def _send(
@@ -179,6 +179,6 @@ class Leader:
         while not self._stop.wait(self._every_s):
             try:
                 self.turn()
-            except (EventsUnavailable, NotPublished, OSError) as error:
+            except (EventsUnavailable, OSError) as error:
                 if self._log_limit.due(type(error).__name__, time.monotonic()) is not None:
                     log.warning(f"rollouts wait: {error}")

@@ -94,7 +94,7 @@ def _learn(given: argparse.Namespace) -> int:
     from cloud_sink.bundle import read_manifest
     from cloud_sink.computing import ClusterError
     from cloud_sink.config import load_config
-    from cloud_sink.events import EventStore, EventsUnavailable
+    from cloud_sink.events import EventsUnavailable, opened
     from cloud_sink.features_store import FeatureStore, StoreError
     from cloud_sink.learning_jobs import Learned
     from cloud_sink.train import FitError
@@ -104,22 +104,19 @@ def _learn(given: argparse.Namespace) -> int:
     outs = _outs(given, [t.model_id for t in templates])
     config = load_config(given.config)
     key = None if given.key is None else read_private_key(given.key)
-    events = EventStore(config.store.events)
     found: list[Job | Learned | FitError] = []
     try:
         features = FeatureStore(config.store.features, config.sink.name)
-        events.create()
-        for template, out in zip(templates, outs, strict=True):
-            try:
-                found.append(_job(given, template, out, features, config.store.features, events))
-            except FitError as error:
-                found.append(error)
+        with opened(config.store.events) as events:
+            for template, out in zip(templates, outs, strict=True):
+                try:
+                    found.append(_job(given, template, out, features, config.store.features, events))
+                except FitError as error:
+                    found.append(error)
         found = _done(found, given.scheduler)
     except (StoreError, EventsUnavailable, ClusterError) as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
-    finally:
-        events.close()
     n_failed = 0
     for template, out, one in zip(templates, outs, found, strict=True):
         if isinstance(one, Learned):

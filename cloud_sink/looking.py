@@ -93,18 +93,16 @@ def _drift(given: argparse.Namespace) -> int:
 def _retrainings(given: argparse.Namespace) -> int:
     from cloud_sink import retraining_store
     from cloud_sink.config import load_config
-    from cloud_sink.events import EventStore, EventsUnavailable
+    from cloud_sink.events import EventsUnavailable, opened
 
-    store = EventStore(load_config(given.config).store.events)
+    config = load_config(given.config)
     try:
-        store.create()
-        found = retraining_store.retrainings(store)
-        states = retraining_store.rollout_states(store)
+        with opened(config.store.events) as store:
+            found = retraining_store.retrainings(store)
+            states = retraining_store.rollout_states(store)
     except EventsUnavailable as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
-    finally:
-        store.close()
     table = [
         (
             r.model_id,

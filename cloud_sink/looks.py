@@ -12,11 +12,13 @@ from cloud_sink import retraining_store
 from cloud_sink.bundle import read_manifest
 from cloud_sink.config import Config
 from cloud_sink.drift import Watch
-from cloud_sink.events import EventStore
+from cloud_sink.events import opened
 from cloud_sink.features_store import DAY_NS, FeatureStore
 from cloud_sink.findings import Drift, Look
 from cloud_sink.summaries import concatenated
 from models.manifest import ModelManifest
+
+BASELINE_DAYS = 10  # to be adopted in, and then twice as many as features need
 
 
 def look(
@@ -29,13 +31,18 @@ def look(
     per_point: int,
     now_ns: int,
 ) -> Look:
-    """Raises StoreError."""
+    """What has drifted since devices took ``served`` on, as the last ``days`` show it. Raises StoreError.
+
+    The first days of the version are read, too, however long ago: what machines are compared with is not to follow them.
+    """
     from_ns = now_ns - round(days * DAY_NS)
+    first_until_ns = served.created_ns + BASELINE_DAYS * DAY_NS
     watch: Watch | None = None
     names: tuple[str, ...] = ()
     n_windows = 0
     for partition in features.partitions(class_, served.schema_id):
-        if (partition.day + 1) * DAY_NS <= from_ns:
+        begins_ns, ends_ns = partition.day * DAY_NS, (partition.day + 1) * DAY_NS
+        if ends_ns <= from_ns and not (ends_ns > served.created_ns and begins_ns < first_until_ns):
             continue
         tables = [t for t, _ in features.read_partition(partition)]
         names = names or tables[0].feature_names
@@ -61,10 +68,8 @@ def look(
 def looks(config: Config, models: Sequence[tuple[Path, str | None, float]], now_ns: int) -> list[Look]:
     """Of bundles (path, class or the model's, days). Raises BundleError, EventsUnavailable and StoreError."""
     features = FeatureStore(config.store.features, config.sink.name)
-    events = EventStore(config.store.events)
     found = []
-    try:
-        events.create()
+    with opened(config.store.events) as events:
         for like, class_, days in models:
             served = retraining_store.in_service(events, read_manifest(like))
             began = [a.began_ns for a in retraining_store.attempts(events, served.model_id)]
@@ -79,6 +84,4 @@ def looks(config: Config, models: Sequence[tuple[Path, str | None, float]], now_
                     now_ns=now_ns,
                 )
             )
-    finally:
-        events.close()
     return found

@@ -19,20 +19,17 @@ if TYPE_CHECKING:
 def canaries_of(given: Sequence[str], config: Config) -> tuple[str, ...]:
     """SITE/GATEWAY of each that ``--canary`` names, once. Raises UsageError; only for a name without a site is the database of
     ``config`` asked who is there."""
-    from cloud_sink.events import EventStore, EventsUnavailable
+    from cloud_sink.events import EventsUnavailable, opened
 
     if all("/" in name for name in given):
         return full_names("--canary", given, ())
-    store = EventStore(config.store.events)
     try:
-        store.create()
-        return full_names("--canary", given, known_gateways(store))
+        with opened(config.store.events) as store:
+            return full_names("--canary", given, known_gateways(store))
     except EventsUnavailable as error:
         raise UsageError(
             f"--canary: write SITE/GATEWAY, for nobody can be asked whose it is: {error}"
         ) from error
-    finally:
-        store.close()
 
 
 def full_names(option: str, given: Iterable[str], known: Collection[str]) -> tuple[str, ...]:

@@ -334,26 +334,20 @@ def _models(given: argparse.Namespace) -> int:
     from cloud_sink import tables
     from cloud_sink.config import load_config
     from cloud_sink.evaluations import evaluations
-    from cloud_sink.events import EventStore, EventsUnavailable
+    from cloud_sink.events import EventsUnavailable, opened
     from models.messages import rfc3339
 
     config = load_config(given.config)
-    store = EventStore(config.store.events)
     m = tables.model_states.c
+    wanted = select(tables.model_states).order_by(m.model_id, m.site, m.gateway)
     try:
-        store.create()
-        with store.read() as connection:
-            rows = (
-                connection.execute(select(tables.model_states).order_by(m.model_id, m.site, m.gateway))
-                .mappings()
-                .all()
-            )
-        judged = evaluations(store)
+        with opened(config.store.events) as store:
+            with store.read() as connection:
+                rows = connection.execute(wanted).mappings().all()
+            judged = evaluations(store)
     except EventsUnavailable as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
-    finally:
-        store.close()
     table = [
         (
             row["model_id"],

@@ -120,13 +120,7 @@ class Retrainer:
             if self._log_limit.due(why, time.monotonic()) is not None:
                 log.warning(f"drift cannot be looked for: {why}")
             return
-        try:
-            looks = msgspec.json.decode(child.output, type=list[Look])
-        except msgspec.DecodeError as error:  # more than is kept of it
-            self.n_looks_failed += 1
-            log.warning(f"what has drifted cannot be read: {error}")
-            return
-        for look in looks:
+        for look in msgspec.json.decode(child.output, type=list[Look]):
             model = self._models.get(look.model_id)
             if model is not None:  # else the bundle has been changed since the start
                 self._tell(model, look)

@@ -121,7 +121,7 @@ def _begin(given: argparse.Namespace) -> int:
                 manifests=[topics.canary(gateway) for gateway in canaries],
             )
         except NotPublished as error:
-            # Nothing of it is out, or only graphs that nobody names: a sink would wait for what cannot come.
+            # A sink would wait for what cannot come; what canaries have been given of it is taken back.
             rollout_store.change(
                 store,
                 plan.model_id,
@@ -160,17 +160,15 @@ def _unjudged(store: EventStore, manifest: ModelManifest) -> str | None:
 def _list(given: argparse.Namespace) -> int:
     from cloud_sink import rollout_store
     from cloud_sink.config import load_config
-    from cloud_sink.events import EventStore, EventsUnavailable
+    from cloud_sink.events import EventsUnavailable, opened
 
-    store = EventStore(load_config(given.config).store.events)
+    config = load_config(given.config)
     try:
-        store.create()
-        found = rollout_store.rollouts(store)
+        with opened(config.store.events) as store:
+            found = rollout_store.rollouts(store)
     except EventsUnavailable as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
-    finally:
-        store.close()
     table = [
         (
             r.plan.model_id,
@@ -193,23 +191,21 @@ def _list(given: argparse.Namespace) -> int:
 def _decide(given: argparse.Namespace) -> int:
     from cloud_sink import rollout_store as rollouts
     from cloud_sink.config import load_config
-    from cloud_sink.events import EventStore, EventsUnavailable
+    from cloud_sink.events import EventsUnavailable, opened
 
     after = {"promote": rollouts.PROMOTING, "rollback": rollouts.ROLLING_BACK, "pause": rollouts.PAUSED}[
         given.decision
     ]
     before = (rollouts.CANARY,) if given.decision == "pause" else (rollouts.CANARY, rollouts.PAUSED)
-    store = EventStore(load_config(given.config).store.events)
+    config = load_config(given.config)
     try:
-        store.create()
-        done = rollouts.change(
-            store, given.model, given.version, before, after, ["a person decided so"], time.time_ns()
-        )
+        with opened(config.store.events) as store:
+            done = rollouts.change(
+                store, given.model, given.version, before, after, ["a person decided so"], time.time_ns()
+            )
     except EventsUnavailable as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
-    finally:
-        store.close()
     if not done:
         print(
             f"cloud-sink: version {given.version} of {given.model} is not on canaries now: cloud-sink rollouts",

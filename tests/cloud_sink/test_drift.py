@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,11 +13,14 @@ from hypothesis import strategies as st
 
 from benchmarks.drift import A_DAY, NAMES, SPAN_S, K, summaries
 from cloud_sink import drift_alerts
-from cloud_sink.drift import MIN_INDEX, N_BINS, Watch, gaussian_index, independent, stability_index
+from cloud_sink.drift import MIN_INDEX, N_BINS, PER_POINT, Watch, gaussian_index, independent, stability_index
+from cloud_sink.features_store import FeatureStore
 from cloud_sink.findings import Drift, Finding
+from cloud_sink.looks import look
 from cloud_sink.summaries import SummaryTable
 from models.messages import Alert
 from models.signal import NS_PER_S
+from tests.edge_node.versions import good
 
 DAYS = 14
 HOUR_NS = 3600 * NS_PER_S
@@ -127,6 +131,27 @@ def test_rows_that_hang_together_count_for_fewer(r: float) -> None:
     for i in range(1, len(x)):
         x[i] = r * x[i - 1] + np.sqrt(1 - r**2) * x[i]
     assert independent(x) == pytest.approx((1 - r) / (1 + r), rel=0.1, abs=0.002)
+
+
+@pytest.mark.parametrize("days", [7, 60])
+def test_what_has_drifted_long_ago_still_has(tmp_path: Path, days: float) -> None:
+    """Nobody has trained the model again: the last days alone all look alike."""
+    n_days, at = 40, 12
+    change = np.where(np.arange(n_days * A_DAY) >= at * A_DAY, 5.0, 0.0)
+    store = FeatureStore(str(tmp_path), "a")
+    store.append([summaries(3, n_days * A_DAY, seed=9, score=change)])
+    served = msgspec.structs.replace(good(1)[0], model_id="m", schema_id="s", created_ns=0)
+    found = look(
+        store,
+        served,
+        "c",
+        days=days,
+        since_ns=0,
+        per_point=PER_POINT,
+        now_ns=n_days * A_DAY * SPAN_S * NS_PER_S,
+    )
+    assert {f.device for f in found.drift.findings} == {"d0", "d1", "d2"}
+    assert found.drift.fleet is not None
 
 
 # as alerts
