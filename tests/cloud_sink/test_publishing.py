@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +25,7 @@ from models.topics import ModelTopics
 from tests.brokers import HOST, broker, free_port, retained, wait_for
 from tests.cloud_sink.sinks import cloud_sink, config, running
 from tests.edge_node.versions import STRANGER, TOPICS, Version, back_to, good, messages, signed, written
+from tests.relays import Relay
 
 WHERE = TOPICS.stable
 
@@ -45,49 +43,14 @@ def standing(port: int, where: str = WHERE) -> manifests.ModelManifest | None:
     return None if payload is None else manifests.decode(payload)
 
 
-@contextmanager
-def relay(port: int, until: bytes) -> Iterator[tuple[int, threading.Event]]:
-    """A port that leads to the broker, and an event: a client has sent ``until``, of which nothing is passed on."""
-    listener = socket.create_server((HOST, 0))
-    seen = threading.Event()
-    ends: list[socket.socket] = [listener]
-
-    def pump(from_: socket.socket, to: socket.socket, watched: bool) -> None:
-        before = b""
-        with suppress(OSError):
-            while data := from_.recv(65_536):
-                if watched and until in before + data:
-                    seen.set()
-                if watched and seen.is_set():
-                    continue
-                before = data[-len(until) :]
-                to.sendall(data)
-
-    def serve() -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                server = socket.create_connection((HOST, port))
-                ends.extend((client, server))
-                for from_, to, watched in ((client, server, True), (server, client, False)):
-                    threading.Thread(target=pump, args=(from_, to, watched), daemon=True).start()
-
-    threading.Thread(target=serve, daemon=True).start()
-    try:
-        yield listener.getsockname()[1], seen
-    finally:
-        for end in ends:
-            end.close()
-
-
 def test_a_publisher_that_is_killed_before_the_manifest_changes_nothing(tmp_path: Path) -> None:
     bundle = written(tmp_path / "bundle", signed(good(2)))
     with broker(tmp_path) as mosquitto:
         publish(mosquitto.port, signed(good(1)))
-        with relay(mosquitto.port, b'"schema_id"') as (port, seen):
-            cut = config(tmp_path, port, "cut")
+        with Relay(mosquitto.port, hold=b'"schema_id"') as relay:
+            cut = config(tmp_path, relay.port, "cut")
             process = subprocess.Popen(cloud_sink("publish", "-c", cut, bundle), stdout=subprocess.DEVNULL)
-            assert seen.wait(30)
+            assert relay.held.wait(30)
             os.kill(process.pid, signal.SIGKILL)
             assert process.wait(10) == -signal.SIGKILL
         kept = retained(mosquitto.port, "linewatch/models")
@@ -108,8 +71,8 @@ def test_a_sink_that_is_killed_as_it_promotes_is_followed_by_another_one(tmp_pat
     with broker(tmp_path) as mosquitto:
         publish(mosquitto.port, signed(good(1)))
         send(options(mosquitto.port), messages(version, "s1/g1"), client_id="p")
-        with relay(mosquitto.port, b'"schema_id"') as (port, seen):
-            path = config(tmp_path, port, "cut")
+        with Relay(mosquitto.port, hold=b'"schema_id"') as relay:
+            path = config(tmp_path, relay.port, "cut")
             events = EventStore(load_config(path).store.events)
             events.create()
             plan = Plan("fixture", 2, ("s1/g1",), time.time_ns(), 1.0, 1, 1.0)
@@ -118,7 +81,7 @@ def test_a_sink_that_is_killed_as_it_promotes_is_followed_by_another_one(tmp_pat
             decided = (rollout_store.CANARY,), rollout_store.PROMOTING, ["so"], time.time_ns()
             assert rollout_store.change(events, "fixture", 2, *decided)
             with running(path) as sink:
-                assert seen.wait(30)
+                assert relay.held.wait(30)
                 sink.kill()
         assert [r.state for r in rollout_store.rollouts(events)] == [rollout_store.PROMOTING]
         found = standing(mosquitto.port)

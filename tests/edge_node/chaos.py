@@ -35,8 +35,9 @@ from edge_node.config import load_config
 from models.messages import Alert
 from models.signal import SampleBlock
 from tests.brokers import Broker, free_port
-from tests.edge_node.chaos_parts import Feeder, Proxy, SerialLine, Sink
+from tests.edge_node.chaos_parts import Feeder, SerialLine, Sink
 from tests.edge_node.daemons import BUNDLE, NS, channels, edge_node, golden_window, metrics, summed
+from tests.relays import Relay
 
 ROWS_PER_S = 50  # of event time and a row a second: this many times as fast as life
 KEPT, LOSSY = ("pump-1", "pump-2"), ("fan-1", "line-1")
@@ -265,8 +266,8 @@ class Plant:
 
     plant: Broker
     cloud: Broker
-    source_proxy: Proxy
-    uplink_proxy: Proxy
+    source_proxy: Relay
+    uplink_proxy: Relay
     gateway: Gateway
     feeder: Feeder
     disk: Path | None
@@ -322,7 +323,7 @@ def run(seed: int, seconds: float, folder: Path, *, quiet: bool = False) -> Repo
             stack.callback(broker.kill)
             brokers.append(broker)
         plant, cloud = brokers
-        proxies = [stack.enter_context(Proxy(b.port)) for b in brokers]
+        proxies = [stack.enter_context(Relay(b.port)) for b in brokers]
         line = stack.enter_context(SerialLine())
         disk = stack.enter_context(small_disk(folder))
         port = free_port()

@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import pty
-import socket
-import struct
 import threading
 import time
 import tty
@@ -19,80 +17,6 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from tests.brokers import HOST
 from tests.edge_node.daemons import NS, channels
-
-
-class Proxy:
-    """A TCP port that leads to another, until it is :meth:`cut`: then each connection ends in the middle of what it carries."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._listener = socket.create_server((HOST, 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._left: int | None = None  # bytes that may still pass
-        self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
-        self._closing = False
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def __enter__(self) -> Proxy:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing = True
-        self._listener.close()
-        self._close_all()
-
-    def cut(self, after_bytes: int) -> None:
-        """After so many bytes more all that is open is reset; what comes then gets through."""
-        with self._lock:
-            self._left = after_bytes
-
-    def _accept(self) -> None:
-        while not self._closing:
-            try:
-                here, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                there = socket.create_connection((HOST, self._target), timeout=2)
-            except OSError:
-                here.close()
-                continue
-            there.settimeout(None)
-            for sock in (here, there):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._lock:
-                self._open |= {here, there}
-            for a, b in ((here, there), (there, here)):
-                threading.Thread(target=self._pump, args=(a, b), daemon=True).start()
-
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(4096):
-                with self._lock:
-                    passing = data if self._left is None else data[: self._left]
-                    if self._left is not None:
-                        self._left -= len(passing)
-                    ends = self._left == 0
-                    if ends:
-                        self._left = None
-                target.sendall(passing)
-                if ends:
-                    self._close_all()
-                    return
-        except OSError:
-            pass
-        for sock in (source, target):
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-
-    def _close_all(self) -> None:
-        with self._lock:
-            found, self._open = self._open, set()
-        for sock in found:
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                sock.close()
 
 
 class SerialLine:
