@@ -71,7 +71,6 @@ LABELS = {
         "summaries_per_class": "summaries of a class in 30 days",
         "class_memory_gb": "memory to learn it, GB",
         "class_gather_s": "reading and gathering it, s",
-        "class_gather_quadratic_s": "of that, devices times summaries, s",
         **{f"all_{family}_h": f"all classes one after the other, {family}, h" for family in FAMILIES},
         "days_in_memory_d": f"days of a class that fit {LEARNER_GB:g} GB",
     },

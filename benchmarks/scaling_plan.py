@@ -234,7 +234,6 @@ def _learning(figures: Figures, plant: Plant) -> dict[str, float]:
         "summaries_per_class": m,
         "class_memory_gb": (known["mb"] + m * known["mb_a_summary"] + devices * known["mb_a_device"]) / 1e3,
         "class_gather_s": gather_s,
-        "class_gather_quadratic_s": m * devices * known["s_a_device_summary"],
     }
     for family in FAMILIES:
         if family in known["fit"]:
