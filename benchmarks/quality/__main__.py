@@ -1,0 +1,125 @@
+"""``python -m benchmarks.quality [SET ...] [--quick] [--results FOLDER] [--against FILE]``: how well faults are found, JSON under
+``benchmarks/results/`` and a table on the terminal; with ``--against`` what has changed since the results in FILE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from benchmarks import table
+from benchmarks.fleet import DATA
+from benchmarks.quality import skab
+from benchmarks.quality.cases import Row, Tick
+from benchmarks.quality.compare import changes
+from benchmarks.quality.report import text
+from benchmarks.timing import environment
+
+VERSIONS_OF = ("scikit-learn", "scipy", "TSB-AD", "flatbuffers")
+SEEDS = (0, 1, 2)  # of the family that draws lots
+QUICK_FILES = 2
+
+
+class Set(NamedTuple):
+    """A set of recordings: its folder, how many steps :attr:`measure` tells of, and that."""
+
+    folder: str
+    n_steps: Callable[[Path, int | None, Sequence[int]], int]
+    measure: Callable[..., Row]
+
+
+SETS: Mapping[str, Set] = {"skab": Set("skab", skab.n_steps, skab.measure)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.quality", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *SETS], metavar="SET", help=", ".join(SETS))
+    parser.add_argument(
+        "--quick", action="store_true", help="two files and one seed: shows that it runs, measures nothing"
+    )
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="keep the results there instead")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="results to compare with; its set alone")
+    given = parser.parse_args(arguments)
+    results: Path | None = given.results or (None if given.quick else table.RESULTS)
+    before = None if given.against is None else _read(given.against)
+    names = given.names or ([_set_of(before, given.against)] if before is not None else list(SETS))
+    if before is not None and names != [_set_of(before, given.against)]:
+        raise SystemExit(f"{given.against} is of {_set_of(before, given.against)}: name that set, or none")
+    for name in names:
+        if not (DATA / SETS[name].folder).exists():
+            print(
+                f"{name}: skipped, the recorded data is not here: set LINEWATCH_DATA to a folder that holds {name}/"
+            )
+            continue
+        record = measured(name, quick=given.quick)
+        print(text(record))
+        if before is not None:
+            print(changes(before, record))
+        if results is not None:
+            results.mkdir(parents=True, exist_ok=True)
+            path = results / f"{record['benchmark']}.json"
+            path.write_text(json.dumps(record, indent=1) + "\n")
+            print(f"  -> {path}")
+        if results == table.RESULTS:
+            table.write(table.README, results)
+            print(f"  -> {table.README}")
+
+
+def measured(name: str, *, quick: bool) -> dict[str, Any]:
+    """The results of a set, with what they were made by."""
+    chosen = SETS[name]
+    n_files, seeds = (QUICK_FILES, SEEDS[:1]) if quick else (None, SEEDS)
+    began = time.perf_counter()
+    with tqdm(total=chosen.n_steps(DATA, n_files, seeds), unit="step", disable=None, leave=False) as bar:
+        found = chosen.measure(DATA, _tick(bar), n_files=n_files, seeds=seeds)
+    made_by = environment()
+    versions = dict(made_by["versions"])  # type: ignore[call-overload]
+    for package in VERSIONS_OF:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "benchmark": f"quality_{name}",
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "quick": quick,
+        "environment": {**made_by, "versions": versions},
+        "seeds": list(seeds),
+        "took_s": round(time.perf_counter() - began, 1),
+        **found,
+    }
+
+
+def _tick(bar: Any) -> Tick:
+    def tick(step: str) -> None:
+        bar.set_description(step)
+        bar.update()
+
+    return tick
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path} cannot be read ({error}): name a file of an earlier run") from error
+    if not isinstance(record, dict) or _set_of(record, path) not in SETS:
+        raise SystemExit(f"{path} holds no results of this command")
+    return record
+
+
+def _set_of(record: Mapping[str, Any], path: Path) -> str:
+    return str(record.get("benchmark", "")).removeprefix("quality_")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
