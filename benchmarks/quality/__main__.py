@@ -1,5 +1,5 @@
-"""``python -m benchmarks.quality [SET ...] [--quick] [--results FOLDER] [--against FILE]``: how well faults are found, JSON under
-``benchmarks/results/`` and a table on the terminal; with ``--against`` what has changed since the results in FILE.
+"""``python -m benchmarks.quality [SET ...] [--quick] [--results FOLDER] [--against FILE]``: how well faults are found, JSON
+under ``benchmarks/results/`` and a table on the terminal; with ``--against`` what has changed since the results in FILE.
 """
 
 from __future__ import annotations
@@ -14,37 +14,39 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from benchmarks import table
 from benchmarks.fleet import DATA
-from benchmarks.quality import skab
-from benchmarks.quality.cases import Row, Tick
+from benchmarks.quality import nab, skab
+from benchmarks.quality.cases import QUICK, Row, Scope, Tick
 from benchmarks.quality.compare import changes
 from benchmarks.quality.report import text
 from benchmarks.timing import environment
 
 VERSIONS_OF = ("scikit-learn", "scipy", "TSB-AD", "flatbuffers")
-SEEDS = (0, 1, 2)  # of the family that draws lots
-QUICK_FILES = 2
 
 
 class Set(NamedTuple):
-    """A set of recordings: its folder, how many steps :attr:`measure` tells of, and that."""
+    """A set of recordings: its folder, how many steps ``measure`` tells of, and that."""
 
     folder: str
-    n_steps: Callable[[Path, int | None, Sequence[int]], int]
-    measure: Callable[..., Row]
+    n_steps: Callable[[Path, Scope], int]
+    measure: Callable[[Path, Tick, Scope], Row]
 
 
-SETS: Mapping[str, Set] = {"skab": Set("skab", skab.n_steps, skab.measure)}
+SETS: Mapping[str, Set] = {
+    "skab": Set("skab", skab.n_steps, skab.measure),
+    "nab": Set("nab", nab.n_steps, nab.measure),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.quality", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *SETS], metavar="SET", help=", ".join(SETS))
     parser.add_argument(
-        "--quick", action="store_true", help="two files and one seed: shows that it runs, measures nothing"
+        "--quick", action="store_true", help="two files and one family: shows that it runs, measures nothing"
     )
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="keep the results there instead")
     parser.add_argument("--against", type=Path, metavar="FILE", help="results to compare with; its set alone")
@@ -77,10 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measured(name: str, *, quick: bool) -> dict[str, Any]:
     """The results of a set, with what they were made by."""
     chosen = SETS[name]
-    n_files, seeds = (QUICK_FILES, SEEDS[:1]) if quick else (None, SEEDS)
+    scope = QUICK if quick else Scope()
     began = time.perf_counter()
-    with tqdm(total=chosen.n_steps(DATA, n_files, seeds), unit="step", disable=None, leave=False) as bar:
-        found = chosen.measure(DATA, _tick(bar), n_files=n_files, seeds=seeds)
+    # One thread: what a sum comes to depends on how it is shared out, and more are slower on matrices as small as these.
+    with threadpool_limits(1), tqdm(total=chosen.n_steps(DATA, scope), disable=None, leave=False) as bar:
+        found = chosen.measure(DATA, _tick(bar), scope)
     made_by = environment()
     versions = dict(made_by["versions"])  # type: ignore[call-overload]
     for package in VERSIONS_OF:
@@ -93,7 +96,7 @@ def measured(name: str, *, quick: bool) -> dict[str, Any]:
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "quick": quick,
         "environment": {**made_by, "versions": versions},
-        "seeds": list(seeds),
+        "seeds": list(scope.seeds),
         "took_s": round(time.perf_counter() - began, 1),
         **found,
     }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.quality.product import Rows, at_rows, replayed
+from benchmarks.quality.product import Rows, Scored, at_rows, replayed
 from cloud_sink.fit import Trained
 from edge_node.config_schema import Precision
 from models.logs import LogOptions
@@ -28,24 +28,45 @@ Figures = Mapping[str, float | None]
 Row = dict[str, object]
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """How much of a set is run: its first ``n_files`` files (None: all), by ``families``; of those that draw lots means over
+    ``seeds``."""
+
+    n_files: int | None = None
+    families: Sequence[Family] = FAMILIES
+    seeds: Sequence[int] = (0, 1, 2)
+
+    def seeds_of(self, family: Family) -> Sequence[int]:
+        """Those that are worth trying: one where nothing is drawn."""
+        return self.seeds if family in DRAWS_LOTS else self.seeds[:1]
+
+    def n_trainings(self, n_files: int) -> int:
+        """How many models of ``n_files`` files that makes."""
+        return sum(len(self.seeds_of(family)) * n_files for family in self.families)
+
+
+QUICK = Scope(n_files=2, families=FAMILIES[:1], seeds=(0,))  # shows that it runs, measures nothing
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """A recording: the gateway is given it from ``skip_rows`` on and judged from ``first_row`` on. ``times_ns`` int64[n] of all
-    rows, one each ``period_ns``; ``anomalous`` bool[m] of those that are judged."""
+    """A recording: the gateway is given it from ``skip_rows`` on and judged from ``first_row`` on. ``times_ns`` int64[n] of
+    all its rows (of its records, where they are bursts); ``anomalous`` bool[m] of those that are judged; ``recorded``: it is
+    a log of ours."""
 
     name: str
     path: Path
     options: LogOptions
     times_ns: NDArray[np.int64]
-    period_ns: int
     anomalous: NDArray[np.bool_]
     first_row: int
     skip_rows: int
-    recorded: bool = field(default=False)
+    recorded: bool = False
 
-    def said(self, model: Trained, graph: Precision, p_threshold: float | None) -> Rows | None:
-        """The last word of a gateway at each row that is judged; None: training would not publish that graph."""
-        scored = replayed(
+    def scored(self, model: Trained, graph: Precision, p_threshold: float | None) -> Scored | None:
+        """What a gateway says of it; None: training would not publish that graph."""
+        return replayed(
             model,
             graph,
             self.path,
@@ -54,20 +75,17 @@ class Case:
             p_threshold=p_threshold,
             recorded=self.recorded,
         )
-        return (
-            None if scored is None else at_rows(scored, self.times_ns, self.period_ns).after(self.first_row)
-        )
+
+    def said(self, model: Trained, graph: Precision, p_threshold: float | None) -> Rows | None:
+        """Its last word at each row that is judged."""
+        scored = self.scored(model, graph, p_threshold)
+        return None if scored is None else at_rows(scored, self.times_ns).after(self.first_row)
 
 
 def row_times(path: Path, options: LogOptions) -> NDArray[np.int64]:
     """Event times int64[n] of the rows of a log of one device, ascending."""
     blocks = read_log((path,), options, warn=lambda _: None)
     return np.concatenate([b.times() for b in blocks if isinstance(b, SampleBlock) and b.n])
-
-
-def seeds_of(family: Family, seeds: Sequence[int]) -> Sequence[int]:
-    """Those that are worth trying: one where nothing is drawn."""
-    return seeds if family in DRAWS_LOTS else seeds[:1]
 
 
 def of_part(part: str, n: int) -> list[int]:

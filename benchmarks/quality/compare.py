@@ -14,8 +14,8 @@ LEAST = 5e-4  # of a figure: below it nothing is told
 
 
 def changes(before: Record, after: Record) -> str:
-    """A table of the figures that differ by LEAST or more, largest first, and of the settings that do. Rows that only one of the
-    two has are named."""
+    """A table of the figures that differ by LEAST or more, largest first, and of the settings that do. Rows that only one of
+    the two has are named."""
     old, new = ({key(row): row for row in record["rows"]} for record in (before, after))
     found = []
     for who in new:

@@ -76,10 +76,12 @@ def worth(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sweep:
-    """The normalised score of a corpus at each threshold, from the highest: float64[m] both; ``score`` 0 above all of them."""
+    """The normalised score of a corpus with ``n_windows`` windows at each threshold, from the highest: float64[m] both;
+    ``score`` 0 above all of them."""
 
     thresholds: NDArray[np.float64]
     score: NDArray[np.float64]
+    n_windows: int
 
     @property
     def best(self) -> tuple[float, float]:
@@ -117,4 +119,4 @@ def sweep(corpus: Sequence[Series], profile: Profile) -> Sweep:
     order = np.argsort(-score, kind="stable")
     score, total = score[order], np.cumsum(change[order])  # above a detector that says nothing
     last = np.flatnonzero(np.append(score[1:] != score[:-1], True)) if score.size else np.zeros(0, np.int64)
-    return Sweep(score[last], 100.0 * total[last] / (n_windows * (profile.tp + profile.fn)))
+    return Sweep(score[last], 100.0 * total[last] / (n_windows * (profile.tp + profile.fn)), n_windows)

@@ -22,12 +22,12 @@ from edge_node.assembly import assemble_bundle
 from edge_node.config_schema import Precision
 from edge_node.model_store import load_bundle
 from edge_node.replay import as_received, play
+from models.episodes import AlertPolicy, Episodes
 from models.logs import LogOptions
 from models.manifest import Family
 from models.recording import read_log, select_rows
-from models.signal import ArtifactTarget
+from models.signal import ArtifactTarget, WindowSpec
 
-FAMILIES: tuple[Family, ...] = ("mahalanobis", "linear-ae", "ae")
 TARGETS: dict[Precision, ArtifactTarget] = {"float32": "cpu-float32", "int8": "cpu-int8"}
 
 
@@ -110,26 +110,42 @@ def replayed(
     )
 
 
-def at_rows(scored: Scored, times_ns: NDArray[np.int64], period_ns: int) -> Rows:
-    """What had been said when row i, at ``times_ns`` int64[n] (ascending), had been taken in: by windows that end no later than
-    ``period_ns`` after it, so by none that holds a row after it."""
-    known = np.searchsorted(scored.end_ns, times_ns + period_ns, side="right") - 1
-    word = known >= 0
-    at = np.maximum(known, 0)
-
-    def rows_of(ends_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.unique(np.searchsorted(times_ns + period_ns, ends_ns))
-
+def at_rows(scored: Scored, times_ns: NDArray[np.int64]) -> Rows:
+    """What had been said of the rows at ``times_ns`` int64[n], ascending, when the next one came: by windows that end no
+    later than it, so by none that holds it. The last row has all that was said."""
+    n = times_ns.size
+    until = np.append(times_ns[1:], np.iinfo(np.int64).max)
     if not scored.end_ns.size:
-        n = times_ns.size
-        return Rows(np.zeros(n), np.ones(n), np.zeros(n, np.bool_), np.zeros(0, int), np.zeros(0, int))
+        none = np.zeros(0, np.int64)
+        return Rows(np.zeros(n), np.ones(n), np.zeros(n, np.bool_), none, none)
+    known = np.searchsorted(scored.end_ns, until, side="right") - 1
+    word, at = known >= 0, np.maximum(known, 0)
     return Rows(
         np.where(word, scored.score[at].astype(np.float64), 0.0),
         np.where(word, scored.p[at], 1.0),
         word & scored.alerting[at],
-        rows_of(scored.changed_ns),
-        rows_of(scored.raised_ns),
+        np.unique(np.searchsorted(until, scored.changed_ns)),
+        np.unique(np.searchsorted(until, scored.raised_ns)),
     )
+
+
+def raised_at(scored: Scored, window: WindowSpec, level: float) -> NDArray[np.int64]:
+    """Ends int64[r] of the windows with which the gateway's alerting would raise at ``level`` of p, by default policy: what
+    another replay would say, but for alerts that re-centring holds open."""
+    policy = AlertPolicy()
+    gap_ns = max(policy.m_raise * window.hop_ns, window.window_ns)
+    episodes = Episodes(policy, window.hop_ns, gap_ns)
+    p_clear = min(level * policy.clear_ratio, 0.5)
+    found = []
+    for end_ns, p in zip(scored.end_ns.tolist(), scored.p.tolist(), strict=True):
+        if p > level and episodes.quiet:
+            continue
+        change = episodes.step(
+            end_ns - window.window_ns, end_ns, p <= level, p > max(p_clear, level), "info", ""
+        )
+        if change is not None and change.state == "raised":
+            found.append(end_ns)
+    return np.array(found, np.int64)
 
 
 def _silent(text: str) -> None: ...

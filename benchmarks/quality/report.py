@@ -24,6 +24,14 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "changepoint_random": "random",
         "free_far": "FAR free",
     },
+    "nab": {
+        "standard": "standard",
+        "reward_low_fp": "low FP",
+        "reward_low_fn": "low FN",
+        "standard_windows": "windows",
+        "best_standard": "best",
+        "best_standard_windows": "best windows",
+    },
 }
 
 
@@ -41,7 +49,7 @@ def text(record: Record) -> str:
         f"{name}: {len(record['files'])} files, seeds {', '.join(map(str, record['seeds']))}",
         tabulate(rows, headers=(*WHO, *columns.values()), floatfmt=".3f", missingval="-", tablefmt="simple"),
     ]
-    for family, lost in record["int8_auc_loss"].items():
+    for family, lost in record.get("int8_auc_loss", {}).items():
         if lost["files"]:
             lines.append(
                 f"int8 loses {lost['mean']:+.4f} of ROC AUC, {lost['worst']:+.4f} at worst ({family}, {lost['files']} files)"

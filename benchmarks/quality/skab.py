@@ -17,17 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quality.cases import (
-    FAMILIES,
     GRAPHS,
     PARTS,
     Case,
     Row,
+    Scope,
     Tick,
     loss,
     mean,
     of_part,
     row_times,
-    seeds_of,
 )
 from benchmarks.quality.changepoints import WIDTH, Detected, changepoint_score
 from benchmarks.quality.metrics import N_DRAWS, Ranking, alarms, ranking
@@ -37,7 +36,6 @@ from edge_node.config_schema import Precision
 from models.labels import label_columns
 from models.logs import LogOptions
 from models.manifest import Family
-from models.signal import NS_PER_S
 
 HEALTHY_ROWS = 400
 P_ALARM = 0.01
@@ -77,21 +75,20 @@ def paths(data: Path) -> list[Path]:
     return sorted(found, key=lambda f: (f.parent.name, f.stem))
 
 
-def n_steps(data: Path, n_files: int | None, seeds: Sequence[int]) -> int:
+def n_steps(data: Path, scope: Scope) -> int:
     """How often :func:`measure` calls ``tick``."""
-    n_files = len(paths(data)[:n_files])
-    return 1 + sum(len(seeds_of(family, seeds)) * (1 + n_files) for family in FAMILIES)
+    return 1 + scope.n_trainings(1 + len(paths(data)[: scope.n_files]))
 
 
-def measure(data: Path, tick: Tick, *, n_files: int | None = None, seeds: Sequence[int] = (0,)) -> Row:
-    """The first ``n_files`` recordings (None: all); means over ``seeds`` where a family draws lots."""
-    files = [read(path) for path in paths(data)[:n_files]]
+def measure(data: Path, tick: Tick, scope: Scope) -> Row:
+    """The set's figures, by model, graph and part of the files."""
+    files = [read(path) for path in paths(data)[: scope.n_files]]
     free = read(data / "skab" / "data" / "anomaly-free" / "anomaly-free.csv")
     tick("skab: a random score, a clock")
     rows = beside(files)
     by_file: dict[str, dict[str, dict[str, float | None]]] = {}
-    for family in FAMILIES:
-        runs = [_run(files, free, family, seed, tick) for seed in seeds_of(family, seeds)]
+    for family in scope.families:
+        runs = [_run(files, free, family, seed, tick) for seed in scope.seeds_of(family)]
         by_file[family] = {}
         for graph in GRAPHS:
             for part in PARTS:
@@ -118,7 +115,6 @@ def read(path: Path) -> File:
         path=path,
         options=OPTIONS,
         times_ns=times,
-        period_ns=NS_PER_S,
         anomalous=np.zeros(after.size, np.bool_) if labels is None else labels.at(after),
         first_row=HEALTHY_ROWS,
         skip_rows=HEALTHY_ROWS - (SLOW_WINDOW - 1),
