@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from benchmarks import table
 from benchmarks.fleet import DATA
-from benchmarks.quality import nab, skab
+from benchmarks.quality import femto, nab, skab, smap_msl
 from benchmarks.quality.cases import QUICK, Row, Scope, Tick
 from benchmarks.quality.compare import changes
 from benchmarks.quality.report import text
@@ -39,6 +39,8 @@ class Set(NamedTuple):
 SETS: Mapping[str, Set] = {
     "skab": Set("skab", skab.n_steps, skab.measure),
     "nab": Set("nab", nab.n_steps, nab.measure),
+    "femto": Set("femto", femto.n_steps, femto.measure),
+    "smap_msl": Set("smap_msl", smap_msl.n_steps, smap_msl.measure),
 }
 
 

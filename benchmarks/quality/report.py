@@ -32,6 +32,17 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "best_standard": "best",
         "best_standard_windows": "best windows",
     },
+    "femto": {
+        "auc": "ROC AUC",
+        "auc_worst": "worst",
+        "average_precision": "AP",
+        "false_alerts": "false alerts",
+        "far": "FAR",
+        "far_windows": "FAR windows",
+        "lead_h": "lead h",
+        "life_h": "life h",
+    },
+    "smap_msl": {"files": "channels", "auc": "ROC AUC", "average_precision": "AP", "vus_pr": "VUS-PR"},
 }
 
 
