@@ -23,6 +23,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "changepoint_centred": "centred",
         "changepoint_random": "random",
         "free_far": "FAR free",
+        "free_far_hour": "after 1 h",
     },
     "nab": {
         "standard": "standard",

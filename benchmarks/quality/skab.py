@@ -38,6 +38,7 @@ from models.logs import LogOptions
 from models.manifest import Family
 
 HEALTHY_ROWS = 400
+FREE_ROWS = (HEALTHY_ROWS, 3_600)  # of the anomaly-free recording: as of the others, and an hour
 P_ALARM = 0.01
 OPTIONS = LogOptions(timezone="UTC")
 CLOCK_STEP = 10  # rows: how finely the clock is set
@@ -66,7 +67,7 @@ class Run:
     """What models of one family and seed say of each file and of the anomaly-free recording; None: no such graph."""
 
     words: list[Words | None]
-    free: Words | None
+    free: list[Words | None]  # trained on each of FREE_ROWS
 
 
 def paths(data: Path) -> list[Path]:
@@ -77,13 +78,14 @@ def paths(data: Path) -> list[Path]:
 
 def n_steps(data: Path, scope: Scope) -> int:
     """How often :func:`measure` calls ``tick``."""
-    return 1 + scope.n_trainings(1 + len(paths(data)[: scope.n_files]))
+    return 1 + scope.n_trainings(len(FREE_ROWS) + len(paths(data)[: scope.n_files]))
 
 
 def measure(data: Path, tick: Tick, scope: Scope) -> Row:
     """The set's figures, by model, graph and part of the files."""
     files = [read(path) for path in paths(data)[: scope.n_files]]
-    free = read(data / "skab" / "data" / "anomaly-free" / "anomaly-free.csv")
+    still = data / "skab" / "data" / "anomaly-free" / "anomaly-free.csv"
+    free = [read(still, n_rows) for n_rows in FREE_ROWS]
     tick("skab: a random score, a clock")
     rows = beside(files)
     by_file: dict[str, dict[str, dict[str, float | None]]] = {}
@@ -105,22 +107,22 @@ def measure(data: Path, tick: Tick, scope: Scope) -> Row:
     }
 
 
-def read(path: Path) -> File:
-    """A recording of the set. It counts as judged from HEALTHY_ROWS on, by windows that may begin before."""
+def read(path: Path, n_healthy: int = HEALTHY_ROWS) -> File:
+    """A recording of the set. It is judged from row ``n_healthy`` on, by windows that may begin before."""
     times = row_times(path, OPTIONS)
     labels = label_columns((path,), OPTIONS)
-    after = times[HEALTHY_ROWS:]
+    after = times[n_healthy:]
     case = Case(
         name=f"{path.parent.name}/{path.stem}",
         path=path,
         options=OPTIONS,
         times_ns=times,
         anomalous=np.zeros(after.size, np.bool_) if labels is None else labels.at(after),
-        first_row=HEALTHY_ROWS,
-        skip_rows=HEALTHY_ROWS - (SLOW_WINDOW - 1),
+        first_row=n_healthy,
+        skip_rows=n_healthy - (SLOW_WINDOW - 1),
     )
     changes = np.zeros(0, np.int64) if labels is None else np.searchsorted(times, labels.changepoints)
-    return File(case, changes[changes >= HEALTHY_ROWS] - HEALTHY_ROWS)
+    return File(case, changes[changes >= n_healthy] - n_healthy)
 
 
 def judge(files: Sequence[File], run: Run, part: str) -> dict[str, float | None]:
@@ -150,10 +152,19 @@ def judge(files: Sequence[File], run: Run, part: str) -> dict[str, float | None]
         "changepoint": changepoint_score(changes),
         "changepoint_centred": changepoint_score(changes, before=WIDTH // 2),
         "changepoint_random": _moved(found),
-        "free_far": None if run.free is None else float(run.free.at_p.alerting.mean()),
-        "free_far_windows": None if run.free is None else float((run.free.at_p.p <= P_ALARM).mean()),
-        "free_alerts": None if run.free is None else float(run.free.at_p.raised.size),
-        "free_far_weekly": None if run.free is None else float(run.free.weekly.alerting.mean()),
+        **_free(run.free[0], ""),
+        **_free(run.free[1], "_hour"),
+    }
+
+
+def _free(words: Words | None, suffix: str) -> dict[str, float | None]:
+    if words is None:
+        return {}
+    return {
+        f"free_far{suffix}": float(words.at_p.alerting.mean()),
+        f"free_far_windows{suffix}": float((words.at_p.p <= P_ALARM).mean()),
+        f"free_far_weekly{suffix}": float(words.weekly.alerting.mean()),
+        f"free_alerts{suffix}": float(words.at_p.raised.size),
     }
 
 
@@ -190,9 +201,11 @@ def beside(files: Sequence[File]) -> list[Row]:
     return rows
 
 
-def _run(files: Sequence[File], free: File, family: Family, seed: int, tick: Tick) -> dict[Precision, Run]:
+def _run(
+    files: Sequence[File], free: Sequence[File], family: Family, seed: int, tick: Tick
+) -> dict[Precision, Run]:
     words: dict[Precision, list[Words | None]] = {graph: [] for graph in GRAPHS}
-    for file in (*files, free):
+    for file in (*files, *free):
         tick(f"skab: {family}, {file.case.name}")
         request = Request(logs=(file.case.path,), options=OPTIONS, feature_set="slow", n_rows=HEALTHY_ROWS)
         model = trained(request, family, seed=seed)
@@ -203,7 +216,7 @@ def _run(files: Sequence[File], free: File, family: Family, seed: int, tick: Tic
                 continue
             ranked = ranking(file.case.anomalous, at_p.score) if file.case.anomalous.any() else None
             words[graph].append(Words(at_p, weekly, ranked))
-    return {graph: Run(found[:-1], found[-1]) for graph, found in words.items()}
+    return {graph: Run(found[: len(files)], found[len(files) :]) for graph, found in words.items()}
 
 
 def _aucs(files: Sequence[File], run: Run) -> dict[str, float | None]:
