@@ -5,9 +5,9 @@ under ``benchmarks/results/`` and a table on the terminal; with ``--against`` wh
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,10 +20,11 @@ from tqdm import tqdm
 from benchmarks import table
 from benchmarks.fleet import DATA
 from benchmarks.quality import femto, nab, skab, smap_msl
-from benchmarks.quality.cases import QUICK, Row, Scope, Tick
+from benchmarks.quality.cases import FAMILIES, QUICK, Row, Scope, Tick
 from benchmarks.quality.compare import changes
 from benchmarks.quality.report import text
 from benchmarks.timing import environment
+from models.manifest import Family
 
 VERSIONS_OF = ("scikit-learn", "scipy", "TSB-AD", "flatbuffers")
 
@@ -40,7 +41,7 @@ SETS: Mapping[str, Set] = {
     "skab": Set(skab.n_steps, skab.measure),
     "femto": Set(femto.n_steps, femto.measure),
     "nab": Set(nab.n_steps, nab.measure, Scope(seeds=(0,))),  # many files: one seed
-    "smap_msl": Set(smap_msl.n_steps, smap_msl.measure, Scope(seeds=(0,))),
+    "smap_msl": Set(smap_msl.n_steps, smap_msl.measure, Scope(families=FAMILIES[:1], seeds=(0,))),
 }
 
 
@@ -48,7 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.quality", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *SETS], metavar="SET", help=", ".join(SETS))
     parser.add_argument(
-        "--quick", action="store_true", help="two files and one family: shows that it runs, measures nothing"
+        "--quick",
+        action="store_true",
+        help="two files of each set and one family: shows that it runs, measures nothing",
+    )
+    parser.add_argument(
+        "--family",
+        action="append",
+        choices=FAMILIES,
+        metavar="NAME",
+        help=f"{', '.join(FAMILIES)}; repeatable; default: all, of smap_msl mahalanobis",
     )
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="keep the results there instead")
     parser.add_argument("--against", type=Path, metavar="FILE", help="results to compare with; its set alone")
@@ -64,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{name}: skipped, the recorded data is not here: set LINEWATCH_DATA to a folder that holds {name}/"
             )
             continue
-        record = measured(name, quick=given.quick)
+        record = measured(name, quick=given.quick, families=given.family)
         print(text(record))
         if before is not None:
             print(changes(before, record))
@@ -78,10 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"  -> {table.README}")
 
 
-def measured(name: str, *, quick: bool) -> dict[str, Any]:
-    """The results of a set, with what they were made by."""
+def measured(name: str, *, quick: bool, families: Sequence[Family] | None = None) -> dict[str, Any]:
+    """The results of a set, by ``families`` (None: its usual ones), with what they were made by."""
     chosen = SETS[name]
     scope = QUICK if quick else chosen.scope
+    if families:
+        scope = dataclasses.replace(scope, families=families)
     began = time.perf_counter()
     # One thread: what a sum comes to depends on how it is shared out, and more are slower on matrices as small as these.
     with threadpool_limits(1), tqdm(total=chosen.n_steps(DATA, scope), disable=None, leave=False) as bar:
@@ -127,4 +139,4 @@ def _set_of(record: Mapping[str, Any], path: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

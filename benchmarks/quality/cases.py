@@ -104,9 +104,10 @@ def mean(figures: Iterable[Figures]) -> dict[str, float | None]:
     return {name: statistics.fmean(values) if values else None for name, values in found.items()}
 
 
-def loss(float32: Mapping[str, float], int8: Mapping[str, float]) -> dict[str, float | int]:
+def loss(float32: Figures, int8: Figures) -> dict[str, float | int]:
     """What the int8 graphs lose of a figure by file: mean and worst over the ``files`` that have both."""
-    lost = [float32[name] - int8[name] for name in float32 if name in int8]
+    both = [(value, int8.get(name)) for name, value in float32.items()]
+    lost = [a - b for a, b in both if a is not None and b is not None]
     if not lost:
         return {"files": 0}
     return {"mean": statistics.fmean(lost), "worst": max(lost), "files": len(lost)}

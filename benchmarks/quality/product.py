@@ -96,15 +96,11 @@ def replayed(
         machine = [a for a in step.alerts if a.kind == "machine"]
         changed += [a.end_ns for a in machine if a.state in ("raised", "cleared")]
         raised += [a.end_ns for a in machine if a.state == "raised"]
-    if not traces:
-        return Scored(
-            *(np.zeros(0, t) for t in (np.int64, np.float32, np.float64, np.bool_, np.int64, np.int64))
-        )
     return Scored(
-        np.concatenate([t.end_ns for t in traces]),
-        np.concatenate([t.score for t in traces]),
-        np.concatenate([t.p for t in traces]),
-        np.concatenate([t.alerting for t in traces]),
+        np.concatenate([np.zeros(0, np.int64), *(t.end_ns for t in traces)]),
+        np.concatenate([np.zeros(0, np.float32), *(t.score for t in traces)]),
+        np.concatenate([np.zeros(0, np.float64), *(t.p for t in traces)]),
+        np.concatenate([np.zeros(0, np.bool_), *(t.alerting for t in traces)]),
         np.array(changed, np.int64),
         np.array(raised, np.int64),
     )

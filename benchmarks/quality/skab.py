@@ -8,7 +8,7 @@ choices are made on the files of even index, by name; the odd ones are shown apa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -38,7 +38,7 @@ from models.logs import LogOptions
 from models.manifest import Family
 
 HEALTHY_ROWS = 400
-FREE_ROWS = (HEALTHY_ROWS, 3_600)  # of the anomaly-free recording: as of the others, and an hour
+FREE_ROWS = {"": HEALTHY_ROWS, "_hour": 3_600}  # of the anomaly-free recording: as of the others, and an hour
 P_ALARM = 0.01
 OPTIONS = LogOptions(timezone="UTC")
 CLOCK_STEP = 10  # rows: how finely the clock is set
@@ -67,7 +67,7 @@ class Run:
     """What models of one family and seed say of each file and of the anomaly-free recording; None: no such graph."""
 
     words: list[Words | None]
-    free: list[Words | None]  # trained on each of FREE_ROWS
+    free: dict[str, Words | None]  # by FREE_ROWS
 
 
 def paths(data: Path) -> list[Path]:
@@ -78,14 +78,16 @@ def paths(data: Path) -> list[Path]:
 
 def n_steps(data: Path, scope: Scope) -> int:
     """How often :func:`measure` calls ``tick``."""
-    return 1 + scope.n_trainings(len(FREE_ROWS) + len(paths(data)[: scope.n_files]))
+    n_free = len(FREE_ROWS) if scope.n_files is None else 1
+    return 1 + scope.n_trainings(n_free + len(paths(data)[: scope.n_files]))
 
 
 def measure(data: Path, tick: Tick, scope: Scope) -> Row:
     """The set's figures, by model, graph and part of the files."""
     files = [read(path) for path in paths(data)[: scope.n_files]]
     still = data / "skab" / "data" / "anomaly-free" / "anomaly-free.csv"
-    free = [read(still, n_rows) for n_rows in FREE_ROWS]
+    lengths = list(FREE_ROWS.items()) if scope.n_files is None else list(FREE_ROWS.items())[:1]
+    free = {suffix: read(still, n_rows) for suffix, n_rows in lengths}
     tick("skab: a random score, a clock")
     rows = beside(files)
     by_file: dict[str, dict[str, dict[str, float | None]]] = {}
@@ -152,8 +154,7 @@ def judge(files: Sequence[File], run: Run, part: str) -> dict[str, float | None]
         "changepoint": changepoint_score(changes),
         "changepoint_centred": changepoint_score(changes, before=WIDTH // 2),
         "changepoint_random": _moved(found),
-        **_free(run.free[0], ""),
-        **_free(run.free[1], "_hour"),
+        **{name: x for suffix, words in run.free.items() for name, x in _free(words, suffix).items()},
     }
 
 
@@ -202,10 +203,10 @@ def beside(files: Sequence[File]) -> list[Row]:
 
 
 def _run(
-    files: Sequence[File], free: Sequence[File], family: Family, seed: int, tick: Tick
+    files: Sequence[File], free: Mapping[str, File], family: Family, seed: int, tick: Tick
 ) -> dict[Precision, Run]:
     words: dict[Precision, list[Words | None]] = {graph: [] for graph in GRAPHS}
-    for file in (*files, *free):
+    for file in (*files, *free.values()):
         tick(f"skab: {family}, {file.case.name}")
         request = Request(logs=(file.case.path,), options=OPTIONS, feature_set="slow", n_rows=HEALTHY_ROWS)
         model = trained(request, family, seed=seed)
@@ -216,7 +217,10 @@ def _run(
                 continue
             ranked = ranking(file.case.anomalous, at_p.score) if file.case.anomalous.any() else None
             words[graph].append(Words(at_p, weekly, ranked))
-    return {graph: Run(found[: len(files)], found[len(files) :]) for graph, found in words.items()}
+    return {
+        graph: Run(found[: len(files)], dict(zip(free, found[len(files) :], strict=True)))
+        for graph, found in words.items()
+    }
 
 
 def _aucs(files: Sequence[File], run: Run) -> dict[str, float | None]:

@@ -50,7 +50,7 @@ def paths(data: Path) -> list[Path]:
 
 def n_steps(data: Path, scope: Scope) -> int:
     """How often :func:`measure` calls ``tick``."""
-    return 1 + scope.n_trainings(len(paths(data)[: scope.n_files]))
+    return 1 + scope.n_trainings(len(_chosen(data, scope)))
 
 
 def measure(data: Path, tick: Tick, scope: Scope) -> Row:
@@ -59,7 +59,7 @@ def measure(data: Path, tick: Tick, scope: Scope) -> Row:
     by_file: dict[str, dict[str, dict[str, float | None]]] = {}
     refused: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        channels = [read(path, labels[path.stem], Path(folder)) for path in paths(data)[: scope.n_files]]
+        channels = [read(path, labels[path.stem], Path(folder)) for path in _chosen(data, scope)]
         tick("smap_msl: a random score, a clock")
         generator = np.random.default_rng(0)
         truth = {c.case.name: c.case.anomalous for c in channels}
@@ -161,6 +161,12 @@ def _labels(data: Path) -> Mapping[str, list[list[int]]]:
         for row in csv.DictReader(file):
             found.setdefault(row["chan_id"], []).extend(json.loads(row["anomaly_sequences"]))
     return found
+
+
+def _chosen(data: Path, scope: Scope) -> list[Path]:
+    """All, or the smallest few."""
+    found = paths(data)
+    return found if scope.n_files is None else sorted(found, key=lambda p: p.stat().st_size)[: scope.n_files]
 
 
 def _reason(error: Exception) -> str:
