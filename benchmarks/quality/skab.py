@@ -9,7 +9,7 @@ choices are made on the files of even index, by name; the odd ones are shown apa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -46,19 +46,22 @@ CLOCK_STEP = 10  # rows: how finely the clock is set
 
 @dataclass(frozen=True, slots=True, eq=False)
 class File:
-    """A recording, and the rows at which it changed, int64, both from the end of the healthy part on."""
+    """A recording, and the rows at which it changed, int64, both from the end of the healthy part on; ``whole``: the same
+    with the healthy part."""
 
     case: Case
     changes: NDArray[np.int64]
+    whole: Case
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Words:
     """What a gateway says of a file with alerts at P_ALARM, and with one a week, which is the level when nothing is said; how
-    well its scores rank, None where nothing can be ranked."""
+    well its scores rank, None where nothing can be ranked. ``whole``: at P_ALARM, from the first row on."""
 
     at_p: Rows
     weekly: Rows
+    whole: Rows
     ranked: Ranking | None
 
 
@@ -124,13 +127,16 @@ def read(path: Path, n_healthy: int = HEALTHY_ROWS) -> File:
         skip_rows=n_healthy - (SLOW_WINDOW - 1),
     )
     changes = np.zeros(0, np.int64) if labels is None else np.searchsorted(times, labels.changepoints)
-    return File(case, changes[changes >= n_healthy] - n_healthy)
+    anomalous = np.zeros(times.size, np.bool_) if labels is None else labels.at(times)
+    whole = replace(case, anomalous=anomalous, first_row=0, skip_rows=0)
+    return File(case, changes[changes >= n_healthy] - n_healthy, whole)
 
 
 def judge(files: Sequence[File], run: Run, part: str) -> dict[str, float | None]:
     """The figures of a run over the files of ``part``. ``f1``, ``far`` and ``mar`` are of rows with an open alert at P_ALARM,
-    ``f1_windows`` of rows whose own p-value is at or below it, ``f1_weekly`` of alerts at one a week; ``free_far`` is the
-    share of the anomaly-free recording's rows with an open alert."""
+    ``f1_windows`` of rows whose own p-value is at or below it, ``f1_weekly`` of alerts at one a week; ``_whole`` counts the
+    rows that were trained on as well, as the set's own tables do; ``free_far`` is the share of the anomaly-free recording's
+    rows with an open alert."""
     found = [(files[i], w) for i in of_part(part, len(files)) if (w := run.words[i]) is not None]
     truth = [f.case.anomalous for f, _ in found]
     counted: dict[str, float | None] = {"files": float(len(found))}
@@ -141,12 +147,18 @@ def judge(files: Sequence[File], run: Run, part: str) -> dict[str, float | None]
     alerts = alarms(truth, [w.at_p.alerting for _, w in found])
     by_window = alarms(truth, [w.at_p.p <= P_ALARM for _, w in found])
     weekly = alarms(truth, [w.weekly.alerting for _, w in found])
+    whole_truth = [f.whole.anomalous for f, _ in found]
+    whole = alarms(whole_truth, [w.whole.alerting for _, w in found])
     changes = [Detected(w.at_p.changed, f.changes) for f, w in found]
     return {
         **counted,
         **ranked,
         "auc_pooled_p": pooled.auc,
         **alerts._asdict(),
+        "auc_whole": mean(
+            ranking(f.whole.anomalous, w.whole.score, with_vus=False)._asdict() for f, w in found
+        )["auc"],
+        **{f"{name}_whole": value for name, value in whole._asdict().items()},
         "f1_windows": by_window.f1,
         "far_windows": by_window.far,
         "f1_weekly": weekly.f1,
@@ -212,11 +224,12 @@ def _run(
         model = trained(request, family, seed=seed)
         for graph in GRAPHS:
             at_p, weekly = (file.case.said(model, graph, p) for p in (P_ALARM, None))
-            if at_p is None or weekly is None:
+            whole = file.whole.said(model, graph, P_ALARM) if file.case.anomalous.any() else at_p
+            if at_p is None or weekly is None or whole is None:
                 words[graph].append(None)
                 continue
             ranked = ranking(file.case.anomalous, at_p.score) if file.case.anomalous.any() else None
-            words[graph].append(Words(at_p, weekly, ranked))
+            words[graph].append(Words(at_p, weekly, whole, ranked))
     return {
         graph: Run(found[: len(files)], dict(zip(free, found[len(files) :], strict=True)))
         for graph, found in words.items()
