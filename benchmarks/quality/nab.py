@@ -71,6 +71,7 @@ def measure(data: Path, tick: Tick, scope: Scope) -> Row:
     tick("nab: a clock")
     rows += judge("clock", "", files, [[_beside(f, np.linspace(1, 0, f.case.times_ns.size)) for f in files]])
     halved: dict[str, int] = {}
+    alerts: dict[str, Row] = {}
     for family in scope.families:
         tracks: dict[Precision, list[list[Track]]] = {graph: [] for graph in GRAPHS}
         unpublished = 0
@@ -92,7 +93,8 @@ def measure(data: Path, tick: Tick, scope: Scope) -> Row:
             rows += judge(family, graph, files, tracks[graph])
             if graph == "int8":
                 rows[-1]["unpublished"] = rows[-2]["unpublished"] = rows[-3]["unpublished"] = unpublished
-    return {"files": [f.case.name for f in files], "halved": halved, "rows": rows}
+        alerts[family] = _alerts(files, tracks["float32"][0])
+    return {"files": [f.case.name for f in files], "halved": halved, "rows": rows, "alerts_by_file": alerts}
 
 
 def read(path: Path, labelled: Sequence[Sequence[str]]) -> File:
@@ -145,6 +147,32 @@ def _judge(files: Sequence[File], tracks: Sequence[Track]) -> dict[str, dict[str
                 found["even"][name + suffix], found["odd"][name + suffix] = even, odd
                 found["all"][name + suffix] = (even * n_even + odd * n_odd) / (n_even + n_odd)
             found["all"][f"best_{name}{suffix}"] = curve(files, tracks, profile).best[1]
+    return found
+
+
+def _alerts(files: Sequence[File], tracks: Sequence[Track]) -> Row:
+    """What the float32 graph said of each file at the level that the other half's standard score asks for."""
+    found: Row = {}
+    for part, other in (("even", "odd"), ("odd", "even")):
+        theirs = of_part(other, len(files))
+        if not any(files[i].windows for i in theirs):
+            continue
+        curve = _alert_curve([files[i] for i in theirs], [tracks[i] for i in theirs], PROFILES["standard"])
+        level = curve.best[0]
+        for i in of_part(part, len(files)):
+            file, k = (
+                files[i],
+                int(np.argmin(np.abs(-np.log10(LEVELS) - level))) if np.isfinite(level) else None,
+            )
+            raised = np.zeros(0, np.int64) if k is None else tracks[i].raised[k]
+            raised = raised[raised >= file.case.first_row]
+            hit = [((raised >= left) & (raised <= right)) for left, right in file.windows]
+            found[file.case.name] = {
+                "log10_p": -level if k is not None else None,
+                "windows": len(hit),
+                "hit": sum(bool(h.any()) for h in hit),
+                "false": int(raised.size - sum(int(h.sum()) for h in hit)),
+            }
     return found
 
 

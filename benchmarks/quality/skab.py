@@ -32,6 +32,7 @@ from benchmarks.quality.changepoints import WIDTH, Detected, changepoint_score
 from benchmarks.quality.metrics import N_DRAWS, Ranking, alarms, ranking
 from benchmarks.quality.product import Rows, trained
 from cloud_sink.cutting import SLOW_WINDOW, Request
+from cloud_sink.fit import Trained
 from edge_node.config_schema import Precision
 from models.labels import label_columns
 from models.logs import LogOptions
@@ -132,6 +133,12 @@ def read(path: Path, n_healthy: int = HEALTHY_ROWS) -> File:
     return File(case, changes[changes >= n_healthy] - n_healthy, whole)
 
 
+def fitted(file: File, family: Family, seed: int = 0) -> Trained:
+    """A model of the healthy rows of ``file``, and of no others."""
+    request = Request(logs=(file.case.path,), options=OPTIONS, feature_set="slow", n_rows=file.case.first_row)
+    return trained(request, family, seed=seed)
+
+
 def judge(files: Sequence[File], run: Run, part: str) -> dict[str, float | None]:
     """The figures of a run over the files of ``part``. ``f1``, ``far`` and ``mar`` are of rows with an open alert at P_ALARM,
     ``f1_windows`` of rows whose own p-value is at or below it, ``f1_weekly`` of alerts at one a week; ``_whole`` counts the
@@ -220,7 +227,9 @@ def _run(
     words: dict[Precision, list[Words | None]] = {graph: [] for graph in GRAPHS}
     for file in (*files, *free.values()):
         tick(f"skab: {family}, {file.case.name}")
-        request = Request(logs=(file.case.path,), options=OPTIONS, feature_set="slow", n_rows=HEALTHY_ROWS)
+        request = Request(
+            logs=(file.case.path,), options=OPTIONS, feature_set="slow", n_rows=file.case.first_row
+        )
         model = trained(request, family, seed=seed)
         for graph in GRAPHS:
             at_p, weekly = (file.case.said(model, graph, p) for p in (P_ALARM, None))

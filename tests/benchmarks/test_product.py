@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import skab
-from benchmarks.quality.product import Rows, Scored, at_rows, raised_at, trained
-from cloud_sink.cutting import Request
+from benchmarks.quality.product import Rows, Scored, at_rows, raised_at
 from cloud_sink.fit import Trained
 from tests.data import data_path
 
@@ -49,10 +48,7 @@ def file() -> skab.File:
 
 @pytest.fixture(scope="module")
 def model(file: skab.File) -> Trained:
-    request = Request(
-        logs=(file.case.path,), options=skab.OPTIONS, feature_set="slow", n_rows=skab.HEALTHY_ROWS
-    )
-    return trained(request, "mahalanobis")
+    return skab.fitted(file, "mahalanobis")
 
 
 def said(file: skab.File, model: Trained) -> Rows:
@@ -73,6 +69,15 @@ def test_what_is_said_of_a_row_does_not_depend_on_those_after_it(
     assert whole.alerting[:n].any()
     for name in ("score", "p", "alerting"):  # but for the last row: when the next one comes is not known
         assert np.array_equal(getattr(whole, name)[: n - 1], getattr(cut, name)[: n - 1]), name
+
+
+@pytest.mark.parametrize("n_healthy", [skab.HEALTHY_ROWS, 500])
+def test_a_model_is_of_the_healthy_rows_alone(n_healthy: int) -> None:
+    one = skab.read(data_path("skab", "data", "other", "1.csv"), n_healthy)
+    training = skab.fitted(one, "mahalanobis").manifest.training
+    assert training.start_ns <= one.case.times_ns[0]
+    assert one.case.times_ns[n_healthy - 2] < training.end_ns <= one.case.times_ns[n_healthy]
+    assert one.case.anomalous.size == one.case.times_ns.size - n_healthy
 
 
 def test_the_first_row_that_is_judged_has_a_word_already(file: skab.File, model: Trained) -> None:
