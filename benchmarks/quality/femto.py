@@ -3,6 +3,10 @@ those every third.
 
 A model is trained on the first 20 % of a bearing's life. What follows up to 50 % is taken to be healthy, the last 5 % to be
 faulty: the set has no labels but the end. Alerts are a gateway's, at p <= .01.
+
+Of more bearings there are features alone, made elsewhere: 8 bands, log-RMS, peak, crest factor and kurtosis a channel, which
+is what the product's are. They go through its commissioning, fitting and graphs, and have a ROC AUC; there is no signal to
+replay.
 """
 
 from __future__ import annotations
@@ -17,7 +21,11 @@ import numpy as np
 from benchmarks.quality.cases import GRAPHS, Case, Row, Scope, Tick, loss, mean
 from benchmarks.quality.metrics import ranking
 from benchmarks.quality.product import Rows, trained
+from cloud_sink.commissioning import commission
 from cloud_sink.cutting import Request
+from cloud_sink.fit import graph_scores, graphs_of
+from cloud_sink.quantise import sweep
+from cloud_sink.train import fit_model
 from edge_node.config_schema import Precision
 from models.logs import LogOptions
 from models.logs import Tick as ClockTick
@@ -29,6 +37,7 @@ START_NS = 1_300_000_000 * NS_PER_S  # the set has no dates
 HEALTHY, HALF, FAILING = 0.2, 0.5, 0.95  # shares of a life
 P_ALARM = 0.01
 OPTIONS = LogOptions(timezone="UTC")
+N_TIME = 8  # columns of log-RMS, peak, crest factor and kurtosis, x and y in turn
 NS_PER_HOUR = 3600 * NS_PER_S
 
 
@@ -48,9 +57,16 @@ def paths(data: Path) -> list[Path]:
     return sorted((data / "femto").glob("*.npz"))
 
 
+def featured(data: Path) -> list[Path]:
+    """The bearings of which there are features alone, by name."""
+    raw = {path.stem.partition("_every")[0] for path in paths(data)}
+    return sorted(path for path in (data / "femto" / "features").glob("*.npz") if path.stem not in raw)
+
+
 def n_steps(data: Path, scope: Scope) -> int:
     """How often :func:`measure` calls ``tick``."""
-    return 1 + scope.n_trainings(len(paths(data)[: scope.n_files]))
+    n_featured = len(featured(data)[: scope.n_files])
+    return 1 + scope.n_trainings(len(paths(data)[: scope.n_files]) + n_featured)
 
 
 def measure(data: Path, tick: Tick, scope: Scope) -> Row:
@@ -68,6 +84,10 @@ def measure(data: Path, tick: Tick, scope: Scope) -> Row:
                     tick(f"femto: {family}, {bearing.case.name}")
                     for graph, figures in _figures(bearing, family, seed).items():
                         found[graph][bearing.case.name].append(figures)
+                for path in featured(data)[: scope.n_files]:
+                    tick(f"femto: {family}, {path.stem}")
+                    for graph, auc in _by_features(path, family, seed).items():
+                        found[graph].setdefault(path.stem, []).append({"auc": auc})
             by_file[family] = {}
             for graph in GRAPHS:
                 means = {name: mean(runs) for name, runs in found[graph].items() if runs}
@@ -75,6 +95,7 @@ def measure(data: Path, tick: Tick, scope: Scope) -> Row:
                 by_file[family][graph] = {name: figures["auc"] for name, figures in means.items()}
     return {
         "files": [b.case.name for b in bearings],
+        "of_features": [path.stem for path in featured(data)[: scope.n_files]],
         "p_alarm": P_ALARM,
         "rows": rows,
         "auc_by_file": by_file,
@@ -137,6 +158,26 @@ def judge(bearing: Bearing, said: Rows) -> dict[str, float | None]:
         "lead_h": float(times[-1] - times[late[0]]) / NS_PER_HOUR if late.size else 0.0,
         "life_h": float(times[-1] - bearing.case.times_ns[0]) / NS_PER_HOUR,
     }
+
+
+def _by_features(path: Path, family: Family, seed: int) -> dict[Precision, float]:
+    """ROC AUC as :func:`judge` has it, by graph that training would publish."""
+    with np.load(path) as data:
+        features = np.concatenate([data["time"][:, :N_TIME], data["b8"]], axis=1).astype(np.float32)
+    n, k = features.shape
+    first, half, failing = (int(np.ceil(share * n)) for share in (HEALTHY, HALF, FAILING))
+    learn = np.arange(n) < first
+    known = commission(features, learn, None, np.zeros(k, np.bool_), np.full(k, 1e-6))
+    model = fit_model(family, known.inputs[learn], seed=seed)
+    found = sweep(model, known.inputs[learn], ["x", "y"] * (N_TIME // 2) + ["x"] * 8 + ["y"] * 8, seed=seed)
+    both = np.concatenate([np.arange(first, half), np.arange(failing, n)])
+    aucs: dict[Precision, float] = {}
+    graphs = graphs_of(model, known.inputs[learn], found.sigmas)
+    for graph in GRAPHS:
+        if graph == "float32" or found.publish:
+            score = graph_scores(model, *graphs[graph], known.inputs[both]).astype(np.float64)
+            aucs[graph] = ranking(both >= failing, score, with_vus=False).auc
+    return aucs
 
 
 def beside(bearings: list[Bearing]) -> list[Row]:

@@ -96,7 +96,8 @@ def _femto(r: Record) -> list[Row]:
     met = any(row["auc"] >= FEMTO_AUC and row["auc_worst"] >= FEMTO_WORST for row in ours.values())
     return [
         Row(
-            f"ROC AUC of bearings about to fail ({_list(NAMES[f] for f in ours)}), mean / worst of {len(r['files'])} of FEMTO",
+            f"ROC AUC of bearings about to fail ({_list(NAMES[f] for f in ours)}), mean / worst of "
+            f"{len(r['files'])} of FEMTO, and of {len(r['of_features'])} by features that were made elsewhere",
             _list(f"{row['auc']:.3f} / {row['auc_worst']:.3f}" for row in ours.values()),
             f"{random['auc']:.3f}: a score drawn by lot; {clock['auc']:.3f}: a clock, since all end by failing",
             "alerts in "
