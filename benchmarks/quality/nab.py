@@ -29,7 +29,7 @@ from models.manifest import Family
 from models.signal import NS_PER_S, Mode, WindowSpec
 
 OPTIONS = LogOptions(timezone="UTC")
-LEVELS = tuple(float(p) for p in np.logspace(-1, -12, 23))  # of p, half a decade apart
+LEVELS = tuple(float(p) for p in np.logspace(-0.5, -12, 24))  # of p, half a decade apart
 LEAST_WINDOW = 8
 
 Windows = tuple[tuple[int, int], ...]
