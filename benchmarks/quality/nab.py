@@ -72,29 +72,36 @@ def measure(data: Path, tick: Tick, scope: Scope) -> Row:
     rows += judge("clock", "", files, [[_beside(f, np.linspace(1, 0, f.case.times_ns.size)) for f in files]])
     halved: dict[str, int] = {}
     alerts: dict[str, Row] = {}
+    unpublished: dict[str, list[str]] = {}
     for family in scope.families:
-        tracks: dict[Precision, list[list[Track]]] = {graph: [] for graph in GRAPHS}
-        unpublished = 0
+        runs: dict[Precision, list[list[Track]]] = {graph: [] for graph in GRAPHS}
+        without: set[str] = set()
         for seed in scope.seeds_of(family):
-            found: dict[Precision, list[Track]] = {graph: [] for graph in GRAPHS}
+            run: dict[Precision, list[Track]] = {graph: [] for graph in GRAPHS}
             for file in files:
                 tick(f"nab: {family}, {file.case.name}")
                 model = _trained(file, family, seed)
                 if model.manifest.window.n < SLOW_WINDOW:
                     halved[file.case.name] = model.manifest.window.n
-                said = {graph: _track(file, model, graph) for graph in GRAPHS}
-                unpublished += said["int8"] is None
-                for graph, track in said.items():
-                    # A gateway that wants int8 where there is none has float32 to run.
-                    found[graph].append(track or said["float32"] or _silence(file))
+                float32, int8 = (_track(file, model, graph) for graph in GRAPHS)
+                assert float32 is not None  # always published
+                if int8 is None:
+                    without.add(file.case.name)
+                run["float32"].append(float32)
+                run["int8"].append(int8 or float32)  # all that a gateway would have to run
             for graph in GRAPHS:
-                tracks[graph].append(found[graph])
+                runs[graph].append(run[graph])
         for graph in GRAPHS:
-            rows += judge(family, graph, files, tracks[graph])
-            if graph == "int8":
-                rows[-1]["unpublished"] = rows[-2]["unpublished"] = rows[-3]["unpublished"] = unpublished
-        alerts[family] = _alerts(files, tracks["float32"][0])
-    return {"files": [f.case.name for f in files], "halved": halved, "rows": rows, "alerts_by_file": alerts}
+            rows += judge(family, graph, files, runs[graph])
+        alerts[family] = _alerts(files, runs["float32"][0])
+        unpublished[family] = sorted(without)
+    return {
+        "files": [f.case.name for f in files],
+        "halved": halved,
+        "int8_unpublished": unpublished,
+        "rows": rows,
+        "alerts_by_file": alerts,
+    }
 
 
 def read(path: Path, labelled: Sequence[Sequence[str]]) -> File:
@@ -231,10 +238,6 @@ def _beside(file: File, p: NDArray[np.float64]) -> Track:
     step_ns = max(1, int(np.median(np.diff(ends))))
     window = WindowSpec(n=SLOW_WINDOW, hop=1, rate_hz=Fraction(NS_PER_S, step_ns), mode=Mode.CONTINUOUS)
     return _heard(file, scored, window)
-
-
-def _silence(file: File) -> Track:
-    return Track(np.zeros(file.case.times_ns.size), tuple(np.zeros(0, np.int64) for _ in LEVELS))
 
 
 def _chosen(data: Path, scope: Scope) -> list[Path]:
