@@ -217,7 +217,7 @@ def _trained(file: File, family: Family, seed: int) -> Trained:
 
 
 def _track(file: File, model: Trained, graph: Precision) -> Track | None:
-    scored = file.case.scored(model, graph, LEVELS[0])
+    scored = file.case.scored(model, graph, LEVELS[-1])  # p-values are the same at any
     return None if scored is None else _heard(file, scored, model.manifest.window)
 
 

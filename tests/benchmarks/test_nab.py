@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def by_part(*tracks: Track) -> dict[object, dict[str, object]]:
 
 
 def test_levels_fall() -> None:
-    assert all(a > b for a, b in zip(LEVELS, LEVELS[1:], strict=False))
+    assert all(a > b for a, b in pairwise(LEVELS))
     assert LEVELS[0] < 0.5
 
 
