@@ -82,7 +82,7 @@ def measure(data: Path, tick: Tick, scope: Scope) -> Row:
                 rows += _rows(family, graph, channels, found[graph])
                 by_file[family][graph] = mean({n: r.auc for n, r in run.items()} for run in found[graph])
     tick("smap_msl: a random score, a clock")
-    beside = _beside([c for c in channels if c.case.name not in refused])
+    beside = _beside(channels, refused)
     return {
         "files": [c.case.name for c in channels],
         "refused": refused,
@@ -140,10 +140,10 @@ def _ranked(channel: Channel, family: Family, seed: int) -> dict[Precision, Rank
     return {graph: ranking(case.anomalous, word.score) for graph, word in said.items() if word is not None}
 
 
-def _beside(channels: list[Channel]) -> list[Row]:
-    """A score drawn by lot, and one that only grows."""
+def _beside(channels: list[Channel], refused: Mapping[str, str]) -> list[Row]:
+    """A score drawn by lot, and one that only grows, on the channels that were trained on."""
     generator = np.random.default_rng(0)
-    truth = {c.case.name: c.case.anomalous for c in channels}
+    truth = {c.case.name: c.case.anomalous for c in channels if c.case.name not in refused}
     lots = {name: ranking(t, generator.random(t.size)) for name, t in truth.items()}
     clock = {name: ranking(t, np.arange(t.size, dtype=np.float64)) for name, t in truth.items()}
     return [*_rows("random", "", channels, [lots]), *_rows("clock", "", channels, [clock])]
