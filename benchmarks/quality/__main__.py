@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from benchmarks import table
 from benchmarks.fleet import DATA
-from benchmarks.quality import femto, nab, skab, smap_msl
+from benchmarks.quality import femto, metrics, nab, skab, smap_msl
 from benchmarks.quality.cases import FAMILIES, QUICK, Row, Scope, Tick
 from benchmarks.quality.compare import changes
 from benchmarks.quality.report import text
@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="keep the results there instead")
     parser.add_argument("--against", type=Path, metavar="FILE", help="results to compare with; its set alone")
     given = parser.parse_args(arguments)
+    if metrics.generate_curve is None and not given.quick:
+        raise SystemExit("VUS-PR needs TSB-AD, alone: pip install --no-deps TSB-AD")
     results: Path | None = given.results or (None if given.quick else table.RESULTS)
     before = None if given.against is None else _read(given.against)
     names = given.names or ([_set_of(before, given.against)] if before is not None else list(SETS))

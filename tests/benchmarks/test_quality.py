@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import table
 from benchmarks.quality.__main__ import SETS, main
 from benchmarks.quality.compare import changes
 from benchmarks.quality.report import COLUMNS, text
@@ -97,6 +98,14 @@ def test_what_cannot_be_compared_is_refused_in_words(tmp_path: Path, held: str, 
         main(["nab", "--quick", "--against", str(path)])
 
 
+def test_without_the_package_of_a_metric_only_a_short_run_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.quality.__main__.metrics.generate_curve", None)
+    with pytest.raises(SystemExit, match="pip install --no-deps TSB-AD"):
+        main(["femto", "--results", str(tmp_path)])
+
+
 def test_a_set_that_is_not_here_is_skipped_with_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,3 +115,14 @@ def test_a_set_that_is_not_here_is_skipped_with_words(
     assert [line.partition(":")[0] for line in lines] == list(SETS)
     assert all("set LINEWATCH_DATA" in line for line in lines)
     assert not (tmp_path / "results").exists()
+
+
+def test_the_gist_says_which_targets_are_missed() -> None:
+    found = {name: r for name, r in table.load().items() if name.startswith("quality_")}
+    rows = {row.what.partition(" (")[0]: row for row in table.rows(found)}
+    auc = rows["ROC AUC of faults"]
+    best = max(float(x) for x in auc.ours.split(", "))
+    assert auc.target.endswith("not yet") == (best < 0.89)
+    assert "random" not in auc.ours
+    assert "drawn by lot" in auc.beside
+    assert "clock" in auc.beside
