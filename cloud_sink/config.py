@@ -66,6 +66,8 @@ class Store(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     commit_s: Annotated[float, msgspec.Meta(ge=0.01, le=60)] = 0.5
     batch_messages: Count = 2_000
     retention_days: Positive = 400.0
+    alert_days: Positive = 400.0
+    max_alerts_per_gateway: Count = 100_000
     compact_s: Positive = 3600.0
 
 

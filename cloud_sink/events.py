@@ -18,11 +18,12 @@ import structlog
 from sqlalchemy import Connection, Table, create_engine, event, func, insert, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.sql import ColumnElement
 
 from cloud_sink import tables
 from cloud_sink.summaries import SummaryTable
+from cloud_sink.unstorable import Unstorable
 from models.messages import Alert, DeviceStateMessage, ModelState, Response, Status, encode
 
 _BUSY_S = 30.0
@@ -116,8 +117,8 @@ class EventStore:
             yield connection.execution_options(reads=True)
 
     def commit(self, batch: Batch) -> None:
-        """Raises EventsUnavailable."""
-        with self.begin() as connection:
+        """Raises EventsUnavailable, and Unstorable where the database is there and refuses something of ``batch``."""
+        with self.begin() as connection, _refusals():
             self._put_alerts(connection, batch)
             self._put_statuses(connection, batch)
             self._put_devices(connection, batch)
@@ -303,6 +304,14 @@ class EventStore:
         except SQLAlchemyError as error:
             text = str(getattr(error, "orig", None) or error).strip().splitlines()
             raise EventsUnavailable(f"{self.where}: {text[0] if text else type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except (DataError, IntegrityError) as error:
+        raise Unstorable(f"the database refuses it: {str(error.orig).splitlines()[0]}") from error
 
 
 def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[Mapping[str, Any]]]:

@@ -7,6 +7,7 @@ sinks, or a sink and a person, cannot both decide; one sink at a time holds the 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -240,16 +241,11 @@ def reports(store: EventStore, features: FeatureStore, rollout: Rollout) -> list
 def _windows(features: FeatureStore, rollout: Rollout) -> dict[str, int]:
     """Windows that the version has scored, as far as they are summed up, by gateway. What a gateway had to catch up with is
     older than the rollout; what is older by days cannot be of it."""
-    counted: dict[str, int] = {}
-    schema, model_id = rollout.manifest.schema_id, rollout.plan.model_id
+    counted: Counter[str] = Counter()
+    schema, plan = rollout.manifest.schema_id, rollout.plan
+    from_ns = plan.began_ns - 2 * DAY_NS
     for class_ in {p.class_ for p in features.partitions(schema_id=schema)}:
-        table = features.read(class_, schema, from_ns=rollout.plan.began_ns - 2 * DAY_NS)
-        if table is None:
-            continue
-        ours = (table.model_id == model_id) & (table.model_version == rollout.plan.version)
-        for gateway in rollout.plan.canaries:
-            rows = ours & (table.full_gateway == gateway)
-            counted[gateway] = counted.get(gateway, 0) + int((table.n[rows] + table.n_excluded[rows]).sum())
+        counted.update(features.windows_of(class_, schema, plan.model_id, plan.version, from_ns=from_ns))
     return counted
 
 

@@ -15,11 +15,13 @@ import pytest
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from cloud_sink.events import opened
 from cloud_sink.features_store import FeatureStore
 from models.messages import encode
 from tests.brokers import HOST, Subscriber, broker, free_port, wait_for
 from tests.cloud_sink.gateways import alert, label, status, summary, topic_of
 from tests.cloud_sink.sinks import cloud_sink, config, fetched, metric, running
+from tests.cloud_sink.test_events import refuse_poison
 from tests.edge_node.disks import filled, small_disk
 from tests.influxes import influx1
 from tests.postgres import postgres
@@ -229,6 +231,47 @@ def test_gateways_that_lie_cost_a_count(tmp_path: Path) -> None:
             assert sink.stderr is not None
             said = sink.stderr.read()
             assert said.count("too_many_devices") == 1  # a line a minute, with how many were held back
+
+
+def test_a_message_that_a_database_refuses_costs_itself_alone(tmp_path: Path) -> None:
+    port = free_port()
+    with opened(f"sqlite:///{tmp_path / 'events.sqlite'}") as events:
+        refuse_poison(events)
+    alerts = [alert(i, message="poison" if i in (17, 18, 199) else "fine") for i in range(200)]
+    with broker(tmp_path, *LIMITS) as mosquitto:
+        path = config(tmp_path, mosquitto.port, metrics_port=port)
+        with running(path) as sink:
+            ready(port)
+            publish(mosquitto.port, [*alerts, *(summary(i) for i in range(50))])
+            count = "SELECT count(*) FROM alerts"
+            wait_for(lambda: queried(tmp_path, count) == [(197,)], "all that it takes")
+            wait_for(lambda: len(stored(tmp_path)) == 50, "all summaries")
+            refused = 'linewatch_sink_messages_refused_total{reason="unstorable"} 3.0'
+            wait_for(lambda: refused in fetched(port, "/metrics")[1], "a count of what it does not take")
+            assert fetched(port, "/healthz") == (200, "ok\n")
+            sink.send_signal(signal.SIGTERM)
+            assert sink.wait(20) == 0
+            assert sink.stderr is not None
+            assert "no poison here" in sink.stderr.read()
+        with running(path):  # what is refused is acknowledged, too: it does not come again
+            ready(port)
+            publish(mosquitto.port, [alert(500)])
+            wait_for(lambda: queried(tmp_path, count) == [(198,)], "one more")
+            assert 'reason="unstorable"' not in fetched(port, "/metrics")[1]
+
+
+def test_old_alerts_leave_the_database(tmp_path: Path) -> None:
+    port = free_port()
+    keeps = "max_alerts_per_gateway = 10\ncompact_s = 0.2"
+    with (
+        broker(tmp_path, *LIMITS) as mosquitto,
+        running(config(tmp_path, mosquitto.port, metrics_port=port, store=keeps)),
+    ):
+        ready(port)
+        publish(mosquitto.port, [alert(i) for i in range(60)])
+        wait_for(lambda: queried(tmp_path, "SELECT count(*) FROM alerts") == [(10,)], "ten")
+        removed = 'linewatch_sink_rows_removed_total{reason="count",table="alerts"} 50.0'
+        wait_for(lambda: removed in fetched(port, "/metrics")[1], "a count of it")
 
 
 def test_a_shared_subscription_of_one(tmp_path: Path) -> None:
