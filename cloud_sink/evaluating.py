@@ -88,7 +88,7 @@ def _evaluate(given: argparse.Namespace) -> int:
     from cloud_sink import evaluations
     from cloud_sink.bundle import read_bundle
     from cloud_sink.config import load_config
-    from cloud_sink.events import EventStore, EventsUnavailable
+    from cloud_sink.events import EventsUnavailable, opened
     from cloud_sink.features_store import StoreError
     from cloud_sink.publishing import NotPublished
 
@@ -97,34 +97,31 @@ def _evaluate(given: argparse.Namespace) -> int:
     if given.hours > MAX_HOURS:
         raise UsageError(f"evaluate: --hours {given.hours:g}: at most {MAX_HOURS:g}")
     config = load_config(given.config)
-    store = EventStore(config.store.events)
     try:
-        store.create()
-        if given.show is not None:
-            return _show(store, given.show or None)
-        manifest, artifacts = read_bundle(given.bundle)
-        limits = Limits(
-            min_gateways=given.min_gateways,
-            min_windows=given.min_windows,
-            alerts_per_week=given.alerts_per_week,
-        )
-        answers, unbelieved = _asked(given, config, store, manifest, artifacts)
-        found, int8, runtime = _measured(given, config, store, manifest, artifacts)
-        figures = Figures(
-            answers=tuple(answers),
-            held_out=found,
-            int8=int8,
-            has_int8="cpu-int8" in artifacts,
-            unbelieved=dict(unbelieved),
-            runtime=runtime,
-        )
-        decision = judge(figures, limits)
-        evaluations.keep(store, manifest, decision, time.time_ns())
+        with opened(config.store.events) as store:
+            if given.show is not None:
+                return _show(store, given.show or None)
+            manifest, artifacts = read_bundle(given.bundle)
+            limits = Limits(
+                min_gateways=given.min_gateways,
+                min_windows=given.min_windows,
+                alerts_per_week=given.alerts_per_week,
+            )
+            answers, unbelieved = _asked(given, config, store, manifest, artifacts)
+            found, int8, runtime = _measured(given, config, store, manifest, artifacts)
+            figures = Figures(
+                answers=tuple(answers),
+                held_out=found,
+                int8=int8,
+                has_int8="cpu-int8" in artifacts,
+                unbelieved=dict(unbelieved),
+                runtime=runtime,
+            )
+            decision = judge(figures, limits)
+            evaluations.keep(store, manifest, decision, time.time_ns())
     except (EventsUnavailable, NotPublished, StoreError) as error:
         print(f"cloud-sink: {error}; nothing was decided", file=sys.stderr)
         return REFUSED
-    finally:
-        store.close()
     print(text_of(manifest.model_id, manifest.version, decision))
     return 0 if decision.verdict == "accept" else REFUSED
 
@@ -287,7 +284,7 @@ def text_of(model_id: str, version: int, decision: Decision) -> str:
                 "; ".join(b.notes),
             )
         )
-    headers = ("gateway", "windows", "alerts", "changed", "p at 1 %", "us a window", "")
+    headers = ("gateway", "windows", "alerts", "changed", "p at 1 %", "us a window", "notes")
     parts = [tabulate(rows, headers=headers, disable_numparse=True)] if rows else ["no gateway was asked"]
     facts = [
         f"leaving one device out, by {h.anomalies}: AUC {h.mean:.4f} in the mean of {h.n_devices} devices, worst {h.worst:.4f}"
@@ -295,8 +292,8 @@ def text_of(model_id: str, version: int, decision: Decision) -> str:
     ]
     if (i := decision.figures.int8) is not None:
         facts.append(
-            f"int8 against float in {decision.figures.runtime}: {i.mean_loss:.4f} AUC lost in the mean of {i.n_devices} devices, "
-            f"{i.worst_loss:.4f} at worst ({i.worst_device}); {i.mean_share:.2%} of the float model's remain"
+            f"int8 against float in {decision.figures.runtime}: {i.mean_loss:z.4f} AUC lost in the mean of {i.n_devices} "
+            f"devices, {i.worst_loss:z.4f} at worst ({i.worst_device}); {i.mean_share:.2%} of the float model's remain"
         )
     facts += [f"answers not believed: {n} {reason}" for reason, n in decision.figures.unbelieved.items()]
     verdict = "accepted" if decision.verdict == "accept" else "REFUSED"

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from cloud_sink.summaries import QUANTILES, SummaryTable, concatenated
 from cloud_sink.unstorable import Unstorable
-from models.files import sync_folder
+from models.files import FileIdentity, sync_folder
 from models.signal import NS_PER_S
 
 DAY_NS = 86_400 * NS_PER_S
@@ -99,6 +99,7 @@ class FeatureStore:
             self._is_local = isinstance(self._fs, LocalFileSystem)
             if create and self._is_local:
                 self._fs.makedirs(self._root, exist_ok=True)
+            self._folder = FileIdentity.of(self._root) if create and self._is_local else None
         except (OSError, ImportError, ValueError) as error:
             raise StoreError(f"{url} cannot be used: {error}") from error
         self.n_files_written = self.n_bytes_written = 0
@@ -106,6 +107,8 @@ class FeatureStore:
     def append(self, tables: Sequence[SummaryTable]) -> int:
         """Writes ``tables``; how many files that made. Raises StoreError, and Unstorable where something of ``tables`` is what no
         file holds: some of it may then be there, which a repetition does not double."""
+        if self._folder is not None and FileIdentity.of(self._root) != self._folder:
+            raise StoreError(f"{self._url} was removed or replaced: put it back, or start the sink anew")
         n = 0
         with self._errors("written to"):
             for table in tables:

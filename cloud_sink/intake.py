@@ -24,7 +24,7 @@ from cloud_sink.events import EventsUnavailable
 from cloud_sink.features_store import StoreError
 from cloud_sink.influx_queue import QueueError
 from cloud_sink.ingest import Message, Refusal, Refused, decode, filters, place_of
-from cloud_sink.stores import Believed, Stores, batch_of
+from cloud_sink.stores import Believed, Gone, Stores, batch_of
 from cloud_sink.unstorable import Unstorable
 from cloud_sink.watched import WatchedThread
 from models.log_limit import LogLimit
@@ -182,11 +182,16 @@ class Intake:
         self._last_heard_s = time.monotonic()
         broker = self._config.broker
         wanted = filters(broker.prefix, broker.group if broker.shared else None)
+        other = filters(broker.prefix, None if broker.shared else broker.group)
         if self.found_session is None:
             self.found_session = link.session_present
         if self._takes_over:
-            link.unsubscribe([f for f, _ in wanted])
+            link.unsubscribe([f for f, _ in {*wanted, *other}])
         else:
+            if (
+                link.session_present
+            ):  # it may be from when `shared` was another: everything would be heard twice
+                link.unsubscribe([f for f, _ in other if (f, 1) not in wanted])
             link.subscribe(wanted)
 
     def on_message(self, topic: str, payload: bytes, retained: bool, receipt: Receipt = AT_MOST_ONCE) -> None:
@@ -292,7 +297,7 @@ class Intake:
         with self._lock:
             self._n_commits += 1
             self._commit_s += time.monotonic() - began_s
-            self._stored.update(m.message.type for m in messages)
+            self._stored.update(m.message.type for m in messages if not isinstance(m.message, Gone))
         return True
 
     def _pause(self, pause_s: float) -> bool:
@@ -306,10 +311,13 @@ class Intake:
     def _decoded_of(self, taken: Sequence[Heard]) -> list[Believed]:
         found = []
         for heard in taken:
-            if not heard.payload:  # a retained message was taken back
-                continue
             try:
-                found.append(Believed(heard.topic, self._decoded(heard)))
+                if heard.payload:
+                    found.append(Believed(heard.topic, self._decoded(heard)))
+                    continue
+                place = place_of(heard.topic, self._config.broker.prefix)
+                if place.kind is DeviceStateMessage:
+                    found.append(Believed(heard.topic, Gone(place.site, place.gateway, place.of)))
             except Refused as refused:
                 self._refuse(heard.topic, refused)
         return found

@@ -93,9 +93,20 @@ def begin(
                 )
             )
         except IntegrityError as error:
-            raise NotBegun(
-                f"version {plan.version} of {plan.model_id} has been rolled out before: make a newer one"
-            ) from error
+            raise NotBegun(_before(plan.model_id, plan.version)) from error
+
+
+def require_new(store: EventStore, model_id: str, version: int) -> None:
+    """Raises NotBegun where it was rolled out before, which :func:`begin` would say at the end, and EventsUnavailable."""
+    r = tables.rollouts.c
+    with store.read() as connection:
+        found = connection.execute(select(r.version).where(r.model_id == model_id, r.version == version))
+        if found.first() is not None:
+            raise NotBegun(_before(model_id, version))
+
+
+def _before(model_id: str, version: int) -> str:
+    return f"version {version} of {model_id} has been rolled out before: make a newer one (cloud-sink learn)"
 
 
 def _open_of(connection: Connection, model_id: str) -> int | None:

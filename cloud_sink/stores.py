@@ -19,7 +19,15 @@ class Believed(NamedTuple):
     """What a message says, as far as it says so for itself."""
 
     topic: str
-    message: Message
+    message: Message | Gone
+
+
+class Gone(NamedTuple):
+    """A gateway has taken a device's retained state back: it watches it no more."""
+
+    site: str
+    gateway: str
+    device: str
 
 
 class Stores:
@@ -71,7 +79,10 @@ def batch_of(messages: Sequence[Believed], at_ns: int, limits: Limits) -> tuple[
             case Status():
                 batch.statuses.append(message)
             case DeviceStateMessage():
-                batch.states.append(message)
+                key = (message.site, message.gateway, message.device)
+                batch.states[key] = message
+            case Gone():
+                batch.states[message] = None
             case ModelState():
                 batch.models.append(message)
             case Response():

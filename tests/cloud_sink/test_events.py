@@ -92,6 +92,20 @@ def test_of_gateways_what_was_heard_last(make: Make) -> None:
     assert rows(store, tables.gateways, "gateway", "state") == [("g1", "offline"), ("g2", "online")]
 
 
+def test_a_will_says_that_a_gateway_is_gone_and_nothing_else(make: Make) -> None:
+    store = make()
+    will = status("g1", "offline", version="0.0.9", counters={})
+    store.commit(Batch(10, statuses=[status("g1"), will]))
+    for at in (20, 30):
+        before = rows(store, tables.gateways, "gateway", "state", "version", "payload")
+        assert before[0][:3] == ("g1", "offline", "0.1.0")
+        assert b"1000000" in before[0][3]
+        store.commit(Batch(at, statuses=[will]))
+    assert rows(store, tables.gateways, "heard_ns") == [(30,)]
+    store.commit(Batch(40, statuses=[status("g1"), status("g2", "offline")]))
+    assert rows(store, tables.gateways, "gateway", "state") == [("g1", "online"), ("g2", "offline")]
+
+
 def test_devices_by_what_they_last_summed_up_and_said(make: Make) -> None:
     store = make()
     state = DeviceStateMessage(
@@ -106,12 +120,19 @@ def test_devices_by_what_they_last_summed_up_and_said(make: Make) -> None:
         since_at=rfc3339(5),
         open_alerts=(),
     )
-    store.commit(Batch(1, states=[state]))
+    key = ("s1", "g1", "d1")
+    store.commit(Batch(1, states={key: state}))
     newer = SummaryTable.of([summary(2, model_version=7), summary(1)])
     store.commit(Batch(2, summaries=[newer]))
     store.commit(Batch(3, summaries=[SummaryTable.of([summary(0, model_version=3)])]))
     (row,) = rows(store, tables.devices, "device", "class", "state", "model_version", "last_end_ns")
     assert row == ("d1", "press", "anomalous", 7, summary(2).end_ns)
+    store.commit(Batch(4, states={key: None}))  # the gateway watches it no more
+    assert rows(store, tables.devices, "device", "state", "model_version") == [("d1", None, 7)]
+    store.commit(Batch(3, states={key: state}))  # of another sink, which was slower
+    assert rows(store, tables.devices, "state") == [(None,)]
+    store.commit(Batch(5, states={key: state}))
+    assert rows(store, tables.devices, "state") == [("anomalous",)]
 
 
 def test_what_became_of_a_model(make: Make) -> None:
