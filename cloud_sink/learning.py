@@ -216,7 +216,7 @@ def _write(learned: Learned, out: Path, key: Ed25519PrivateKey | None) -> None:
     manifest, used = learned.manifest, learned.used
     if key is not None:
         manifest = manifests.sign(manifest, key)
-    write_bundle(out, manifest, learned.artifacts)
+    write_bundle(out, manifest, learned.artifacts, None if key is None else key.public_key())
     training = manifest.training
     facts = [
         ("learned from", f"{rfc3339(training.start_ns)[:19]}Z to {rfc3339(training.end_ns)[:19]}Z"),

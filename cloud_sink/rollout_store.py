@@ -199,7 +199,11 @@ def reports(store: EventStore, features: FeatureStore, rollout: Rollout) -> list
                     m.site == site,
                     m.gateway == gateway,
                     m.model_id == plan.model_id,
-                    m.version == plan.version,
+                    or_(
+                        m.version == plan.version,
+                        # Of a manifest that it does not trust a gateway cannot tell the version.
+                        and_(m.version == 0, m.canary, m.state == "refused", m.since_ns >= plan.began_ns),
+                    ),
                 )
             ).first()
             status = connection.execute(

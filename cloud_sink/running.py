@@ -79,9 +79,23 @@ def _check(given: argparse.Namespace) -> int:
             tls_context(config.broker.tls)
         except OSError as error:
             raise ConfigError(f"{given.config}: [broker] {error}") from error
+    _check_places(given.config, config.store.events, config.store.features)
     host, port = config.broker.address
     print(f"{given.config}: ok; sink {config.sink.name}, broker {host}:{port}, below {config.broker.prefix}/")
     return 0
+
+
+def _check_places(path: Path, events: str, features: str) -> None:
+    """Raises ConfigError where what is local has no place."""
+    from sqlalchemy import make_url
+
+    url = make_url(events)
+    if url.get_backend_name() == "sqlite":
+        folder = Path(url.database or "").parent
+        if not folder.is_dir():
+            raise ConfigError(f"{path}: [store] events: there is no folder {folder}: make it")
+    if "://" not in features and Path(features).exists() and not Path(features).is_dir():
+        raise ConfigError(f"{path}: [store] features: {features} is a file: name a folder")
 
 
 def _gateways(given: argparse.Namespace) -> int:

@@ -286,6 +286,17 @@ def test_what_is_written_to_is_what_is_there(tmp_path: Path, what: str) -> None:
             assert fetched(port, "/healthz") == (200, "ok\n")
 
 
+def test_places_are_looked_at_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for store, text in (
+        (f'events = "sqlite:///{tmp_path}/nowhere/events.sqlite"', "[store] events: there is no folder"),
+        ('features = "file"', "is a file: name a folder"),
+    ):
+        asked = cloud_sink("check", "-c", config(tmp_path, 1, store=store))
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, text in done.stderr) == (1, True), done.stderr
+
+
 def test_who_only_looks_makes_no_database(tmp_path: Path) -> None:
     for command in ("gateways", "models", "rollouts"):
         asked = cloud_sink(command, "-c", config(tmp_path, 1))
