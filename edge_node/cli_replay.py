@@ -14,7 +14,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from edge_node.alert_history import History
 from edge_node.budgets import ask
 from edge_node.config import ConfigError
 from edge_node.inference import ArtifactMissing
@@ -23,7 +22,6 @@ from edge_node.replay import Item, RealTime, as_received, is_recording, play, ti
 from edge_node.replay_failures import FailureWatch
 from edge_node.replay_failures_text import failures_text
 from edge_node.replay_news import News, alert_line
-from edge_node.replay_report import Report
 from edge_node.replay_scores import ScoresFile
 from edge_node.replay_setup import (
     check_channels,
@@ -34,6 +32,9 @@ from edge_node.replay_setup import (
     of_device,
     resume,
 )
+from edge_node.replay_watchers import Watchers
+from edge_node.report.follow import Follow
+from edge_node.report.write import make_folder, page_file, write_page
 from models import messages
 from models.cli_values import USAGE, UsageError, count, labels_of, positive, probability, time_ns, time_span
 from models.logs import LogError
@@ -87,6 +88,12 @@ def add(commands: Any) -> None:
     out = replay.add_argument_group("what is written")
     out.add_argument("--output", type=Path, metavar="FILE", help="the alerts as JSON lines")
     out.add_argument("--scores", type=Path, metavar="FILE", help="every score as Parquet (.parquet)")
+    out.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="a page of signals, scores, alerts and failures, one HTML file that needs nothing else",
+    )
     read = replay.add_argument_group("reading the log")
     read.add_argument(
         "--labels",
@@ -175,11 +182,14 @@ def _replay(given: argparse.Namespace) -> None:
     else:
         check_channels(files[0], options, core)
     labels = labels_of(given, options, files)
-    report, news, history = Report(core, labels), News(), History()
     failed: FailureWatch | None = None
     if (failures := failures_of(given, files, options, core)) is not None:
         lead_s = _LEAD_S if given.lead is None else given.lead
         failed = FailureWatch(core, failures, round(lead_s * NS_PER_S), ask(core))
+    if given.report is not None:
+        make_folder(given.report)
+    seen = Watchers(core, labels, failed, None if given.report is None else Follow(core))
+    report, news = seen.report, News()
     is_part = bool(given.skip_rows) or (given.rows, from_ns, until_ns) != (None, None, None)
     speed = None if given.speed == "max" else float(given.speed)
     with ExitStack() as stack:
@@ -204,9 +214,7 @@ def _replay(given: argparse.Namespace) -> None:
                 part = _counted(part, bar)
             for item in part:
                 if isinstance(item, SampleBlock):
-                    report.block(item)
-                    if failed is not None:
-                        failed.block(item)
+                    seen.block(item)
                 yield item
 
         items = as_received(selected(), core, recorded=recorded, speed=speed)
@@ -215,8 +223,7 @@ def _replay(given: argparse.Namespace) -> None:
             for alert in step.alerts:
                 if alert.device in absent:
                     continue  # that it is silent there says nothing
-                report.alert(alert)
-                history.add(alert)
+                seen.alert(alert)
                 if output is not None:
                     output.write(alert)
                 if news.is_in(alert):
@@ -224,9 +231,7 @@ def _replay(given: argparse.Namespace) -> None:
             if step.alerts and speed is not None:
                 sys.stdout.flush()
             for trace in step.traces:
-                report.trace(trace)
-                if failed is not None:
-                    failed.trace(trace)
+                seen.trace(trace)
                 if scores is not None:
                     scores.add(trace)
     if not report.n_rows:
@@ -243,8 +248,13 @@ def _replay(given: argparse.Namespace) -> None:
             f"({news.n_left_out} updates of open alerts that say nothing new are not shown; --output has them)"
         )
     print(report.text())
-    if failed is not None:
-        print(f"\n{failures_text(failed.findings(history))}")
+    findings = seen.findings()
+    if findings is not None:
+        print(f"\n{failures_text(findings)}")
+    if given.report is not None:
+        file = page_file(given.report, files)
+        write_page(file, seen.replayed(file.stem, [str(log) for log in files], findings))
+        print(f"\nwrote {file}")
 
 
 class _AlertsFile:

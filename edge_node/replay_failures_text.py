@@ -26,7 +26,8 @@ def failures_text(found: Findings) -> str:
     if notes:
         parts[-1] += "\n" + "\n".join(notes)
     parts.append(_table(summary(found)))
-    parts.append(_budgets(found))
+    budgets = _table(*budget_rows(found))
+    parts.append(f"{budgets}\n(*: as replayed; a week: of every device, while it was watched)\n{rule(found)}")
     return "\n\n".join(parts)
 
 
@@ -43,7 +44,7 @@ def summary(found: Findings) -> list[tuple[str, str]]:
     if found.watched_ns:
         false += f" ({a_week(found.n_false, found.watched_ns)} a week)"
     if found.n_false_after:
-        false += f", {found.n_false_after} of them within {lead(found.lead_ns)} after a failure"
+        false += f", {found.n_false_after} of them within {duration(found.lead_ns)} after a failure"
     pairs.append(("false alerts", false))
     return pairs
 
@@ -65,11 +66,6 @@ def budget_name(point: Point) -> str:
 def a_week(n: int, watched_ns: int) -> str:
     """``n`` alerts as a rate; "-" where nothing was watched."""
     return significant(n * WEEK_NS / watched_ns, 2) if watched_ns else "-"
-
-
-def lead(ns: int) -> str:
-    """A lead as people give it: "7 days", "12 h"."""
-    return duration(ns)
 
 
 def minute(time_ns: int) -> str:
@@ -98,9 +94,9 @@ def _notes(found: Findings) -> Iterator[str]:
             yield f"({minute(finding.failure.time_ns)}: {said})"
 
 
-def _budgets(found: Findings) -> str:
-    n = len(found.recorded)
-    rows = [
+def budget_rows(found: Findings) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
+    """(rows, headers): what each budget comes to."""
+    rows: list[tuple[str, ...]] = [
         (
             f"{budget_name(point)}{' *' if point.in_service else ''}",
             str(point.n_raised),
@@ -117,15 +113,19 @@ def _budgets(found: Findings) -> str:
         "alerts",
         "a week",
         "false",
-        f"failures caught, of {n}",
+        f"failures caught, of {len(found.recorded)}",
         "at random times",
         "median lead time",
     )
-    notes = (
-        f"(an alert counts for a failure when it is raised no longer than {lead(found.lead_ns)} before it; *: as replayed. "
-        "Per device and week watched)"
+    return rows, headers
+
+
+def rule(found: Findings) -> str:
+    """What counts as caught, and what as false."""
+    return (
+        f"An alert counts for a failure when it is raised no longer than {duration(found.lead_ns)} before it; one that "
+        "counts for none is false. Those of sensors and of silence do neither."
     )
-    return f"{_table(rows, headers)}\n{notes}"
 
 
 def _table(rows: Sequence[tuple[str, ...]], headers: tuple[str, ...] = ()) -> str:
