@@ -58,13 +58,14 @@ class Point:
 @dataclass(frozen=True, slots=True)
 class Findings:
     """The whole answer. ``watched_ns``: time in which windows were scored, over all devices; ``n_false_after``: false alerts
-    that were raised no longer than a lead after a failure."""
+    that were raised no longer than a lead after a failure; ``n_always``: alerts that no budget changes."""
 
     lead_ns: int
     findings: tuple[Finding, ...]
     points: tuple[Point, ...]  # the one in service is among them
     n_false: int
     n_false_after: int
+    n_always: int
     watched_ns: int
 
     @property
@@ -175,6 +176,7 @@ class FailureWatch:
             tuple(points),
             judgement.n_false,
             self._n_after(judgement.false),
+            sum(times.size for times in always.values()),
             sum(watched.total_ns for watched in self._watched.values()),
         )
 

@@ -27,7 +27,7 @@ def failures_text(found: Findings) -> str:
         parts[-1] += "\n" + "\n".join(notes)
     parts.append(_table(summary(found)))
     budgets = _table(*budget_rows(found))
-    parts.append(f"{budgets}\n(*: as replayed; a week: of every device, while it was watched)\n{rule(found)}")
+    parts.append(f"{budgets}\n({budget_note(found)})\n{rule(found)}")
     return "\n\n".join(parts)
 
 
@@ -58,6 +58,21 @@ def note(finding: Finding) -> str:
     return ""
 
 
+def blamed(finding: Finding) -> str:
+    """The channel that the first alert that counts blames, with the alert's kind where that is not the model's; "" for none."""
+    if (alert := finding.alert) is None:
+        return ""
+    return alert.channel if alert.kind == "machine" else f"{alert.channel or '-'} ({alert.kind})"
+
+
+def budget_note(found: Findings) -> str:
+    """What a reader of :func:`budget_rows` should know."""
+    said = "*: as replayed; a week: per device and week watched"
+    if found.n_always:
+        said += f"; {found.n_always} alerts of limits, which no budget changes, are in each"
+    return said
+
+
 def budget_name(point: Point) -> str:
     """How a budget is called in a table."""
     return "as set" if point.alerts_per_week is None else f"{point.alerts_per_week:.10g}"
@@ -75,7 +90,7 @@ def minute(time_ns: int) -> str:
 
 
 def _row(finding: Finding) -> tuple[str, ...]:
-    alert, failure = finding.alert, finding.failure
+    failure = finding.failure
     text = failure.text if len(failure.text) <= _MAX_TEXT else f"{failure.text[: _MAX_TEXT - 1]}…"
     return (
         minute(failure.time_ns),
@@ -83,7 +98,7 @@ def _row(finding: Finding) -> tuple[str, ...]:
         text,
         str(finding.outcome),
         duration(finding.lead_ns) if finding.lead_ns is not None else "-",
-        (alert.channel or alert.kind) if alert is not None else "-",
+        blamed(finding) or "-",
         str(finding.n_counting) if finding.outcome is not Outcome.NOT_RECORDED else "-",
     )
 

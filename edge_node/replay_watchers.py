@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edge_node.alert_history import History
 from edge_node.assembly import Core
+from edge_node.failures import Outcome
 from edge_node.replay_failures import FailureWatch, Findings
 from edge_node.replay_report import Report
 from edge_node.report.axes import Span
@@ -60,15 +61,17 @@ class Watchers:
         """What the page is made of, once there were rows and the report's text was asked for; a page was."""
         follow, report = self._follow, self.report
         assert follow is not None
-        first_ns, last_ns = report.extent
-        failures = () if findings is None else findings.findings
+        rows, failures = Span(*report.extent), () if findings is None else findings.findings
+        # A machine that fails says no more: what is shown goes on to the failure.
+        told = (f.failure.time_ns for f in failures if f.outcome is not Outcome.NOT_RECORDED)
         alerts = self._history.alerts
         return Replayed(
             name=name,
             logs=tuple(logs),
             models=tuple(f"{m.model_id} version {m.version}, {m.backend}" for m in self._core.models),
             facts=report.facts(),
-            span=Span(first_ns, last_ns),
+            rows=rows,
+            span=Span(rows.first_ns, max([rows.last_ns, *told])),
             devices=tuple(
                 follow.seen(device, alerts, failures, report.blame.of(device))
                 for device in (plan.device.device_id for plan in self._core.plans)

@@ -46,7 +46,7 @@ class Span:
     def has(self, time_ns: int) -> bool:
         return self.first_ns <= time_ns <= self.last_ns
 
-    def marks(self, most: int = 7) -> list[Mark]:
+    def marks(self, most: int = 9) -> list[Mark]:
         """At most ``most``, on whole seconds, minutes, hours, days or months, UTC."""
         span_s = max(1e-9, (self.last_ns - self.first_ns) / NS_PER_S)
         step = next((s for s in _STEPS if span_s / s <= most - 1), None)
@@ -104,14 +104,17 @@ class Scale:
     def _log_marks(self, most: int) -> list[Mark]:
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         n = math.log10(self.high / self.low)
-        if n > most:
-            step = math.ceil(n / most)
-            values = [10.0**k for k in range(-(-first // step) * step, last + 1, step)]
+        if n < 0.7:  # less than one that would have three marks
+            step = _round_step((self.high - self.low) / most)
+            values = [i * step for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        elif n > most:
+            every = math.ceil(n / most)
+            values = [10.0**k for k in range(-(-first // every) * every, last + 1, every)]
         else:
             parts = (1.0,) if n > 2.0 else (1.0, 3.0) if n > 1.2 else (1.0, 2.0, 5.0)
             values = [part * 10.0**k for k in range(first, last + 1) for part in parts]
         inside = [v for v in values if self.low * (1 - 1e-9) <= v <= self.high * (1 + 1e-9)]
-        return [Mark(float(self.place(v)), significant(v, 1)) for v in inside]
+        return [Mark(float(self.place(v)), significant(v, 2)) for v in inside]
 
 
 def straight(low: float, high: float) -> Scale:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from xml.etree.ElementTree import Element
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge_node.report.axes import Mark, Scale, Span, by_magnitude, straight
+from edge_node.report.axes import Scale, Span, by_magnitude, straight
 from edge_node.report.envelope import Outline
 from edge_node.report.follow import ChannelSeen, DeviceSeen
-from edge_node.report.markup import element
+from edge_node.report.markup import Child, element
 from models.calibration import AlertLevel
 from models.wording import quantity, significant
 
@@ -19,26 +21,29 @@ _LEAST_SCORE = 1e-3  # times the level: what lies below says no more
 
 
 def path(outline: Outline, scale: Scale, span: Span) -> str:
-    """The outline as one line that touches the least and the greatest of every bin."""
+    """The outline as an area from the least to the greatest of every bin: a line where they are one, a dot where there is
+    nothing beside it."""
     if not outline.time_ns.size:
         return ""
     length = max(1, span.last_ns - span.first_ns)
     x = np.round(np.clip((outline.time_ns - span.first_ns) / length, 0, 1) * WIDTH).astype(int)
     low = np.round((1 - scale.place(outline.low)) * HEIGHT).astype(int)
     high = np.round((1 - scale.place(outline.high)) * HEIGHT).astype(int)
-    # From wherever it was, first to the nearer end.
-    rising = np.diff(low + high, prepend=low[0] + high[0]) <= 0
-    near, far = np.where(rising, low, high), np.where(rising, high, low)
-    alone = outline.fresh & np.append(outline.fresh[1:], True)
+    bounds = [*np.flatnonzero(outline.fresh).tolist(), x.size]
     parts = []
-    last_x = last_y = 0
-    rows = zip(x.tolist(), near.tolist(), far.tolist(), outline.fresh.tolist(), alone.tolist(), strict=True)
-    for at, y, then, fresh, is_dot in rows:
-        parts.append(f"M{at} {y}" if fresh else f"l{at - last_x} {y - last_y}")
-        if then != y or is_dot:
-            parts.append(f"v{then - y}")
-        last_x, last_y = at, then
+    for i, j in pairwise(bounds):
+        there, back = slice(i, j), slice(j - 1, i - 1 if i else None, -1)
+        parts.append(_line(x[there], high[there], "M"))
+        if (low[there] != high[there]).any():
+            parts.append(f"{_line(x[back], low[back], 'L')}z")
+        elif j - i == 1:
+            parts.append("h0")
     return "".join(parts)
+
+
+def _line(x: NDArray[np.int_], y: NDArray[np.int_], begin: str) -> str:
+    steps = zip(np.diff(x).tolist(), np.diff(y).tolist(), strict=True)
+    return f"{begin}{x[0]} {y[0]}" + "".join(f"l{dx} {dy}" for dx, dy in steps)
 
 
 def definitions(span: Span, devices: Sequence[DeviceSeen]) -> Element:
@@ -68,7 +73,12 @@ def channel_chart(channel: ChannelSeen, span: Span, device: int) -> Element:
     scale = straight(low, high)
     said = f"{channel.name}: from {quantity(low, unit)} to {quantity(high, unit)}"
     inside = element("path", class_="line", d=path(outline, scale, span))
-    return _chart([channel.name, unit], said, scale, span, device, [inside])
+    caption: list[Child | None] = [
+        channel.name,
+        " " if unit else None,
+        element("span", unit, class_="soft") if unit else None,
+    ]
+    return _chart(caption, said, scale, span, device, [inside])
 
 
 def score_chart(outline: Outline, level: AlertLevel, span: Span, device: int) -> Element:
@@ -93,8 +103,15 @@ def score_chart(outline: Outline, level: AlertLevel, span: Span, device: int) ->
         f"Score, logarithmic: up to {significant(float(outline.high.max()))}; alert level {significant(level.score_raise)}, "
         f"reached in {n_above} of {outline.time_ns.size} parts of the time"
     )
-    mark = Mark(1 - raise_at, f"level {significant(level.score_raise)}")
-    return _chart(["Score", "logarithmic"], said, scale, span, device, inside, mark)
+    caption: list[Child | None] = [
+        "Score ",
+        element("span", "logarithmic ", class_="soft"),
+        element("span", class_="key level"),
+        element("span", f" anomalous from {significant(level.score_raise)} ", class_="soft"),
+        element("span", class_="key level clear"),
+        element("span", f" normal below {significant(level.score_clear)}", class_="soft"),
+    ]
+    return _chart(caption, said, scale, span, device, inside)
 
 
 def time_marks(span: Span) -> Element:
@@ -133,13 +150,12 @@ def _band(span: Span, first_ns: int, last_ns: int | None) -> tuple[int, int]:
 
 
 def _chart(
-    names: Sequence[str],
+    caption: Sequence[Child | None],
     said: str,
     scale: Scale,
     span: Span,
     device: int,
     inside: Sequence[Element],
-    mark: Mark | None = None,
 ) -> Element:
     labels, lines = value_marks(scale)
     drawn = element(
@@ -154,19 +170,9 @@ def _chart(
         role="img",
         aria_label=said,
     )
-    level = None
-    if mark is not None:
-        below = " below" if mark.at > 0.8 else ""
-        level = element("span", mark.label, class_=f"level-name{below}", style=f"bottom:{100 * mark.at:.2f}%")
-    caption = element(
-        "figcaption",
-        names[0],
-        " " if names[1] else None,
-        element("span", names[1], class_="soft") if names[1] else None,
-    )
     return element(
         "figure",
-        caption,
-        element("div", labels, element("div", drawn, level, class_="area"), time_marks(span), class_="plot"),
+        element("figcaption", *caption),
+        element("div", labels, element("div", drawn, class_="area"), time_marks(span), class_="plot"),
         class_="chart",
     )

@@ -9,7 +9,9 @@ from edge_node.failures import Outcome
 from edge_node.replay_advice import WEEK_NS
 from edge_node.replay_failures import Finding, Findings, Point
 from edge_node.replay_failures_text import (
+    blamed,
     budget_name,
+    budget_note,
     budget_rows,
     minute,
     note,
@@ -29,7 +31,16 @@ _NONE = 0.07  # where budgets without any alert stand, left of the axis by magni
 def failures_section(found: Findings) -> Element:
     """The answer to whether they would have been caught."""
     rows = [_row(finding) for finding in found.findings]
-    headers = ("failed at (UTC)", "of", "what", "outcome", "lead time", "to blame", "alerts", "note")
+    headers = (
+        "failed at (UTC)",
+        "outcome",
+        "lead time",
+        "to blame",
+        "alerts that count",
+        "of",
+        "what",
+        "note",
+    )
     used = [i for i, name in enumerate(headers) if name not in ("what", "note") or any(r[i] for r in rows)]
     return element(
         "section",
@@ -40,28 +51,30 @@ def failures_section(found: Findings) -> Element:
             [headers[i] for i in used],
             "Failures",
             ids=[f"failure-{k}" for k in range(len(rows))],
+            stacked=True,
         ),
         pairs(summary(found)),
         element("h3", "Failures caught against alerts a week"),
         _curve(found),
         table(*budget_rows(found), "The same by budget of alerts", class_="figures"),
+        element("p", budget_note(found), class_="soft"),
         aria_labelledby="failures",
         class_="panel",
     )
 
 
 def _row(finding: Finding) -> list[Element | str]:
-    failure, alert = finding.failure, finding.alert
+    failure = finding.failure
     kind = str(finding.outcome).replace(" ", "-")
     sign = element("span", SIGNS[finding.outcome], class_="sign", aria_hidden="true")
     return [
         minute(failure.time_ns).rstrip("Z"),
+        element("span", sign, f" {finding.outcome}", class_=f"outcome {kind}"),
+        duration(finding.lead_ns) if finding.lead_ns is not None else "",
+        blamed(finding),
+        str(finding.n_counting) if finding.outcome is not Outcome.NOT_RECORDED else "",
         failure.named,
         failure.text,
-        element("span", sign, f" {finding.outcome}", class_=f"outcome {kind}"),
-        duration(finding.lead_ns) if finding.lead_ns is not None else "-",
-        (alert.channel or alert.kind) if alert is not None else "-",
-        str(finding.n_counting) if finding.outcome is not Outcome.NOT_RECORDED else "-",
         note(finding),
     ]
 
@@ -134,7 +147,7 @@ def _curve(found: Findings) -> Element:
             element("div", *labels, class_="x", aria_hidden="true"),
             class_="plot",
         ),
-        element("p", "alerts a week, of every device while it was watched", class_="axis-name"),
+        element("p", "alerts per device and week watched", class_="axis-name"),
         class_="chart tall",
     )
 

@@ -18,7 +18,7 @@ from models.labels import Labels
 from models.messages import AlertKind
 from models.wording import duration
 
-MAX_LISTED = 200  # alerts of a device that the page lists; all are drawn
+MAX_LISTED = 100  # alerts of a device that the page lists; all are drawn
 
 SIGNS = {Outcome.CAUGHT: "✓", Outcome.MISSED: "✕", Outcome.NOT_RECORDED: "–"}
 
@@ -31,10 +31,16 @@ def lanes(device: DeviceSeen, index: int, span: Span, labels: Labels | None, lea
     for kind in get_args(AlertKind):
         of_kind = [(i, told) for i, told in enumerate(device.alerts) if told.kind == kind]
         if of_kind:
-            rows.append(_lane(f"{kind} alerts", _alerts(of_kind, index, span)))
+            rows.append(_lane(kind, _alerts(of_kind, index, span)))
     if labels is not None:
         rows.append(_lane("labels", _labels(labels, span)))
-    return element("div", *rows, element("div", time_marks(span), class_="lane ends"), class_="lanes")
+    return element(
+        "figure",
+        element("figcaption", "Failures and alerts ", element("span", "by kind", class_="soft")),
+        *rows,
+        element("div", time_marks(span), class_="lane"),
+        class_="lanes",
+    )
 
 
 def at(place: float, width: float | None = None) -> str:
@@ -82,7 +88,7 @@ def _alerts(alerts: Sequence[tuple[int, Told]], index: int, span: Span) -> list[
         if i >= MAX_LISTED:
             rest.append((round(begin * WIDTH), round(end * WIDTH)))
             continue
-        said = f"{minute(told.raised_ns)} {told.severity}: {told.message}"
+        said = f"{minute(told.raised_ns)} {told.severity}: {told.channel or told.kind}"
         marks.append(
             element(
                 "a",

@@ -26,12 +26,14 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """All that a page is made of. ``name`` of the recording, ``logs`` that it is; ``facts`` as pairs."""
+    """All that a page is made of. ``name`` of the recording, ``logs`` that it is; ``facts`` as pairs; ``rows``: from the first
+    to the last, ``span``: what the charts show."""
 
     name: str
     logs: tuple[str, ...]
     models: tuple[str, ...]
     facts: Sequence[tuple[str, str]]
+    rows: Span
     span: Span
     devices: tuple[DeviceSeen, ...]
     labels: Labels | None
@@ -81,8 +83,8 @@ def page(seen: Replayed, style: str) -> str:
 
 
 def _head(seen: Replayed) -> Element:
-    first, last = minute(seen.span.first_ns), minute(seen.span.last_ns)
-    lasted = duration(seen.span.last_ns - seen.span.first_ns)
+    first, last = minute(seen.rows.first_ns), minute(seen.rows.last_ns)
+    lasted = duration(seen.rows.last_ns - seen.rows.first_ns)
     models = ", ".join(seen.models) or "no model"
     return element(
         "header",
@@ -99,20 +101,16 @@ def _tiles(seen: Replayed) -> Element:
     n_other = sum(len(device.alerts) for device in seen.devices) - len(counted)
     tiles = []
     if (found := seen.findings) is not None:
-        n = len(found.recorded)
-        kind = "" if not n else "good" if found.n_caught == n else "bad"
-        tiles.append((f"{found.n_caught} of {n}", "failures caught", kind))
-        tiles.append((str(found.n_false), "false alerts", ""))
-    tiles.append((str(len(counted)), "alerts of machines, drift and limits", ""))
-    tiles.append((str(n_other), "other alerts: sensors, silence", ""))
-    tiles.append((_count(sum(device.n_rows for device in seen.devices)), "rows", ""))
-    tiles.append((_count(sum(device.n_windows for device in seen.devices)), "windows scored", ""))
+        caught = f"{found.n_caught} of {len(found.recorded)}"
+        tiles.append((caught, f"failures caught; {found.chance:.1f} by the same alerts at random times"))
+        tiles.append((str(found.n_false), "false alerts"))
+    tiles.append((str(len(counted)), "alerts of machines, drift and limits"))
+    tiles.append((str(n_other), "other alerts: sensors, silence"))
+    tiles.append((_count(sum(device.n_rows for device in seen.devices)), "rows"))
+    tiles.append((_count(sum(device.n_windows for device in seen.devices)), "windows scored"))
     return element(
         "dl",
-        *(
-            element("div", element("dt", name), element("dd", value), class_=kind or None)
-            for value, name, kind in tiles
-        ),
+        *(element("div", element("dt", name), element("dd", value)) for value, name in tiles),
         class_="tiles",
     )
 
@@ -177,6 +175,8 @@ def _alerts(device: DeviceSeen, index: int) -> Element:
         f"Alerts of {device.device}",
         ids=[f"alert-{index}-{i}" for i in range(len(rows))],
         class_="alerts",
+        stacked=True,
+        long=True,
     )
     if len(shown) == len(device.alerts):
         return made

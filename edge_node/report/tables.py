@@ -15,14 +15,18 @@ def table(
     *,
     ids: Sequence[str] = (),
     class_: str = "",
+    stacked: bool = False,
+    long: bool = False,
 ) -> Element:
-    """``rows`` under ``headers``; the first cell of each is its heading. ``name``: for people who do not see it."""
+    """``rows`` under ``headers``; the first cell of each is its heading. ``name``: for people who do not see it.
+    ``stacked``: on narrow pages each row is a block of its own, its cells below each other.
+    ``long``: there may be many rows, which scroll beyond a screenful."""
     head = element("tr", *(element("th", text, scope="col") for text in headers))
     body = [
         element(
             "tr",
             element("th", row[0], scope="row"),
-            *(element("td", cell) for cell in row[1:]),
+            *(element("td", cell, data_name=headers[i]) for i, cell in enumerate(row[1:], 1)),
             id=ids[k] if ids else None,
             tabindex="-1" if ids else None,
         )
@@ -30,8 +34,13 @@ def table(
     ]
     return element(
         "div",
-        element("table", element("thead", head), element("tbody", *body), class_=class_ or None),
-        class_="scroll",
+        element(
+            "table",
+            element("thead", head),
+            element("tbody", *body),
+            class_=f"{class_}{' stacked' * stacked}" or None,
+        ),
+        class_="scroll long" if long else "scroll",
         role="region",
         aria_label=name,
         tabindex="0",
