@@ -7,19 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 from arro3.core import Array, DataType
 
 from edge_node.failures import Failure
 from models.csv_layout import CsvLayout, find_layout
 from models.logs import LogError, LogOptions
-from models.timestamps import TimeColumn
+from models.timestamps import TimeColumn, is_number, is_time
 
 _COMMENT = "#"
 _TIME = ("time", "timestamp", "datetime", "date", "t", "at", "failed_at", "time_ns")
 _TEXT = ("text", "what", "comment", "description", "note")
 _COLUMNS = "a column time, and where it is not clear whose failure it is device or machine; text is optional"
-_REMEDY = "write all of them alike, such as 2024-05-01T06:00:00Z, or as in the log"
+_REMEDY = "write it as 2024-05-01T06:00:00Z, or as in the log"
 
 
 def read_failures(
@@ -50,10 +49,10 @@ def read_failures(
         raise LogError(
             path, "has no failure", remedy="give one line for each, below the names of the columns"
         )
-    times = _times(path, layout.columns[time_at], [row[time_at] for row in rows], lines, options)
     failures = []
     in_log = cache(present)
-    for line, row, time_ns in zip(lines, rows, times, strict=True):
+    for line, row in zip(lines, rows, strict=True):
+        time_ns = _time(path, layout.columns[time_at], row[time_at], line, options)
         given = {kind: row[i] for kind, i in whose_at.items() if row[i]}
         named, devices = _whose(path, line, given, machine_of, in_log)
         text = row[text_at] if text_at is not None else ""
@@ -91,14 +90,21 @@ def _rows(path: Path, layout: CsvLayout) -> tuple[list[int], list[list[str]]]:
     return lines, rows
 
 
-def _times(path: Path, name: str, texts: list[str], lines: Sequence[int], options: LogOptions) -> list[int]:
-    column = TimeColumn(path, name, texts, options, first_line=lines[0])
-    times, bad = column.parse(Array(texts, type=DataType.utf8()))
-    for i in np.flatnonzero(bad).tolist():
-        problem = f"{texts[i]!r} is not a time" if texts[i] else "is empty"
-        raise LogError(path, problem, line=lines[i], column=name, remedy=_REMEDY)
-    found: list[int] = times.tolist()
-    return found
+def _time(path: Path, name: str, text: str, line: int, options: LogOptions) -> int:
+    if not text:
+        raise LogError(path, "is empty", line=line, column=name, remedy=_REMEDY)
+    if is_number(text) or is_time(text):
+        try:
+            column = TimeColumn(path, name, [text], options, first_line=line)
+        except LogError as error:
+            if error.line is not None:
+                raise
+            problem = f"{text!r} may be read in two ways"
+            raise LogError(path, problem, line=line, column=name, remedy=_REMEDY) from None
+        times, bad = column.parse(Array([text], type=DataType.utf8()))
+        if not bad[0]:
+            return int(times[0])
+    raise LogError(path, f"{text!r} is not a time", line=line, column=name, remedy=_REMEDY)
 
 
 def _whose(
