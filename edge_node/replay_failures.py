@@ -26,8 +26,8 @@ _OF_THE_LEVEL: frozenset[AlertKind] = frozenset({"machine", "drift"})
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What there is to say of one failure. ``alert``: the first that counts, raised ``lead_ns`` before it; ``n_counting``:
-    how many count; ``chance``: how likely the same alerts would have caught it at other times; ``open_since_ns``: when an
-    alert that was still open when it failed was raised, too early to count."""
+    how many count; ``chance``: how likely the same alerts would have caught it at other times; ``open_since_ns``: of one
+    that was missed, when an alert that was still open then was raised, too early to count."""
 
     failure: Failure
     outcome: Outcome
@@ -83,7 +83,7 @@ class Findings:
     @property
     def n_covered(self) -> int:
         """Missed, while an alert that was raised too early to count was still open."""
-        return sum(f.outcome is Outcome.MISSED and f.open_since_ns is not None for f in self.findings)
+        return sum(f.open_since_ns is not None for f in self.findings)
 
     @property
     def chance(self) -> float:
@@ -160,7 +160,7 @@ class FailureWatch:
                     first[judgement.first_device[k], int(judgement.first_ns[k])] if caught else None,
                     int(judgement.n_counting[k]),
                     float(chance[k]),
-                    _open_since(failure, history, self._lead_ns),
+                    None if caught else _open_since(failure, history, self._lead_ns),
                 )
             )
         points = [self._point(common_budget(self._core), raised, in_service=True)]

@@ -53,7 +53,7 @@ def note(finding: Finding) -> str:
     """What a reader of one failure's row should know besides, or ""."""
     if finding.outcome is Outcome.NOT_RECORDED:
         return "no row of it lies in its lead"
-    if finding.outcome is Outcome.MISSED and finding.open_since_ns is not None:
+    if finding.open_since_ns is not None:
         return f"an alert raised at {minute(finding.open_since_ns)}, before its lead, was still open"
     return ""
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from edge_node.report.page import Replayed, page
 from models.files import write_whole
 from models.logs import LogError
+from models.recording import file_device
 
 
 def page_file(folder: Path, logs: list[Path]) -> Path:
     """Where the page of a replay of ``logs`` goes: named after the first of them."""
-    name = logs[0].name.split(".")[0] or "replay"
+    name = file_device(logs[0])
     return folder / (f"{name}.html" if len(logs) == 1 else f"{name}-and-{len(logs) - 1}-more.html")
 
 
