@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from models.signal import NS_PER_S
 from models.wording import significant
@@ -82,24 +83,23 @@ class Scale:
     high: float
     log: bool = False
 
-    def place(self, values: np.typing.ArrayLike) -> np.typing.NDArray[np.float64]:
+    def place(self, values: ArrayLike) -> NDArray[np.float64]:
         """Where ``values`` lie, kept within 0 .. 1."""
         x = np.asarray(values, dtype=np.float64)
         low, high = self.low, self.high
         if self.log:
             x, low, high = np.log10(np.maximum(x, self.low)), math.log10(low), math.log10(high)
-        placed: np.typing.NDArray[np.float64] = np.clip((x - low) / (high - low), 0.0, 1.0)
+        placed: NDArray[np.float64] = np.clip((x - low) / (high - low), 0.0, 1.0)
         return placed
 
-    def marks(self, most: int = 4) -> list[Mark]:
+    def marks(self, most: int = 5) -> list[Mark]:
         """At most about ``most``, at round numbers."""
         return self._log_marks(most) if self.log else self._straight_marks(most)
 
     def _straight_marks(self, most: int) -> list[Mark]:
         step = _round_step((self.high - self.low) / most)
         k = np.arange(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)
-        places = max(0, -math.floor(math.log10(step) + 1e-9))
-        return [Mark(float(self.place(i * step)), _label(i * step, places)) for i in k.tolist()]
+        return [Mark(float(self.place(i * step)), _label(i * step, step)) for i in k.tolist()]
 
     def _log_marks(self, most: int) -> list[Mark]:
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
@@ -135,10 +135,13 @@ def _round_step(least: float) -> float:
     return next(n * power for n in (1.0, 2.0, 5.0, 10.0) if n * power >= least * (1 - 1e-9))
 
 
-def _label(value: float, places: int) -> str:
-    if places > 4 or abs(value) >= 1e6:
-        return significant(value, 3)
-    return f"{value + 0.0:.{places}f}"
+def _label(value: float, step: float) -> str:
+    """``value``, a multiple of ``step``, with all digits that tell it from the next one."""
+    last = math.floor(math.log10(step) + 1e-9)
+    if last >= -5 and abs(value) < 1e8:
+        return f"{value + 0.0:.{max(0, -last)}f}"
+    size = abs(value) if abs(value) > step / 2 else step
+    return f"{value + 0.0:.{max(0, math.floor(math.log10(size) + 1e-9) - last)}e}"
 
 
 def _clock(second: int, step: int) -> str:

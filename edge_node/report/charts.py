@@ -20,25 +20,31 @@ WIDTH, HEIGHT = 4000, 1000  # of every chart, in units that stretch
 _LEAST_SCORE = 1e-3  # times the level: what lies below says no more
 
 
-def path(outline: Outline, scale: Scale, span: Span) -> str:
-    """The outline as an area from the least to the greatest of every bin: a line where they are one, a dot where there is
-    nothing beside it."""
-    if not outline.time_ns.size:
-        return ""
+def shapes(outline: Outline, scale: Scale, span: Span) -> tuple[str, str]:
+    """The outline as paths: areas from the least to the greatest of every bin, and lines of stretches in which they are
+    one in all bins (dots where there is nothing beside it). Lines are not to be filled, for they enclose nothing."""
     length = max(1, span.last_ns - span.first_ns)
     x = np.round(np.clip((outline.time_ns - span.first_ns) / length, 0, 1) * WIDTH).astype(int)
     low = np.round((1 - scale.place(outline.low)) * HEIGHT).astype(int)
     high = np.round((1 - scale.place(outline.high)) * HEIGHT).astype(int)
-    bounds = [*np.flatnonzero(outline.fresh).tolist(), x.size]
-    parts = []
-    for i, j in pairwise(bounds):
-        there, back = slice(i, j), slice(j - 1, i - 1 if i else None, -1)
-        parts.append(_line(x[there], high[there], "M"))
-        if (low[there] != high[there]).any():
-            parts.append(f"{_line(x[back], low[back], 'L')}z")
-        elif j - i == 1:
-            parts.append("h0")
-    return "".join(parts)
+    areas, lines = [], []
+    for i, j in pairwise([*np.flatnonzero(outline.fresh).tolist(), x.size]):
+        there = _line(x[i:j], high[i:j], "M")
+        if (low[i:j] != high[i:j]).any():
+            areas.append(f"{there}{_line(x[i:j][::-1], low[i:j][::-1], 'L')}z")
+        else:
+            lines.append(there if j - i > 1 else f"{there}h0")
+    return "".join(areas), "".join(lines)
+
+
+def _drawn(
+    outline: Outline, scale: Scale, span: Span, class_: str = "", clip: str | None = None
+) -> list[Element]:
+    return [
+        element("path", class_=f"line {kind}{class_}".rstrip(), d=d, clip_path=clip)
+        for kind, d in zip(("area ", ""), shapes(outline, scale, span), strict=True)
+        if d
+    ]
 
 
 def _line(x: NDArray[np.int_], y: NDArray[np.int_], begin: str) -> str:
@@ -72,13 +78,13 @@ def channel_chart(channel: ChannelSeen, span: Span, device: int) -> Element:
     low, high = float(outline.low.min()), float(outline.high.max())
     scale = straight(low, high)
     said = f"{channel.name}: from {quantity(low, unit)} to {quantity(high, unit)}"
-    inside = element("path", class_="line", d=path(outline, scale, span))
+    inside = _drawn(outline, scale, span)
     caption: list[Child | None] = [
         channel.name,
         " " if unit else None,
         element("span", unit, class_="soft") if unit else None,
     ]
-    return _chart(caption, said, scale, span, device, [inside])
+    return _chart(caption, said, scale, span, device, inside)
 
 
 def score_chart(outline: Outline, level: AlertLevel, span: Span, device: int) -> Element:
@@ -90,12 +96,11 @@ def score_chart(outline: Outline, level: AlertLevel, span: Span, device: int) ->
     scale = by_magnitude(min(least, level.score_raise), greatest)
     raise_at, clear_at = (1 - scale.place([level.score_raise, level.score_clear])).tolist()
     y, name = round(raise_at * HEIGHT), f"above-{device}"
-    d = path(outline, scale, span)
     inside = [
         element("clipPath", element("rect", width=str(WIDTH), height=str(y)), id=name),
         element("path", class_="level clear", d=f"M0 {round(clear_at * HEIGHT)}H{WIDTH}"),
-        element("path", class_="line", d=d),
-        element("path", class_="line above", d=d, clip_path=f"url(#{name})"),
+        *_drawn(outline, scale, span),
+        *_drawn(outline, scale, span, "above", f"url(#{name})"),
         element("path", class_="level", d=f"M0 {y}H{WIDTH}"),
     ]
     n_above = int(np.count_nonzero(outline.high >= level.score_raise))
@@ -173,6 +178,6 @@ def _chart(
     return element(
         "figure",
         element("figcaption", *caption),
-        element("div", labels, element("div", drawn, class_="area"), time_marks(span), class_="plot"),
+        element("div", labels, element("div", drawn, class_="box"), time_marks(span), class_="plot"),
         class_="chart",
     )

@@ -143,7 +143,7 @@ def _curve(found: Findings) -> Element:
         element(
             "div",
             marks,
-            element("div", drawn, *dots, class_="area"),
+            element("div", drawn, *dots, class_="box"),
             element("div", *labels, class_="x", aria_hidden="true"),
             class_="plot",
         ),

@@ -150,8 +150,8 @@ def _blame(device: DeviceSeen) -> Element:
     rows: list[list[Child]] = []
     for channel, n, share in device.blame:
         bar = element("span", element("span", style=f"width:{100 * (share or 0.0):.0f}%"), class_="bar")
-        rows.append([channel, str(n), bar, "-" if share is None else f"{share:.0%}"])
-    headers = ("channel", "alerts that name it first", "", "mean share of machine alerts")
+        rows.append([channel, str(n), "-" if share is None else f"{share:.0%}", bar])
+    headers = ("channel", "alerts that name it first", "mean share of machine alerts", "")
     return table(rows, headers, f"Channels of {device.device} to blame", class_="blame")
 
 

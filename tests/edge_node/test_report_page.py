@@ -121,7 +121,7 @@ def test_failures_say_what_became_of_them_and_texts_stay_texts(page: Browser) ->
         ["–", "not"],
     ]
     assert ODD in rows[2].text
-    assert len(page.all(".tall .area .dot.now")) == 1
+    assert len(page.all(".tall .box .dot.now")) == 1
     caught = page.run("return document.querySelector('.tall svg').getAttribute('aria-label')")
     assert caught.startswith("Of 3 failures, 2 caught with ")
 
@@ -140,6 +140,10 @@ def test_charts_hold_what_was_replayed(page: Browser) -> None:
     )
     temperature = paths[-2]
     assert temperature.count("M") == 2
+    filled = page.run(
+        "return [...document.querySelectorAll('path.line')].map((p) => [getComputedStyle(p).fill, p.classList.contains('area')])"
+    )
+    assert all((fill != "none") is area for fill, area in filled)
     heights = page.run(
         "const box = (css) => document.querySelector(css).getBoundingClientRect();"
         "const chart = '#device-0 ~ .chart:has(.level) ';"
