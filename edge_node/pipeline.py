@@ -29,6 +29,7 @@ from edge_node.counters import Counters
 from edge_node.lane import Lane, LaneState
 from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING, DevicePlan, NotDrained, ServedModel
 from edge_node.settling import Trace
+from edge_node.what_if import WhatIf
 from models import codec, scoring
 from models.acceptance import Acceptance
 from models.calibration import p_values
@@ -384,6 +385,10 @@ class Pipeline:
         """The inverse of :meth:`tap`."""
         for lane in self._lanes.values():
             lane.settler.taps = tuple(tap for tap in lane.settler.taps if tap is not heard)
+
+    def what_if(self, plan: DevicePlan) -> WhatIf:
+        """The alerts of a device from now on under ``plan``, its own but for its levels; it has a model."""
+        return self._lanes[plan.device.device_id].settler.what_if(plan)
 
     def open_alerts(self, device_id: str) -> list[Alert]:
         """The last message of every alert of a device that is open."""
