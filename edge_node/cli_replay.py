@@ -47,7 +47,7 @@ REFUSED, INTERRUPTED = 1, 130
 
 _DESCRIPTION = """Runs a recorded log through the same windows, model and alerting as a live gateway, prints each
 alert as it comes, and ends with a summary. With labels (a column "anomaly" in the log, or --labels) it says how well
-the alerts match them, beside what chance would score. With --failures it says which of them an alert would have
+the alerts match them, beside what chance would score. With --events it says which of them an alert would have
 announced, and what each budget of alerts would have caught. Neither is ever shown to the model."""
 
 _LEAD_S = 7 * 86_400.0
@@ -119,7 +119,8 @@ def add(commands: Any) -> None:
     )
     failed = replay.add_argument_group("failures")
     failed.add_argument(
-        "--failures",
+        "--events",
+        dest="failures",
         type=Path,
         metavar="FILE",
         help="what failed when: CSV with time, device or machine where the log has several, text",
@@ -163,7 +164,7 @@ def _replay(given: argparse.Namespace) -> None:
             f"--scores {given.scores}: scores are written as Parquet: give the file a name that ends in .parquet"
         )
     if given.lead is not None and given.failures is None:
-        raise UsageError("--lead says how long before a failure an alert counts: give --failures, too")
+        raise UsageError("--lead says how long before a failure an alert counts: give --events, too")
     files = log_files(given.logs)
     for name in ("output", "scores"):
         target = getattr(given, name)

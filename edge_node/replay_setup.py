@@ -76,7 +76,7 @@ def check_channels(file: Path, options: LogOptions, core: Core) -> None:
 def failures_of(
     given: argparse.Namespace, files: list[Path], options: LogOptions, core: Core
 ) -> list[Failure] | None:
-    """The failures of --failures, by time; None where it is not given. Raises LogError."""
+    """The failures of --events, by time; None where it is not given. Raises LogError."""
     if given.failures is None:
         return None
     machine_of = {plan.device.device_id: plan.device.machine for plan in core.plans}

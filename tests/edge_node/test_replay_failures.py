@@ -1,4 +1,4 @@
-"""``edge-node replay --failures``: what of last year would have been announced, and what each budget would have cost."""
+"""``edge-node replay --events``: what of last year would have been announced, and what each budget would have cost."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_each_failure_is_caught_or_missed_and_says_by_what(
 ) -> None:
     file = failures(tmp_path, 1200, 2500, 3300, 9e6)
     level = ("--model", BUNDLE, "--alerts-per-week", 500)
-    assert replay(log, *level, "--failures", file, "--lead", "5m") == 0
+    assert replay(log, *level, "--events", file, "--lead", "5m") == 0
     said = capsys.readouterr().out
     assert row(said, stamp(1200))[1:4] == ["pump", "seal 1", "caught"]
     assert row(said, stamp(1200))[5:] == ["Pressure", "1"]
@@ -82,7 +82,7 @@ def test_an_alert_before_the_lead_is_false_though_it_is_open(
     log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = failures(tmp_path, 1190)
-    assert replay(log, "--model", BUNDLE, "--alerts-per-week", 500, "--failures", file, "--lead", "60s") == 0
+    assert replay(log, "--model", BUNDLE, "--alerts-per-week", 500, "--events", file, "--lead", "60s") == 0
     said = capsys.readouterr().out
     assert row(said, stamp(1190))[3] == "missed"
     assert re.search(
@@ -96,7 +96,7 @@ def test_the_lead_is_a_week_unless_told_otherwise(
 ) -> None:
     """A failure days after the log's end has most of its lead before it."""
     file = failures(tmp_path, N + 6 * 86_400)
-    arguments = (log, "--model", BUNDLE, "--alerts-per-week", 500, "--failures", file)
+    arguments = (log, "--model", BUNDLE, "--alerts-per-week", 500, "--events", file)
     assert replay(*arguments) == 0
     said = capsys.readouterr().out
     assert row(said, stamp(N + 6 * 86_400))[3:5] == ["caught", "6 days"]
@@ -129,7 +129,7 @@ def test_of_several_devices_a_failure_is_of_its_own(
     file.write_text(
         f"time,device,machine\n{failed},pump,\n{failed},fan,\n{failed},,line-1\n{failed},,line-2\n{failed},,\n"
     )
-    assert replay(log, "-c", config, "--failures", file, "--lead", "10m") == 0
+    assert replay(log, "-c", config, "--events", file, "--lead", "10m") == 0
     rows = [
         re.split(r"  +", line)
         for line in capsys.readouterr().out.splitlines()
@@ -147,8 +147,8 @@ def test_of_several_devices_a_failure_is_of_its_own(
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("--lead", "7d"), 2, "--lead says how long before a failure an alert counts: give --failures, too"),
-        (("--failures", "none.csv"), 1, "none.csv: cannot be read (No such file or directory)"),
+        (("--lead", "7d"), 2, "--lead says how long before a failure an alert counts: give --events, too"),
+        (("--events", "none.csv"), 1, "none.csv: cannot be read (No such file or directory)"),
     ],
 )
 def test_what_is_wrong_is_one_line(
@@ -160,7 +160,7 @@ def test_what_is_wrong_is_one_line(
 
 def test_a_lead_is_a_length_of_time(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        replay(log, "--model", BUNDLE, "--failures", failures(tmp_path, 1), "--lead", "a week")
+        replay(log, "--model", BUNDLE, "--events", failures(tmp_path, 1), "--lead", "a week")
     assert "'a week' is not a length of time such as 45s, 90m, 6h or 2d" in capsys.readouterr().err
 
 

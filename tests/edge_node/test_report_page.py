@@ -66,7 +66,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f'{T0_S + second},pump,"{text}"' for second, text in rows]
     (folder / "failures.csv").write_text("\n".join(["time,device,text", *lines]) + "\n")
     arguments = ["replay", str(log), "-c", str(folder / "gateway.toml"), "--report", str(folder / "report")]
-    assert main([*arguments, "--failures", str(folder / "failures.csv"), "--lead", "5m"]) == 0
+    assert main([*arguments, "--events", str(folder / "failures.csv"), "--lead", "5m"]) == 0
     (page,) = (folder / "report").iterdir()
     assert page.name == "hall 3.html"
     return page
