@@ -1,4 +1,4 @@
-# The vocabulary: demo, test, check, bench, fuzz, chaos, reliability, tflite-runtime-test, clean. Each sets up .venv by itself when it is missing.
+# The vocabulary: demo, test, check, bench, quality, fuzz, chaos, reliability, tflite-runtime-test, clean. Each sets up .venv by itself when it is missing.
 SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -7,13 +7,14 @@ TFLITE_VENV := .venv-tflite-runtime
 PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell $(p) -c 'import sys, venv, ensurepip; print("$(p)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench fuzz chaos reliability tflite-runtime-test clean
+.PHONY: help demo test check format bench quality fuzz chaos reliability tflite-runtime-test clean
 
 help:
 	@echo "make demo    machines, gateways and a sink: a model that floods, a better one from summaries, canary, all; before and after (under 4 minutes)"
 	@echo "make test    the tests (those that need mosquitto or a browser are skipped, saying so, where it is missing)"
 	@echo "make check   formatting, lint, types, import rules"
 	@echo "make bench   benchmarks, each against a floor in the same run; JSON under benchmarks/results/, the gist in the README"
+	@echo "make quality how well faults are found on recorded data, beside a random score and a clock; JSON under benchmarks/results/ (under an hour)"
 	@echo "make fuzz    10 million random and mutated bytes through the decoders of the serial protocol, in Python and in C"
 	@echo "make chaos   the gateway between real brokers, killed, frozen, cut off and out of disk at random moments; nothing may be lost"
 	@echo "make reliability   what of that is in the README, measured again"
@@ -40,6 +41,9 @@ format: $(VENV)/.installed
 bench: $(VENV)/.installed
 	@$(PY) -m benchmarks.run
 
+quality: $(VENV)/.installed
+	@$(PY) -m benchmarks.quality
+
 fuzz: $(VENV)/.installed
 	@$(PY) -m tests.firmware_bridge.fuzz --bytes 10000000
 
@@ -58,6 +62,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) with $(PYTHON) (once; takes a minute or two)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# A metric of the quality benchmark, alone: what else it asks for (torch, numpy 1) is for its models.
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt TSB-AD
 	@touch $@
 
 $(TFLITE_VENV)/.installed: pyproject.toml constraints-tflite-runtime.txt

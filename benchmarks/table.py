@@ -47,6 +47,8 @@ def load(folder: Path = RESULTS) -> dict[str, Record]:
 
 def rows(results: Mapping[str, Record]) -> list[Row]:
     """What is known, in the order in which it is told."""
+    from benchmarks.quality.told import rows as quality  # which has rows of this kind
+
     told = {
         "throughput": _throughput,
         "ingest": _ingest,
@@ -61,6 +63,10 @@ def rows(results: Mapping[str, Record]) -> list[Row]:
         "fleet": _fleet,
         "drift": _drift,
         "scaling": _scaling,
+        "quality_skab": quality,
+        "quality_nab": quality,
+        "quality_femto": quality,
+        "quality_smap_msl": quality,
     }
     return [row for name, tell in told.items() if name in results for row in tell(results[name])]
 

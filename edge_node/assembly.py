@@ -351,9 +351,11 @@ def assemble_bundle(
     policy: AlertPolicy = AlertPolicy(),  # noqa: B008 (frozen)
     site: str = "replay",
     gateway: str = "replay",
+    precision: Precision = "float32",
     on_notice: Callable[[str], None],
 ) -> Core:
-    """A core for one device that is just as ``bundle`` was trained: no configuration needed.
+    """A core for one device that is just as ``bundle`` was trained: no configuration needed. It scores on the CPU in
+    ``precision``.
 
     Raises BundleRefused when the bundle's worked examples come out otherwise here, and what Engine raises.
     """
@@ -368,7 +370,7 @@ def assemble_bundle(
         rate_hz=window.rate_hz,
         channels=channels,
     )
-    engine = Engine(manifest, bundle.artifacts, on_notice=on_notice)
+    engine = Engine(manifest, bundle.artifacts, precision=precision, on_notice=on_notice)
     check_golden(bundle, engine)
     budget = alerts_per_week if alerts_per_week is not None or p_threshold is not None else 1.0
     plan = DevicePlan(
