@@ -152,6 +152,8 @@ def placement_lines(plan: Plan) -> Iterable[str]:
         yield from tabulate(
             rows, headers, tablefmt="plain", colalign=("left", *["right"] * 5, "left"), disable_numparse=True
         ).split("\n")
+        if task.cloud.remedy is not None:
+            yield f"to measure a sink: {task.cloud.remedy}"
         yield f"-> {task.verdict.recommendation}: {task.verdict.reason}"
     if plan.placement:
         yield ""

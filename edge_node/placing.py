@@ -57,10 +57,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """Latencies in ms of single windows, or why there are none."""
+    """Latencies in ms of single windows, or why there are none, and what to look at then."""
 
     ms: tuple[float, ...] = ()
     why_not: str | None = None
+    remedy: str | None = None
     backend: str = ""
 
     @property
@@ -177,7 +178,7 @@ def in_the_cloud(broker: Broker, topics: GatewayTopics, model: ServedModel, dead
             payload = asker.ask(request, deadline_ms / 1e3)
             ms = (time.perf_counter() - begin) * 1e3
             if payload is None:
-                return Measured(why_not=f"no sink answered within {deadline_ms:g} ms (cloud_deadline_ms)")
+                return _unanswered(asker.refusal, topics, model, deadline_ms)
             answer = read_reply(payload)
             if answer.reason is not None:
                 return Measured(why_not=f"the sink does not score it: {answer.reason}: {answer.text}")
@@ -190,6 +191,21 @@ def in_the_cloud(broker: Broker, topics: GatewayTopics, model: ServedModel, dead
     finally:
         asker.close()
     return Measured(ms=tuple(took), backend=backend)
+
+
+def _unanswered(
+    refusal: str | None, topics: GatewayTopics, model: ServedModel, deadline_ms: float
+) -> Measured:
+    """``refusal``: why the broker did not take a request; None: it did."""
+    if refusal is not None:
+        why = f"the broker did not take a request on {topics.score_request}: {refusal}"
+        return Measured(why_not=why, remedy="let the gateway publish it: examples/mosquitto/acl")
+    return Measured(
+        why_not=f"no sink answered within {deadline_ms:g} ms (cloud_deadline_ms)",
+        remedy=f"run a sink whose sink.toml has [scoring] models with {model.model_id}, and [broker] prefix {topics.prefix}; "
+        f"the broker must let it read {topics.score_request}, and write what the gateway reads, {topics.score_response} "
+        "(examples/mosquitto/acl)",
+    )
 
 
 def examples(manifest: ModelManifest) -> NDArray[np.float32]:
@@ -208,7 +224,7 @@ class _Asker:
         self._to_send: list[Outgoing] = []
         self._wanted = ""
         self._answer: bytes | None = None
-        self._refusal: str | None = None
+        self.refusal: str | None = None  # why the broker did not take what was asked last
         self._connection = Connection(
             broker,
             self,
@@ -227,10 +243,10 @@ class _Asker:
     def ask(self, request: ScoreRequest, patience_s: float) -> bytes | None:
         """The payload of the answer to ``request``; None: there was none in time, or the broker did not take it."""
         with self._changed:
-            self._wanted, self._answer, self._refusal = request.transaction, None, None
+            self._wanted, self._answer, self.refusal = request.transaction, None, None
             self._to_send.append(outgoing(request, self._topics))
         self._connection.wake()
-        self._until(lambda: self._answer is not None or self._refusal is not None, patience_s)
+        self._until(lambda: self._answer is not None or self.refusal is not None, patience_s)
         return self._answer
 
     def close(self) -> None:
@@ -259,7 +275,7 @@ class _Asker:
     def on_acked(self, mid: int, refusal: str | None) -> None:
         if refusal is not None:
             with self._changed:
-                self._refusal = refusal
+                self.refusal = refusal
                 self._changed.notify_all()
 
     def on_lost(self, blameless: bool) -> None:
@@ -297,6 +313,7 @@ def _side(measured: Measured, up: int, down: int, cost: float) -> Side:
         latency_95_ms=measured.high,
         n_measured=len(measured.ms),
         unmeasured=measured.why_not,
+        remedy=measured.remedy,
         bytes_up=up,
         bytes_down=down,
         cost_per_month=cost,
