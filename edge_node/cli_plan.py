@@ -147,6 +147,8 @@ def placement_lines(plan: Plan) -> Iterable[str]:
         yield ""
         devices = f"{task.n_devices} device{'s' * (task.n_devices != 1)}"
         yield f"where to score {task.model_id} v{task.version}: {devices}, {task.windows_per_day:,.0f} windows a day"
+        if task.in_service is not None:
+            yield f"{task.in_service.text}; sizes and times are those of v{task.version}"
         rows = [_side_row("edge", task.edge), _side_row("cloud", task.cloud)]
         headers = ("", "latency", "95 % within", "bytes up", "bytes down", "cost a month", "")
         yield from tabulate(

@@ -11,7 +11,7 @@ import statistics
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from edge_node.cloud_scoring import Inbox
 from edge_node.config import Config
 from edge_node.egress import Outgoing, outgoing
 from edge_node.inference import EdgeTpuUnavailable, NotReady, ScoringEngine, WorkerLost
+from edge_node.model_in_service import InService, in_service
 from edge_node.placement import Needs, Prices, Side, Verdict, cost_per_month, judge
 from edge_node.plans import DevicePlan, ServedModel
 from models.broker_options import Broker
@@ -43,10 +44,12 @@ _TOPIC_BYTES = 65_536
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """One model's: what it needs, what was measured at both places, and where it should run."""
+    """One model's: what it needs, what was measured at both places, and where it should run. ``version``: that was measured, the
+    configuration's; ``in_service``: another one serves here, or may; None: that one does."""
 
     model_id: str
     version: int
+    in_service: InService | None
     n_devices: int
     windows_per_day: float
     model_bytes: int
@@ -80,14 +83,21 @@ def tasks(config: Config, core: Core, prices: Prices, *, ask_cloud: bool) -> tup
     for plan in core.plans:
         if plan.model is not None:
             by_engine.setdefault(plan.engine, []).append(plan)
+    others = in_service(config, core)
     return tuple(
-        _task(config, plans, core.engines[engine], prices, ask_cloud=ask_cloud)
+        _task(config, plans, core.engines[engine], prices, others, ask_cloud=ask_cloud)
         for engine, plans in by_engine.items()
     )
 
 
 def _task(
-    config: Config, plans: Sequence[DevicePlan], engine: ScoringEngine, prices: Prices, *, ask_cloud: bool
+    config: Config,
+    plans: Sequence[DevicePlan],
+    engine: ScoringEngine,
+    prices: Prices,
+    others: Mapping[str, InService],
+    *,
+    ask_cloud: bool,
 ) -> Task:
     model = plans[0].model
     assert model is not None
@@ -120,6 +130,7 @@ def _task(
     return Task(
         model_id=model.model_id,
         version=model.version,
+        in_service=others.get(model.model_id),
         n_devices=len(plans),
         windows_per_day=per_day,
         model_bytes=artifact_bytes,
