@@ -147,11 +147,15 @@ def placement_lines(plan: Plan) -> Iterable[str]:
         yield ""
         devices = f"{task.n_devices} device{'s' * (task.n_devices != 1)}"
         yield f"where to score {task.model_id} v{task.version}: {devices}, {task.windows_per_day:,.0f} windows a day"
+        if task.in_service is not None:
+            yield f"{task.in_service.text}; sizes and times are those of v{task.version}"
         rows = [_side_row("edge", task.edge), _side_row("cloud", task.cloud)]
         headers = ("", "latency", "95 % within", "bytes up", "bytes down", "cost a month", "")
         yield from tabulate(
             rows, headers, tablefmt="plain", colalign=("left", *["right"] * 5, "left"), disable_numparse=True
         ).split("\n")
+        if task.cloud.remedy is not None:
+            yield f"to measure a sink: {task.cloud.remedy}"
         yield f"-> {task.verdict.recommendation}: {task.verdict.reason}"
     if plan.placement:
         yield ""
