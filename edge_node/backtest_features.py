@@ -46,24 +46,28 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """Where signal takes over: the last window that has been judged there, by device, and the first arrival after it."""
+    """Where signal takes over: the last window that has been judged there, by device; event time of the first row after it,
+    where there is any, for devices that have not been judged; and the first arrival."""
 
     featured_ns: Mapping[str, int]
+    first_ns: Mapping[str, int]
     arrival_ns: int
 
     @classmethod
-    def at(cls, snapshot: bytes | None, arrival_ns: int) -> Seam:
+    def at(cls, segment: Segment, snapshot: bytes | None) -> Seam:
         """The beginning of a file of the black box, with what the pipeline remembered then."""
-        found: dict[str, int] = {}
+        contents, found = segment.contents, dict[str, int]()
+        first_ns = {device_id: one.first_ns for device_id, one in contents.devices.items()}
+        arrival_ns = contents.first_arrival_ns or 0
         if snapshot is not None:
             try:
                 state = codec.unpack_state(snapshot, PipelineState)
             except msgspec.DecodeError:
-                return cls(found, arrival_ns)
+                return cls(found, first_ns, arrival_ns)
             for device_id, part in state.devices.items():
                 if part.lane.featured_ns is not None:
                     found[device_id] = part.lane.featured_ns
-        return cls(found, arrival_ns)
+        return cls(found, first_ns, arrival_ns)
 
 
 @dataclass(slots=True)
@@ -73,14 +77,17 @@ class _Bounds:
     after_ns: int | None = None
     again: bool = False  # after_ns is of before a restart
     until_ns: int | None = None
-    arrival_ns: int | None = None  # where until_ns is not known
+    ended_ns: int | None = None  # where until_ns is not known: those that end before
     is_over: bool = False
 
     @classmethod
-    def of(cls, after_ns: int | None, device_id: str, seam: Seam | None) -> _Bounds:
+    def of(cls, after_ns: int | None, plan: DevicePlan, seam: Seam | None) -> _Bounds:
         if seam is None:
             return cls(after_ns)
-        return cls(after_ns, until_ns=seam.featured_ns.get(device_id), arrival_ns=seam.arrival_ns)
+        name, window = plan.device.device_id, plan.window
+        # Of a device that begins there the first window may have been in progress.
+        ended_ns = seam.first_ns.get(name, seam.arrival_ns) - window.window_ns - window.hop_ns
+        return cls(after_ns, until_ns=seam.featured_ns.get(name), ended_ns=ended_ns)
 
     def cut(self, rows: FeatureRows) -> FeatureRows:
         if self.is_over:
@@ -103,8 +110,8 @@ class _Bounds:
                 self.is_over = True
             else:
                 which &= rows.start_ns < self.until_ns
-        elif self.arrival_ns is not None:
-            which &= rows.end_ns <= self.arrival_ns
+        elif self.ended_ns is not None:
+            which &= rows.end_ns <= self.ended_ns
         return rows.take(which)
 
 
@@ -132,7 +139,7 @@ class History:
         """What the log holds after ``position``, reached with what arrived at ``at_ns`` (None: from the beginning on), and
         up to ``seam`` (None: all of it); an :class:`Opening` before what comes of each file."""
         last = dict(position)
-        bounds = {d: _Bounds.of(last.get(d, at_ns), d, seam) for d in self.plans}
+        bounds = {d: _Bounds.of(last.get(d, at_ns), plan, seam) for d, plan in self.plans.items()}
         before: Segment | None = None
         linked = False
         for file in self.files:
@@ -169,6 +176,7 @@ class History:
                 if not said:
                     said = True
                     yield Opening(linked, remembered, first_ns)
+                    linked = True
                 yield item
 
     def _remembered(self, file: Segment) -> bytes:

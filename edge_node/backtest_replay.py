@@ -207,7 +207,7 @@ class Replay:
             snapshot = _snapshot(segment)
         except LogError:  # said when it is replayed
             snapshot = None
-        self._seam = Seam.at(snapshot, segment.contents.first_arrival_ns or 0)
+        self._seam = Seam.at(segment, snapshot)
         return self._seam
 
     def _open(self, opening: Opening) -> None:
