@@ -17,6 +17,7 @@ import numpy as np
 
 from edge_node.feature_log import Remembered
 from edge_node.feature_rows import FeatureRows, of_block
+from edge_node.lane import Judgement
 from edge_node.pipeline import PipelineState
 from edge_node.plans import DevicePlan
 from edge_node.segments import Segment, load
@@ -36,10 +37,12 @@ _LATE_NS = 1200 * NS_PER_S  # rows are handed over that much after they came, at
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Rows of a file follow. ``linked``: nothing is missing between them and those before, or the position; else
-    ``remembered`` is what to go on from (packed :class:`~edge_node.feature_log.Remembered`); ``at_ns`` when it began."""
+    """Rows of a file follow, which began at ``at_ns``. ``linked``: it follows the one before, or was being written at the
+    position. Nothing is missing for the devices in ``reached``; the others go on from what is ``remembered`` (packed
+    :class:`~edge_node.feature_log.Remembered`)."""
 
     linked: bool
+    reached: frozenset[str]
     remembered: bytes
     at_ns: int
 
@@ -157,13 +160,15 @@ class History:
             if at_ns is not None and last_ns < at_ns:
                 continue
             try:
-                remembered = self._remembered(file)
-            except LogError as error:
+                remembered = _remembered(file)
+                there = codec.unpack_state(remembered, Remembered).devices
+            except (LogError, msgspec.DecodeError) as error:
                 self.note(_gone(file, error))
                 linked, before = False, None
                 continue
+            reached = frozenset(d for d in self.plans if linked or _is_reached(last.get(d), there.get(d)))
             said = False
-            for item in self._items(file, remembered):
+            for item in self._items(file, there):
                 if isinstance(item, Acceptance):
                     is_before = at_ns is not None and item.arrival_ns <= at_ns
                     if is_before or (seam is not None and item.arrival_ns >= seam.arrival_ns):
@@ -175,26 +180,14 @@ class History:
                     last[item.device_id] = int(item.start_ns[-1])
                 if not said:
                     said = True
-                    yield Opening(linked, remembered, first_ns)
+                    yield Opening(linked, reached, remembered, first_ns)
                     linked = True
                 yield item
 
-    def _remembered(self, file: Segment) -> bytes:
-        """Raises LogError."""
-        state = frames_beginning(file.path).state
-        if state is None:
-            raise LogError(file.path, "its beginning is missing")
-        return unpacked_state(file.path, state)
-
-    def _items(self, file: Segment, remembered: bytes) -> Iterator[FeatureRows | Acceptance]:
+    def _items(self, file: Segment, there: Mapping[str, Judgement]) -> Iterator[FeatureRows | Acceptance]:
         """Of the devices of which something can be used."""
         if (otherwise := self.otherwise(file)) is not None:
             self.note(f"features of {file.path.name} are left out: {otherwise} was configured otherwise then")
-            return
-        try:
-            there = codec.unpack_state(remembered, Remembered).devices
-        except msgspec.DecodeError:
-            self.note(f"features of {file.path.name} are left out: their beginning cannot be read")
             return
         alike: dict[str, int] = {}
         for device_id, plan in self.plans.items():
@@ -219,6 +212,22 @@ class History:
         if file.is_closed:  # one that is being written ends in something unfinished
             for text in troubles:
                 self.note(f"features: {text}: something is missing there")
+
+
+def _remembered(file: Segment) -> bytes:
+    """Raises LogError."""
+    state = frames_beginning(file.path).state
+    if state is None:
+        raise LogError(file.path, "its beginning is missing")
+    return unpacked_state(file.path, state)
+
+
+def _is_reached(position: int | None, there: Judgement | None) -> bool:
+    """Whether a device has been judged up to where ``there`` was remembered. A checkpoint may be older than the log: what came
+    between is then in it twice."""
+    if position is None or there is None or there.featured_ns is None:
+        return False
+    return there.featured_ns <= position <= there.featured_ns + _AGAIN_NS
 
 
 def _gone(file: Segment, error: Exception) -> str:

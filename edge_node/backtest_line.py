@@ -114,26 +114,24 @@ class Line:
             raise Unusable from error
         self._start(core, carried)
 
-    def begin_features(self, remembered: bytes) -> bool:
-        """A stretch of features begins, where a gateway ``remembered`` that; whether the model in service could go on from
-        it."""
+    def begin_features(self, remembered: bytes, reached: Collection[str]) -> bool:
+        """A stretch of features begins, where a gateway ``remembered`` that; devices of ``reached`` go on as they are. Whether
+        the model in service could go on from something."""
+        carried: dict[str, Judgement] = {}
         if self.core is not None:  # what waits there for its gate is in features to come
-            self.take()
-            self._leave()
+            carried = self._carried(self.asked.devices)
+        carried = {device_id: one for device_id, one in carried.items() if device_id in reached}
         core = self._built(self.asked.served)
         try:
             found = codec.unpack_state(remembered, Remembered).devices
-            kept = core.pipeline.judge_on({d: one for d, one in found.items() if d in self.asked.devices})
+            kept = core.pipeline.judge_on(
+                {d: found[d] for d in self.asked.devices & found.keys() - carried.keys()}
+            )
             self._adopt(core)
         except (msgspec.DecodeError, NotDrained, ValueError):
             core, kept = self._built(self.plans), set()
-        self._start(core)
-        return bool(kept)
-
-    def go_on_with_features(self) -> None:
-        """What was signal until here goes on as features."""
-        carried = self._carried(self.asked.devices)
-        self._start(self._built(self.plans), carried)
+        self._start(core, carried)
+        return bool(kept or carried)
 
     def featured_ns(self, device_id: str) -> int | None:
         """Start of the last window of a device that was judged."""

@@ -61,7 +61,6 @@ class Replay:
         self._last_ns = 0
         self._heard: set[str] = set()
         self._in_features = False  # what is being replayed
-        self._seam: Seam | None = None  # where the next stretch of signal begins
         self._n_from_features = 0
         self._missing: list[int] = []  # where features begin anew
 
@@ -207,21 +206,18 @@ class Replay:
             snapshot = _snapshot(segment)
         except LogError:  # said when it is replayed
             snapshot = None
-        self._seam = Seam.at(segment, snapshot)
-        return self._seam
+        return Seam.at(segment, snapshot)
 
     def _open(self, opening: Opening) -> None:
         """Features follow."""
-        if not opening.linked:
-            if self._first_ns is not None:
-                self._missing.append(opening.at_ns)
-            if not self._served.begin_features(opening.remembered):
+        if opening.linked and self._in_features:
+            return
+        if self._first_ns is not None and not opening.reached >= self._heard:
+            self._missing.append(opening.at_ns)
+        for line in self._lines:
+            if not line.begin_features(opening.remembered, opening.reached):
                 text = "features begin without what was remembered: another version was in service, or nothing yet"
                 self._notes.append(text)
-            self._candidate.begin_features(opening.remembered)
-        elif not self._in_features:
-            for line in self._lines:
-                line.go_on_with_features()
         self._in_features = True
 
     def _reach(self, first_ns: int, last_ns: int) -> None:
@@ -296,15 +292,13 @@ class Replay:
 
     def _begin(self, segment: Segment, *, tells: bool) -> None:
         """A stretch of signal begins with ``segment``. Raises LogError."""
-        reached: set[str] = set()
-        if self._in_features and self._seam is not None:
-            seam = self._seam.featured_ns
-            reached = {d for d in self._asked.devices if d in seam and self._served.featured_ns(d) == seam[d]}
+        snapshot = _snapshot(segment)
+        seam = Seam.at(segment, snapshot).featured_ns
+        reached = {d for d in self._asked.devices if d in seam and self._served.featured_ns(d) == seam[d]}
         self._in_features = False
         if tells and self._first_ns is not None and not (reached and reached >= self._heard):
             at = rfc3339(segment.contents.first_arrival_ns or 0)[:19]
             self._notes.append(f"something is missing before {at}Z: both go on from what was remembered then")
-        snapshot = _snapshot(segment)
         for line in self._lines:
             try:
                 line.begin(snapshot, reached)

@@ -12,27 +12,39 @@ import numpy as np
 import pytest
 
 from edge_node.assembly import Core, assemble, plan_for
-from edge_node.backtest_replay import Asked, Replay
+from edge_node.backtest_features import History
+from edge_node.backtest_replay import Asked, NothingRecorded, Replay
 from edge_node.black_box import BlackBox
 from edge_node.config import Config, load_config
 from edge_node.feature_log import FOLDER as FEATURES
 from edge_node.feature_log import FeatureLog
+from edge_node.feature_rows import FeatureRows
 from edge_node.inference import Engine, ScoringEngine
 from edge_node.model_store import load_bundle
 from edge_node.segments import FOLDER as SIGNAL
 from edge_node.segments import load
 from models.acceptance import Acceptance
 from models.backtest import Backtest, flaw
+from models.features import schema_id
 from models.logs import Tick
 from models.messages import Alert
+from models.recentring import RecentringSpec
 from models.signal import NS_PER_S, Clock, SampleBlock
 from tests.edge_node.daemons import config
-from tests.edge_node.versions import Version, calm, good, narrow, written
+from tests.edge_node.test_adoption_refusals import other_features
+from tests.edge_node.versions import Version, calm, good, narrow, signed, written
 from tests.fixtures.make_bundle import signal
 
 BLOCK = 50
 BOXES = "[black_box]\nmin_free_bytes = 0\nflush_s = 0.1\n[feature_log]\nflush_s = 30\n"
 EXTRA = 'active_when = "pump-1.Temperature > 20"'
+
+
+def quick(version: Version) -> Version:
+    """It, and what is normal moves so fast that drift is named within the hour."""
+    m, recentring = version[0], RecentringSpec(tau_windows=20.0, max_drift_sigma=1.5)
+    schema = schema_id(m.features, m.channel_names, m.window, recentring)
+    return signed(version, recentring=recentring, schema_id=schema)
 
 
 def configured(folder: Path, version: Version) -> Config:
@@ -47,7 +59,7 @@ class Gateway:
 
     def __init__(self, folder: Path, version: Version | None = None, start_ns: int | None = None) -> None:
         self.folder = folder
-        self.config = configured(folder, version or good(1))
+        self.config = configured(folder, version or quick(good(1)))
         self.start_ns = start_ns or (time.time_ns() // NS_PER_S - 100_000) * NS_PER_S
         self.n = 0  # rows since start_ns
         self.said: list[Alert] = []
@@ -143,14 +155,14 @@ NOWHERE = Path("/nonexistent")
 
 def eventful(n: int = 6000) -> np.ndarray[Any, Any]:
     """Faults, a machine at rest, a sensor that stands still, calm and restless days."""
-    values = signal(n, seed=5).copy()
+    values = signal(6000, seed=5).copy()
     for at in (700, 1600, 3300, 4500):
         values[at : at + 150] += np.float32(8.0)
     values[2000:2100, 0] = 5.0  # at rest
     values[2400:2600, 1] = values[2400, 1]  # a sensor has stuck
     values[5000:5400] = calm(400, seed=3)
-    values[5600:] += np.float32(0.8)  # drift
-    return values
+    values[5300:] += np.float32(4.0)  # drift
+    return values[:n]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +177,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Gateway:
 
 
 @pytest.mark.parametrize(
-    "candidate", [good(2), good(3, seed=4), narrow(4)], ids=["same", "another", "floods"]
+    "candidate", [quick(good(2)), quick(good(3, seed=4)), quick(narrow(4))], ids=["same", "another", "floods"]
 )
 def test_features_say_what_signal_says(plant: Gateway, candidate: Version) -> None:
     from_signal, signal_says = plant.judged(candidate, features=None)
@@ -191,9 +203,106 @@ def test_features_stand_in_for_signal_that_is_gone(
     for segment in segments:
         if segment not in segments[slice(*gone)]:
             (kept / segment.path.name).write_bytes(segment.path.read_bytes())
-    for candidate in (good(3, seed=4), narrow(4)):
+    for candidate in (quick(good(3, seed=4)), quick(narrow(4))):
         whole, whole_says = plant.judged(candidate, features=None)
         found, says = plant.judged(candidate, folder=kept)
         assert says == whole_says
         assert 0 < found.n_from_features < found.served.n_windows == whole.served.n_windows
         assert not found.notes
+
+
+def test_the_plant_has_all_that_matters(plant: Gateway) -> None:
+    """What the tests above compare: drift and machine alerts, rest, faults of sensors, channels that are suspect."""
+    assert {a.kind for a in plant.said} >= {"machine", "drift", "sensor"}
+    log = History(plant.folder / FEATURES, 0, {"pump-1": plant.core.plans[0]}, print, lambda file: None)
+    rows = [item for item in log.between({}, None, None) if isinstance(item, FeatureRows)]
+    assert any(r.suspect is not None for r in rows)
+    start = np.concatenate([r.start_ns for r in rows])
+    assert (np.diff(start) > 0).all()
+    assert np.diff(start).max() > 80 * NS_PER_S  # windows at rest are not there
+    accepted = [item for item in log.between({}, None, None) if isinstance(item, Acceptance)]
+    assert [item.transaction for item in accepted] == ["t"]
+
+
+def test_what_arrived_before_the_hours_asked_for_is_left_out(plant: Gateway) -> None:
+    files = load(plant.folder / FEATURES)
+    from_ns = files[3].contents.first_arrival_ns
+    assert from_ns is not None
+    found, _ = plant.judged(quick(good(2)), folder=NOWHERE, from_ns=from_ns)
+    assert found.start_ns == from_ns
+    assert not found.notes
+    replay = Replay(*plant.asked(quick(good(2)), folder=NOWHERE, from_ns=from_ns))
+    replay.run()
+    later = [
+        a.alert_id for a in plant.said if a.kind == "machine" and a.state == "raised" and a.end_ns > from_ns
+    ]
+    assert [e.alert_id for e in replay._served.made.counted if e.kind == "machine"] == later
+    with pytest.raises(NothingRecorded):
+        plant.judged(quick(good(2)), folder=NOWHERE, from_ns=time.time_ns())
+
+
+def test_a_candidate_with_other_features_is_judged_on_signal_alone(plant: Gateway) -> None:
+    found, _ = plant.judged(other_features(good(2)))
+    assert found.n_from_features == 0
+    assert found.served.n_windows > 400
+    assert any("judged on raw signal alone" in note for note in found.notes)
+    with pytest.raises(NothingRecorded, match="raw signal alone"):
+        plant.judged(other_features(good(2)), folder=NOWHERE)
+
+
+def test_what_had_other_features_once_is_left_out(tmp_path: Path) -> None:
+    before = Gateway(tmp_path, other_features(good(1)))
+    before.run(eventful(1500))
+    before.close()
+    gateway = Gateway(tmp_path, quick(good(1)), before.start_ns + 2000 * NS_PER_S)
+    gateway.run(eventful(1500))
+    gateway.close()
+    whole, _ = gateway.judged(quick(good(2)), folder=NOWHERE)
+    assert len(gateway.raised) == 1
+    assert whole.served.n_windows == pytest.approx(149, abs=3)
+    assert any("other windows or features once" in note for note in whole.notes)
+
+
+def test_a_restart_goes_on_and_no_window_comes_twice(tmp_path: Path) -> None:
+    """Killed: what was remembered is older than what was logged, and the broker brings the rest again."""
+    values = eventful(3000)
+    whole = Gateway(tmp_path_of(tmp_path, "whole"))
+    whole.run(values)
+    whole.close()
+    gateway = Gateway(tmp_path_of(tmp_path, "killed"), start_ns=whole.start_ns)
+    gateway.run(values[:1800])
+    snapshot = gateway.core.pipeline.snapshot()
+    gateway.run(values[1800:2000])
+    gateway.close()
+    gateway.n = 1800
+    gateway.boot(snapshot)
+    gateway.run(values[1800:])
+    gateway.close()
+    for candidate in (quick(good(2)), quick(narrow(4))):
+        _, once_says = whole.judged(candidate, folder=NOWHERE)
+        twice, twice_says = gateway.judged(candidate, folder=NOWHERE)
+        assert twice_says == once_says
+        assert not twice.notes
+
+
+def test_a_damaged_file_costs_what_follows_the_damage(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path)
+    gateway.run(eventful(4000))
+    gateway.close()
+    whole, _ = gateway.judged(quick(good(2)), folder=NOWHERE)
+    path = load(gateway.folder / FEATURES)[2].path
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    found, _ = gateway.judged(quick(good(2)), folder=NOWHERE)
+    assert 0.7 * whole.served.n_windows < found.served.n_windows < whole.served.n_windows
+    assert any("something is missing there" in note for note in found.notes)
+    path.unlink()
+    gone, _ = gateway.judged(quick(good(2)), folder=NOWHERE)
+    assert gone.served.n_windows <= found.served.n_windows
+    assert any(note.startswith("features are missing before") for note in gone.notes)
+
+
+def tmp_path_of(folder: Path, name: str) -> Path:
+    (folder / name).mkdir()
+    return folder / name
