@@ -36,7 +36,7 @@ from tests.edge_node.versions import Version, calm, good, narrow, signed, writte
 from tests.fixtures.make_bundle import signal
 
 BLOCK = 50
-BOXES = "[black_box]\nmin_free_bytes = 0\nflush_s = 0.1\n[feature_log]\nflush_s = 30\n"
+BOXES = "[black_box]\nmin_free_bytes = 0\nflush_s = 0.1\n[feature_log]\nflush_s = 0.1\n"
 EXTRA = 'active_when = "pump-1.Temperature > 20"'
 
 
