@@ -270,7 +270,7 @@ class FeatureLog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     enabled: bool = True
     days: Annotated[float, msgspec.Meta(gt=0, le=4000)] = 35.0
-    max_bytes: Bytes = 1_000_000_000
+    max_bytes: Bytes = 2_000_000_000
     flush_s: Annotated[float, msgspec.Meta(ge=0.1, le=600)] = 60.0
 
 
