@@ -51,7 +51,9 @@ def add(commands: Any) -> None:
     evaluate.add_argument(
         "--gateway", action="append", default=[], metavar="SITE/GATEWAY", help="ask only this one; repeatable"
     )
-    evaluate.add_argument("--hours", type=positive, default=24.0, metavar="N", help="of signal and features; default: 24")
+    evaluate.add_argument(
+        "--hours", type=positive, default=24.0, metavar="N", help="of signal and features; default: 24"
+    )
     evaluate.add_argument(
         "--wait", type=positive, default=900.0, metavar="S", help="for answers, at most; default: 900"
     )

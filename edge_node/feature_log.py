@@ -99,6 +99,7 @@ class FeatureLog:
         if self._paused is None and recorder.failing is not None:
             self._pause(recorder)
         if self._paused is not None:
+            self._hand_over(list(self._gathered))  # dropped: a file begins with what is remembered after them
             if recorder.may_begin:
                 self._begin(follows=False)
             return
@@ -232,4 +233,4 @@ class FeatureLog:
         if self._paused is DropReason.QUEUE_FULL:
             self.n_pauses += 1
             log.warning("the feature log pauses: the disk is too slow for what comes")
-        self._hand_over(list(self._gathered))  # dropped: what comes after the next beginning follows nothing
+        self._hand_over(list(self._gathered))  # dropped

@@ -156,6 +156,8 @@ def test_an_answer_that_is_whole_has_no_flaw() -> None:
         {"device_hours": float("nan")},
         {"end_ns": -1},
         {"n_gained": 3},
+        {"n_from_features": 101},
+        {"n_from_features": -1},
         {"n_kept": 1},
         {"gained": ["0" * 16] * 33},
         {"notes": ["x" * 301]},
