@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_node.assembly import Core, assemble, plan_for
+from edge_node.backtest_compare import Made
 from edge_node.backtest_features import History
 from edge_node.backtest_replay import Asked, NothingRecorded, Replay
 from edge_node.black_box import BlackBox
@@ -25,6 +26,7 @@ from edge_node.inference import Engine, ScoringEngine
 from edge_node.model_store import load_bundle
 from edge_node.segments import FOLDER as SIGNAL
 from edge_node.segments import load
+from edge_node.settling import Trace
 from models.acceptance import Acceptance
 from models.backtest import Backtest, flaw
 from models.features import schema_id
@@ -231,6 +233,48 @@ def test_whatever_signal_is_gone(plant: Gateway, gone: set[int]) -> None:
     assert says == whole_says
     assert found.n_from_features > 0
     assert not found.notes
+
+
+class Noting(Made):
+    """What was scored, window by window."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.windows: list[tuple[str, int]] = []
+
+    def trace(self, trace: Trace) -> None:
+        self.windows += [(trace.device_id, start) for start in trace.start_ns.tolist()]
+        super().trace(trace)
+
+
+def windows_of(plant: Gateway, **folders: Path | None) -> tuple[list[tuple[str, int]], Backtest]:
+    replay = Replay(*plant.asked(quick(good(2)), **folders))
+    replay._served.made = made = Noting()
+    return made.windows, replay.run()
+
+
+@given(
+    st.sets(st.integers(0, 19), min_size=8, max_size=19),
+    st.sets(st.integers(0, 8), min_size=1, max_size=8),
+)
+@settings(deadline=None, max_examples=10)
+def test_whatever_is_gone_no_window_comes_twice(plant: Gateway, signal: set[int], features: set[int]) -> None:
+    """And what is missing is noted."""
+    folder = plant.folder / f"some-{'-'.join(map(str, (*sorted(signal), 'and', *sorted(features))))}"
+    for name, gone in ((SIGNAL, signal), (FEATURES, features)):
+        (folder / name).mkdir(exist_ok=True, parents=True)
+        for i, segment in enumerate(load(plant.folder / name)):
+            if i not in gone:
+                (folder / name / segment.path.name).write_bytes(segment.path.read_bytes())
+    every, _ = windows_of(plant, features=None)
+    found, answer = windows_of(plant, folder=folder / SIGNAL, features=folder / FEATURES)
+    assert len(set(found)) == len(found)
+    assert set(found) <= set(every)
+    first = min(start for _, start in found)
+    if {w for w in every if w[1] >= first} - set(found) and max(s for _, s in found) == max(
+        s for _, s in every
+    ):
+        assert any("missing before" in note for note in answer.notes)
 
 
 def test_the_plant_has_all_that_matters(plant: Gateway) -> None:
