@@ -1,8 +1,8 @@
 """Backtests that a sink or an operator asks for: one at a time, beside the machines that are being watched.
 
 Strategy: a candidate is as trusted as any that is offered: its manifest is fetched by digest, signed by a pinned key, its
-graphs are checked, fit the devices and pass the probe; then a process of its own at low priority replays the black box with
-it (``backtest_process``). Invariants: nothing here changes what is in service, and a candidate is not adopted; what is asked
+graphs are checked, fit the devices and pass the probe; then a process of its own at low priority replays what was recorded
+with it (``backtest_process``). Invariants: nothing here changes what is in service, and a candidate is not adopted; what is asked
 is answered once, also when the gateway stops; no process outlives the gateway.
 """
 

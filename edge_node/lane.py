@@ -56,8 +56,8 @@ class LaneState(msgspec.Struct, kw_only=True):
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """What a :class:`Lane` remembers beside its signal: all on which it depends what becomes of features. ``featured_ns``:
-    start of the last window that had got its features (None: none had, or nobody knows)."""
+    """What a :class:`Lane` remembers beside its signal and the summary in progress: all on which it depends what features
+    raise. ``featured_ns``: start of the last window that had got its features (None: none had, or nobody knows)."""
 
     of: str
     schema_id: str
@@ -317,7 +317,7 @@ class Lane:
             of=self._identity(),
             schema_id="" if model is None else model.manifest.schema_id,
             recentring=self._recentring.state() if self._recentring is not None else None,
-            settler=self.settler.state(),
+            settler=msgspec.structs.replace(self.settler.state(), tally=None),
             featured_ns=self.featured_ns,
         )
 

@@ -18,6 +18,7 @@ from edge_node.backtest_compare import Made
 from edge_node.backtest_features import History
 from edge_node.backtest_replay import Asked, NothingRecorded, Replay
 from edge_node.black_box import BlackBox
+from edge_node.carry_over import carry_over
 from edge_node.config import Config, load_config
 from edge_node.feature_log import FOLDER as FEATURES
 from edge_node.feature_log import FeatureLog
@@ -350,6 +351,33 @@ def test_a_restart_goes_on_and_no_window_comes_twice(tmp_path: Path) -> None:
         twice, twice_says = gateway.judged(candidate, folder=NOWHERE)
         assert twice_says == once_says
         assert not twice.notes
+
+
+def test_a_new_configuration_and_a_new_model_leave_nothing_out(tmp_path: Path) -> None:
+    values = eventful(3000)
+    whole = Gateway(tmp_path_of(tmp_path, "whole"))
+    whole.run(values)
+    whole.close()
+    gateway = Gateway(tmp_path_of(tmp_path, "changed"), start_ns=whole.start_ns)
+    gateway.run(values[:1200])
+    before, gateway.core = gateway.core, assemble(gateway.config, on_notice=lambda text: None)
+    assert carry_over(before, gateway.core, same_gateway=True) == 2
+    gateway.box.go_on_with(gateway.config, gateway.core)
+    gateway.log.go_on_with(gateway.config, gateway.core)
+    gateway.run(values[1200:2200])
+    _, engines = gateway.asked(quick(good(5, seed=4)))
+    adopted = [
+        plan_for(gateway.config, device, load_bundle(next(gateway.folder.glob("candidate-5-*"))))
+        for device in gateway.config.devices
+    ]
+    gateway.core.adopt(adopted, engines)
+    gateway.run(values[2200:])
+    gateway.close()
+    once, _ = whole.judged(quick(good(2)), folder=NOWHERE)
+    found, _ = gateway.judged(quick(good(2)), folder=NOWHERE)
+    assert found.served.n_windows == once.served.n_windows == found.n_from_features
+    assert found.candidate.n_windows == once.candidate.n_windows
+    assert all("another version was in service" in note for note in found.notes)
 
 
 def test_a_damaged_file_costs_what_follows_the_damage(tmp_path: Path) -> None:
