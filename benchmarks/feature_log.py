@@ -47,7 +47,7 @@ def measure(*, minutes: int = MINUTES) -> dict[str, object]:
         thread_s = time.clock_gettime(clock)
         log.close()
         n = core.pipeline.counters().n_windows_scored
-        n_features = len(trained.manifest.normalisation.centre) if hasattr(trained, "manifest") else 42
+        n_features = len(trained.manifest.normalisation.centre)
         files = sum(p.stat().st_size for p in (folder / FOLDER).iterdir())
         windows_per_s = _backtest(folder, core)
     hop_s = plant.WINDOW.hop_ns / NS_PER_S

@@ -271,10 +271,10 @@ def test_whatever_is_gone_no_window_comes_twice(plant: Gateway, signal: set[int]
     found, answer = windows_of(plant, folder=folder / SIGNAL, features=folder / FEATURES)
     assert len(set(found)) == len(found)
     assert set(found) <= set(every)
-    first = min(start for _, start in found)
-    if {w for w in every if w[1] >= first} - set(found) and max(s for _, s in found) == max(
-        s for _, s in every
-    ):
+    first = {d: min(start for name, start in found if name == d) for d, _ in found}
+    last = max(start for _, start in found)
+    missing = {w for w in every if first.get(w[0], last) <= w[1] < last} - set(found)
+    if missing and last == max(start for _, start in every):
         assert any("missing before" in note for note in answer.notes)
 
 
