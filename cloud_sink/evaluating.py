@@ -51,7 +51,9 @@ def add(commands: Any) -> None:
     evaluate.add_argument(
         "--gateway", action="append", default=[], metavar="SITE/GATEWAY", help="ask only this one; repeatable"
     )
-    evaluate.add_argument("--hours", type=positive, default=24.0, metavar="N", help="of signal; default: 24")
+    evaluate.add_argument(
+        "--hours", type=positive, default=24.0, metavar="N", help="of signal and features; default: 24"
+    )
     evaluate.add_argument(
         "--wait", type=positive, default=900.0, metavar="S", help="for answers, at most; default: 900"
     )
@@ -268,7 +270,7 @@ def text_of(model_id: str, version: int, decision: Decision) -> str:
     for answer in decision.figures.answers:
         b = answer.backtest
         if b is None:
-            rows.append((answer.gateway, "", "", "", "", "", answer.why_not))
+            rows.append((answer.gateway, "", "", "", "", "", "", answer.why_not))
             continue
         quantiles = " / ".join(
             f"{side.p_quantiles.get('q0.01', 1.0):.2g}" for side in (b.served, b.candidate)
@@ -277,6 +279,7 @@ def text_of(model_id: str, version: int, decision: Decision) -> str:
             (
                 answer.gateway,
                 str(b.candidate.n_windows),
+                str(b.n_from_features),
                 f"{b.served.n_alerts} -> {b.candidate.n_alerts}",
                 f"+{b.n_gained} -{b.n_lost}",
                 quantiles,
@@ -284,7 +287,7 @@ def text_of(model_id: str, version: int, decision: Decision) -> str:
                 "; ".join(b.notes),
             )
         )
-    headers = ("gateway", "windows", "alerts", "changed", "p at 1 %", "us a window", "notes")
+    headers = ("gateway", "windows", "of features", "alerts", "changed", "p at 1 %", "us a window", "notes")
     parts = [tabulate(rows, headers=headers, disable_numparse=True)] if rows else ["no gateway was asked"]
     facts = [
         f"leaving one device out, by {h.anomalies}: AUC {h.mean:.4f} in the mean of {h.n_devices} devices, worst {h.worst:.4f}"

@@ -118,6 +118,11 @@ def lines(config: Config, plan: Plan) -> Iterable[str]:
         box = config.black_box
         how = f"at most: the last {box.hours:g} h, and {size(box.keep_bytes)} around alerts"
         rows.append(("black box", "", "", size(plan.black_box_bytes), size(plan.black_box_day_bytes), how))
+    if plan.feature_log_bytes:
+        how = f"at most: features of the last {config.feature_log.days:g} d"
+        rows.append(
+            ("feature log", "", "", size(plan.feature_log_bytes), size(plan.feature_log_day_bytes), how)
+        )
     n = sum(line.n for line in plan.messages)
     rows.append(("in all", f"{n:,}", "", size(plan.disk_bytes), size(plan.day_bytes), ""))
     headers = ("", "messages", "each", f"in {off}", "written a day", "")

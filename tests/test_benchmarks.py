@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import run, table
+from benchmarks import feature_log, run, table
 from examples.demo.processes import NO_MOSQUITTO, DemoError
 from tests.brokers import mosquitto_path
 
@@ -134,6 +134,14 @@ def test_the_black_box_records_all_of_it(quick: Path) -> None:
         assert signal["thread_cpu_share"] > 0
         assert signal["record_cpu_share"] > 0
     assert r["rest_bytes_per_day"]["slow"] > r["rest_bytes_per_day"]["ticks"] > 0
+
+
+@pytest.mark.timeout(240)
+def test_features_are_far_smaller_than_signal() -> None:
+    r = feature_log.measure(minutes=1)
+    assert r["windows"] == 20 * 116
+    assert 0 < 20 * r["bytes_a_window"] < r["signal_bytes_a_window"]  # type: ignore[operator]
+    assert r["backtest_windows_per_s"] > 0  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("name", run.NEED_MOSQUITTO)

@@ -94,7 +94,8 @@ def test_a_plan_adds_up(tmp_path: Path) -> None:
     twice = plan_of(loaded, core, 12 * 3600.0)
     assert [line.n for line in found.messages] == [72, 38]
     waiting = sum(line.disk_bytes for line in found.messages) + found.state_bytes + found.journal_bytes
-    assert found.disk_bytes == waiting + found.black_box_bytes
+    assert found.disk_bytes == waiting + found.black_box_bytes + found.feature_log_bytes
+    assert 0 < found.feature_log_bytes == pytest.approx(35 * found.feature_log_day_bytes)
     assert loaded.black_box.keep_bytes < found.black_box_bytes < loaded.black_box.keep_bytes + 50_000_000
     assert all(line.disk_bytes >= line.n_bytes for line in found.messages)
     assert [t.disk_bytes / f.disk_bytes for t, f in zip(twice.messages, found.messages, strict=True)] == [
@@ -105,10 +106,11 @@ def test_a_plan_adds_up(tmp_path: Path) -> None:
     assert found.memory_most_bytes - found.memory_bytes == 4 * loaded.gateway.queue_samples
     assert found.model_bytes > 1000
     path = config(tmp_path, 1)
-    path.write_text(path.read_text() + "[black_box]\nenabled = false\n")
+    path.write_text(path.read_text() + "[black_box]\nenabled = false\n[feature_log]\nenabled = false\n")
     without = plan_of(load_config(path), core, 6 * 3600.0)
     assert without.disk_bytes == waiting
-    assert found.day_bytes - without.day_bytes == found.black_box_day_bytes > 0
+    kept = found.black_box_day_bytes + found.feature_log_day_bytes
+    assert found.day_bytes - without.day_bytes == kept > found.black_box_day_bytes > 0
 
 
 def test_a_checkpoint_is_as_large_as_the_real_ones(tmp_path: Path) -> None:
