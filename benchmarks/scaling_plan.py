@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 WEEK_S, DAY_S, HOUR_S = 604_800.0, 86_400.0, 3_600.0
-ROLLOUT_DAYS = 2.0  # of a class: at least so much is read each time that a rollout of it is judged
+ROLLOUT_DAYS = 2.0  # of a class: at least so much is counted each time that a rollout of it is judged
 COMMIT_S = 0.5  # [store] commit_s: at most so often a sink writes files
 LEARNER_GB = 64.0
 FAMILIES = ("mahalanobis", "linear-ae", "ae")
@@ -183,7 +183,7 @@ def _store(figures: Figures, plant: Plant, cells: list[tuple[int, Cell]]) -> dic
         "retention_tb": plant.retention_days * day_gb / 1e3,
         "files_per_hour": min(per_day / 24.0, sinks * plant.classes * HOUR_S / COMMIT_S),
         "compaction_memory_gb": per_day / plant.classes * known["compact_bytes_a_summary"] / 1e9,
-        "rollout_read_s": ROLLOUT_DAYS * per_day / plant.classes / known["read_per_s"],
+        "rollout_count_s": ROLLOUT_DAYS * per_day / plant.classes / known["counted_per_s"],
     }
 
 

@@ -41,6 +41,8 @@ def measure_features(k: int, *, reservoir: bool, quick: bool) -> dict[str, float
         whole = _bytes(folder)
         read = measured("benchmarks.scaling_stores_child", "read", str(folder))
         assert read["summaries"] == len(table)
+        counted = measured("benchmarks.scaling_stores_child", "count", str(folder))
+        assert counted["gateways"] == len(set(table.full_gateway.tolist()))
     n = len(table)
     numbers = 8 * (5 * k + k * (k + 1) // 2 + 4 + 5) + (4 * k * load.N_RESERVOIR if reservoir else 0)
     return {
@@ -51,6 +53,7 @@ def measure_features(k: int, *, reservoir: bool, quick: bool) -> dict[str, float
         "numbers_bytes": numbers,  # of a row: what any store would hold
         "read_per_s": n / read["seconds"],
         "read_mb": read["grown_mb"],
+        "counted_per_s": n / counted["seconds"],
         "read_bytes_a_summary": read["grown_mb"] * 1e6 / n,
         "compact_s": compacted["seconds"],
         "compact_bytes_a_summary": compacted["grown_mb"] * 1e6 / n,

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.scaling_stores_child compact|read FOLDER``: a step on a folder of summaries, measured."""
+"""``python -m benchmarks.scaling_stores_child compact|read|count FOLDER``: a step on a folder of summaries, measured."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ def main(what: str, folder: str) -> None:
         print(json.dumps({"files": gone, "seconds": seconds, "grown_mb": grown_mb}))
         return
     place = store.partitions()[0]
+    if what == "count":
+        counted, seconds, grown_mb = step(
+            lambda: store.windows_of(place.class_, place.schema_id, "boards", 1, from_ns=0)
+        )
+        print(json.dumps({"gateways": len(counted), "seconds": seconds, "grown_mb": grown_mb}))
+        return
     table, seconds, grown_mb = step(lambda: store.read(place.class_, place.schema_id))
     print(json.dumps({"summaries": len(table), "seconds": seconds, "grown_mb": grown_mb}))
 

@@ -18,12 +18,18 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from models import manifest as manifests
 from models.files import sync_folder, write_whole
-from models.manifest import ManifestError, ModelManifest, artifact_file
+from models.keys import KeyUnusable, public_text, read_public_key
+from models.manifest import ManifestError, ModelManifest, artifact_file, key_id
 from models.signal import ArtifactTarget
 
 MANIFEST_NAME = "manifest.json"
+SIGNER_NAME = (
+    "signer.pub"  # of whoever signed it: that it was changed since shows here, and not on gateways first
+)
 # Graphs that we wrote, also before they were named after their content, and what a kill has left half-written.
 _OURS = re.compile(r"\.?(?:cpu-float32|cpu-int8|edgetpu-int8)(?:-[0-9a-f]{12})?\.tflite(?:\.new)?")
 
@@ -74,8 +80,10 @@ def read_manifest(path: Path) -> ModelManifest:
 
 
 def read_bundle(path: Path) -> tuple[ModelManifest, dict[ArtifactTarget, bytes]]:
-    """The manifest of the bundle ``path`` and the graphs that it names, as they are. Raises BundleError."""
+    """The manifest of the bundle ``path`` and the graphs that it names, as they are. Raises BundleError, also where its signature
+    does not hold, as far as the key is there."""
     manifest = read_manifest(path)
+    _check_signature(path, manifest)
     artifacts: dict[ArtifactTarget, bytes] = {}
     for artifact in manifest.artifacts:
         try:
@@ -88,14 +96,38 @@ def read_bundle(path: Path) -> tuple[ModelManifest, dict[ArtifactTarget, bytes]]
     return manifest, artifacts
 
 
-def write_bundle(path: Path, manifest: ModelManifest, artifacts: Mapping[ArtifactTarget, bytes]) -> None:
-    """Writes ``manifest`` and its ``artifacts`` as the directory ``path``. Raises BundleError; ValueError where a
-    file is not named after its content (``models.manifest.artifact_file``)."""
+def _check_signature(path: Path, manifest: ModelManifest) -> None:
+    if manifest.signature is None:
+        return
+    try:
+        signer = read_public_key(path / SIGNER_NAME)
+    except KeyUnusable:
+        return  # of a bundle that was copied without it; gateways have keys of their own
+    if key_id(signer) != manifest.key_id:
+        return
+    try:
+        manifests.verify(manifest, (signer,))
+    except ManifestError as error:
+        raise BundleError(
+            f"{path / MANIFEST_NAME} has been changed since it was signed: copy the bundle again, or sign it (cloud-sink sign)"
+        ) from error
+
+
+def write_bundle(
+    path: Path,
+    manifest: ModelManifest,
+    artifacts: Mapping[ArtifactTarget, bytes],
+    signer: Ed25519PublicKey | None = None,
+) -> None:
+    """Writes ``manifest`` and its ``artifacts`` as the directory ``path``; ``signer``: the key that its signature is of. Raises
+    BundleError; ValueError where a file is not named after its content (``models.manifest.artifact_file``)."""
     files: dict[str, bytes] = {}
     for artifact in manifest.artifacts:
         if artifact.file != artifact_file(artifact.target, artifact.sha256):
             raise ValueError(f"{artifact.file} is not named after its content")
         files[artifact.file] = artifacts[artifact.target]
+    if signer is not None:
+        files[SIGNER_NAME] = _line(signer)
     try:
         if (path / MANIFEST_NAME).exists():
             _replace(path, manifest, files)
@@ -105,13 +137,19 @@ def write_bundle(path: Path, manifest: ModelManifest, artifacts: Mapping[Artifac
         raise _failed(path, error) from error
 
 
-def replace_manifest(path: Path, manifest: ModelManifest) -> None:
-    """``manifest`` in place of the one of the bundle ``path``, whose files it names. Raises BundleError."""
+def replace_manifest(path: Path, manifest: ModelManifest, signer: Ed25519PublicKey) -> None:
+    """``manifest``, which ``signer`` has signed, in place of the one of the bundle ``path``, whose files it names. Raises
+    BundleError."""
     try:
+        write_whole(path / SIGNER_NAME, _line(signer))
         write_whole(path / MANIFEST_NAME, manifests.encode(manifest))
         sync_folder(path)
     except OSError as error:
         raise BundleError(f"{path / MANIFEST_NAME} cannot be written ({error.strerror or error})") from error
+
+
+def _line(key: Ed25519PublicKey) -> bytes:
+    return f"{public_text(key)}\n".encode()
 
 
 def _create(path: Path, manifest: ModelManifest, files: Mapping[str, bytes]) -> None:

@@ -8,6 +8,7 @@ where, what to do.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -23,6 +24,7 @@ from models.config_text import ConfigError
 from models.keys import KeyUnusable, read_private_key
 from models.labels import read_labels
 from models.logs import LogError
+from models.program_log import log_warnings_alone
 from models.recording import log_files
 from models.signal import Mode
 
@@ -60,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs ``cloud-sink``; returns the exit code."""
     given = parser().parse_args(arguments)
+    log_warnings_alone()
     try:
         code: int = given.act(given)
         return code
@@ -72,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cloud-sink: interrupted; nothing was written", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _train(given: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ from models.broker_options import (
     Positive,
 )
 from models.config_http import check_http
-from models.config_partial import Salvage, as_far_as_known, given, sure
+from models.config_partial import UNKNOWN, Salvage, as_far_as_known, given, sure
 from models.config_text import ConfigError, parse, report
 from models.config_validation import Problem, find_problems
 from models.secret_values import read_secret
@@ -66,6 +66,8 @@ class Store(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     commit_s: Annotated[float, msgspec.Meta(ge=0.01, le=60)] = 0.5
     batch_messages: Count = 2_000
     retention_days: Positive = 400.0
+    alert_days: Positive = 400.0
+    max_alerts_per_gateway: Count = 100_000
     compact_s: Positive = 3600.0
 
 
@@ -121,6 +123,8 @@ def load_config(path: Path, *, runs: bool = False) -> Config:
     salvage = Salvage(problems, base)
 
     def read(table: str, kind: Any) -> Any:
+        if table not in raw and kind in (Sink, SinkBroker):
+            return UNKNOWN  # that it is missing, or misspelt, has been said
         return salvage.read(raw.get(table, {}), kind, (table,), wrong)
 
     sink, broker = read("sink", Sink), read("broker", SinkBroker)

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
@@ -13,18 +14,19 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import structlog
 
-from cloud_sink import figures
+from cloud_sink import alert_retention, figures
 from cloud_sink.bundle import BundleError
 from cloud_sink.config import Config
 from cloud_sink.events import EventStore, EventsUnavailable
 from cloud_sink.features_store import FeatureStore, StoreError
 from cloud_sink.influx_queue import PointQueue, QueueError
 from cloud_sink.influx_writer import Writer
-from cloud_sink.intake import Intake, Stores, client_id_of
+from cloud_sink.intake import Intake, client_id_of
 from cloud_sink.leading import Leader
 from cloud_sink.retraining_runs import Retrainer
 from cloud_sink.scoring import Scoring
 from cloud_sink.scoring_model import ModelUnusable, ScoringModel
+from cloud_sink.stores import Stores
 from models import local_http, metrics
 from models.metrics import Family
 
@@ -90,6 +92,7 @@ class Daemon:
                 raise SinkFailed(f"[scoring] models: {error}") from error
             self._scoring = Scoring(config, models)
         self._compacts_s = time.monotonic() + config.store.compact_s
+        self._removed: Counter[tuple[str, str]] = Counter()  # of the event database, by table and reason
 
     def stop(self) -> None:
         """Ends :meth:`run`. From any thread, and from a signal handler."""
@@ -168,6 +171,17 @@ class Daemon:
             log.error(f"summaries cannot be compacted: {error}")
         else:
             log.info("summaries are compacted", n_files_merged=n_merged, n_files_too_old=n_old)
+        store = self._config.store
+        try:
+            gone = alert_retention.retain(
+                self._events, now_ns, store.alert_days, store.max_alerts_per_gateway
+            )
+        except EventsUnavailable as error:
+            log.error(f"old alerts cannot be removed: {error}")
+        else:
+            self._removed += gone
+            for (table, reason), n in gone.items():
+                log.info(f"old {table} are removed", n_rows=n, reason=reason)
 
     def _serve_http(self, to_close: contextlib.ExitStack) -> str | None:
         sink = self._config.sink
@@ -190,6 +204,7 @@ class Daemon:
     def _families(self) -> list[Family]:
         return [
             *figures.families(self._intakes, self._features),
+            *figures.of_retention(self._removed),
             *figures.of_points(self._points, self._writer),
             *([] if self._scoring is None else self._scoring.families()),
             *figures.of_retraining(

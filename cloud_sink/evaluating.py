@@ -51,7 +51,9 @@ def add(commands: Any) -> None:
     evaluate.add_argument(
         "--gateway", action="append", default=[], metavar="SITE/GATEWAY", help="ask only this one; repeatable"
     )
-    evaluate.add_argument("--hours", type=positive, default=24.0, metavar="N", help="of signal; default: 24")
+    evaluate.add_argument(
+        "--hours", type=positive, default=24.0, metavar="N", help="of signal and features; default: 24"
+    )
     evaluate.add_argument(
         "--wait", type=positive, default=900.0, metavar="S", help="for answers, at most; default: 900"
     )
@@ -88,7 +90,7 @@ def _evaluate(given: argparse.Namespace) -> int:
     from cloud_sink import evaluations
     from cloud_sink.bundle import read_bundle
     from cloud_sink.config import load_config
-    from cloud_sink.events import EventStore, EventsUnavailable
+    from cloud_sink.events import EventsUnavailable, opened
     from cloud_sink.features_store import StoreError
     from cloud_sink.publishing import NotPublished
 
@@ -97,34 +99,31 @@ def _evaluate(given: argparse.Namespace) -> int:
     if given.hours > MAX_HOURS:
         raise UsageError(f"evaluate: --hours {given.hours:g}: at most {MAX_HOURS:g}")
     config = load_config(given.config)
-    store = EventStore(config.store.events)
     try:
-        store.create()
-        if given.show is not None:
-            return _show(store, given.show or None)
-        manifest, artifacts = read_bundle(given.bundle)
-        limits = Limits(
-            min_gateways=given.min_gateways,
-            min_windows=given.min_windows,
-            alerts_per_week=given.alerts_per_week,
-        )
-        answers, unbelieved = _asked(given, config, store, manifest, artifacts)
-        found, int8, runtime = _measured(given, config, store, manifest, artifacts)
-        figures = Figures(
-            answers=tuple(answers),
-            held_out=found,
-            int8=int8,
-            has_int8="cpu-int8" in artifacts,
-            unbelieved=dict(unbelieved),
-            runtime=runtime,
-        )
-        decision = judge(figures, limits)
-        evaluations.keep(store, manifest, decision, time.time_ns())
+        with opened(config.store.events) as store:
+            if given.show is not None:
+                return _show(store, given.show or None)
+            manifest, artifacts = read_bundle(given.bundle)
+            limits = Limits(
+                min_gateways=given.min_gateways,
+                min_windows=given.min_windows,
+                alerts_per_week=given.alerts_per_week,
+            )
+            answers, unbelieved = _asked(given, config, store, manifest, artifacts)
+            found, int8, runtime = _measured(given, config, store, manifest, artifacts)
+            figures = Figures(
+                answers=tuple(answers),
+                held_out=found,
+                int8=int8,
+                has_int8="cpu-int8" in artifacts,
+                unbelieved=dict(unbelieved),
+                runtime=runtime,
+            )
+            decision = judge(figures, limits)
+            evaluations.keep(store, manifest, decision, time.time_ns())
     except (EventsUnavailable, NotPublished, StoreError) as error:
         print(f"cloud-sink: {error}; nothing was decided", file=sys.stderr)
         return REFUSED
-    finally:
-        store.close()
     print(text_of(manifest.model_id, manifest.version, decision))
     return 0 if decision.verdict == "accept" else REFUSED
 
@@ -271,7 +270,7 @@ def text_of(model_id: str, version: int, decision: Decision) -> str:
     for answer in decision.figures.answers:
         b = answer.backtest
         if b is None:
-            rows.append((answer.gateway, "", "", "", "", "", answer.why_not))
+            rows.append((answer.gateway, "", "", "", "", "", "", answer.why_not))
             continue
         quantiles = " / ".join(
             f"{side.p_quantiles.get('q0.01', 1.0):.2g}" for side in (b.served, b.candidate)
@@ -280,6 +279,7 @@ def text_of(model_id: str, version: int, decision: Decision) -> str:
             (
                 answer.gateway,
                 str(b.candidate.n_windows),
+                str(b.n_from_features),
                 f"{b.served.n_alerts} -> {b.candidate.n_alerts}",
                 f"+{b.n_gained} -{b.n_lost}",
                 quantiles,
@@ -287,7 +287,7 @@ def text_of(model_id: str, version: int, decision: Decision) -> str:
                 "; ".join(b.notes),
             )
         )
-    headers = ("gateway", "windows", "alerts", "changed", "p at 1 %", "us a window", "")
+    headers = ("gateway", "windows", "of features", "alerts", "changed", "p at 1 %", "us a window", "notes")
     parts = [tabulate(rows, headers=headers, disable_numparse=True)] if rows else ["no gateway was asked"]
     facts = [
         f"leaving one device out, by {h.anomalies}: AUC {h.mean:.4f} in the mean of {h.n_devices} devices, worst {h.worst:.4f}"
@@ -295,8 +295,8 @@ def text_of(model_id: str, version: int, decision: Decision) -> str:
     ]
     if (i := decision.figures.int8) is not None:
         facts.append(
-            f"int8 against float in {decision.figures.runtime}: {i.mean_loss:.4f} AUC lost in the mean of {i.n_devices} devices, "
-            f"{i.worst_loss:.4f} at worst ({i.worst_device}); {i.mean_share:.2%} of the float model's remain"
+            f"int8 against float in {decision.figures.runtime}: {i.mean_loss:z.4f} AUC lost in the mean of {i.n_devices} "
+            f"devices, {i.worst_loss:z.4f} at worst ({i.worst_device}); {i.mean_share:.2%} of the float model's remain"
         )
     facts += [f"answers not believed: {n} {reason}" for reason, n in decision.figures.unbelieved.items()]
     verdict = "accepted" if decision.verdict == "accept" else "REFUSED"

@@ -10,19 +10,22 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Table, create_engine, event, func, insert, or_, select
+from sqlalchemy import Connection, Table, create_engine, event, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.sql import ColumnElement
 
 from cloud_sink import tables
 from cloud_sink.summaries import SummaryTable
+from cloud_sink.unstorable import Unstorable
+from models.files import FileIdentity
 from models.messages import Alert, DeviceStateMessage, ModelState, Response, Status, encode
 
 _BUSY_S = 30.0
@@ -43,7 +46,9 @@ class Batch:
     heard_ns: int
     alerts: list[Alert] = field(default_factory=list)
     statuses: list[Status] = field(default_factory=list)
-    states: list[DeviceStateMessage] = field(default_factory=list)
+    states: dict[tuple[str, str, str], DeviceStateMessage | None] = field(
+        default_factory=dict
+    )  # by site, gateway and device; None: it is watched no more
     models: list[ModelState] = field(default_factory=list)
     responses: list[Response] = field(default_factory=list)
     summaries: list[SummaryTable] = field(default_factory=list)
@@ -51,9 +56,11 @@ class Batch:
 
 @contextlib.contextmanager
 def opened(url: str) -> Iterator[EventStore]:
-    """The event database at ``url`` with its tables, closed at the end. Raises EventsUnavailable."""
+    """The event database at ``url``, closed at the end; a file that is not there is not made: that is a running sink's. Raises
+    EventsUnavailable."""
     store = EventStore(url)
     try:
+        store.require()
         store.create()
         yield store
     finally:
@@ -66,6 +73,7 @@ class EventStore:
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._file: FileIdentity | None = None  # of SQLite, once it is there
         options: dict[str, Any] = (
             {"connect_args": {"timeout": _BUSY_S}} if self._is_sqlite else {"pool_pre_ping": True}
         )
@@ -78,6 +86,13 @@ class EventStore:
     def where(self) -> str:
         """The database, without secrets."""
         return self._url.render_as_string(hide_password=True)
+
+    def require(self) -> None:
+        """Raises EventsUnavailable where the file of the database is not there."""
+        if self._is_sqlite and not Path(self._url.database or "").is_file():
+            raise EventsUnavailable(
+                f"{self.where}: there is no such file: a running sink makes it; is this its computer, and its sink.toml?"
+            )
 
     def create(self) -> None:
         """Makes the tables that are missing, once, however many sinks begin at once. Raises EventsUnavailable, also for tables
@@ -97,6 +112,8 @@ class EventStore:
                     f"{self.where} is of a Linewatch before its first release (version {found} of its tables, this one writes "
                     f"{tables.VERSION}): begin with an empty one"
                 )
+        if self._is_sqlite:
+            self._file = FileIdentity.of(self._url.database)
 
     def alone(self, connection: Connection) -> None:
         """Until the end of its transaction nobody else is who calls this, either."""
@@ -116,8 +133,13 @@ class EventStore:
             yield connection.execution_options(reads=True)
 
     def commit(self, batch: Batch) -> None:
-        """Raises EventsUnavailable."""
-        with self.begin() as connection:
+        """Raises EventsUnavailable, and Unstorable where the database is there and refuses something of ``batch``."""
+        if self._file is not None and FileIdentity.of(self._url.database) != self._file:
+            self.engine.dispose()  # what is written to a file that was removed is lost
+            raise EventsUnavailable(
+                f"{self.where} was removed or replaced: put it back, or start the sink anew"
+            )
+        with self.begin() as connection, _refusals():
             self._put_alerts(connection, batch)
             self._put_statuses(connection, batch)
             self._put_devices(connection, batch)
@@ -162,13 +184,20 @@ class EventStore:
         self.upsert(connection, t, rows, lambda new: new.seq > t.c.seq)
 
     def _put_statuses(self, connection: Connection, batch: Batch) -> None:
-        last = {(s.site, s.gateway): s for s in batch.statuses}
+        """An ``offline`` is the will of a gateway: all else in it is from when that connected, and no news."""
+        last: dict[tuple[str, str], Status] = {}
+        states: dict[tuple[str, str], str] = {}
+        for s in batch.statuses:
+            key = (s.site, s.gateway)
+            states[key] = s.state
+            if s.state != "offline" or key not in last:
+                last[key] = s
         t = tables.gateways
-        rows = [
-            {
+        rows = {
+            key: {
                 "site": s.site,
                 "gateway": s.gateway,
-                "state": s.state,
+                "state": states[key],
                 "version": s.version,
                 "boot_id": s.boot_id,
                 "config_hash": s.config_hash,
@@ -177,9 +206,14 @@ class EventStore:
                 "payload": encode(s),
                 "heard_ns": batch.heard_ns,
             }
-            for s in last.values()
-        ]
-        self.upsert(connection, t, rows, lambda new: new.heard_ns >= t.c.heard_ns)
+            for key, s in last.items()
+        }
+        wills = [row for key, row in rows.items() if last[key].state == "offline"]
+        news = [row for key, row in rows.items() if last[key].state != "offline"]
+        self.upsert(connection, t, news, lambda new: new.heard_ns >= t.c.heard_ns)
+        self.upsert(
+            connection, t, wills, lambda new: new.heard_ns >= t.c.heard_ns, changes=("state", "heard_ns")
+        )
 
     def _put_devices(self, connection: Connection, batch: Batch) -> None:
         t = tables.devices
@@ -208,7 +242,6 @@ class EventStore:
             list(rows.values()),
             lambda new: or_(t.c.last_end_ns.is_(None), new.last_end_ns > t.c.last_end_ns),
         )
-        last = {(s.site, s.gateway, s.device): s for s in batch.states}
         states = [
             {
                 "site": s.site,
@@ -219,7 +252,8 @@ class EventStore:
                 "state": s.state,
                 "state_heard_ns": batch.heard_ns,
             }
-            for s in last.values()
+            for s in batch.states.values()
+            if s is not None
         ]
         self.upsert(
             connection,
@@ -227,6 +261,17 @@ class EventStore:
             states,
             lambda new: or_(t.c.state_heard_ns.is_(None), new.state_heard_ns >= t.c.state_heard_ns),
         )
+        for site, gateway, device in sorted(key for key, s in batch.states.items() if s is None):
+            connection.execute(
+                update(t)
+                .where(
+                    t.c.site == site,
+                    t.c.gateway == gateway,
+                    t.c.device == device,
+                    t.c.state_heard_ns <= batch.heard_ns,
+                )
+                .values(state=None, state_heard_ns=batch.heard_ns)
+            )
 
     def _put_models(self, connection: Connection, batch: Batch) -> None:
         last: dict[tuple[str, str, str], ModelState] = {}
@@ -283,14 +328,16 @@ class EventStore:
         table: Table,
         rows: Sequence[Mapping[str, Any]],
         newer: Any,
+        *,
+        changes: Collection[str] | None = None,
     ) -> None:
-        """Inserts ``rows`` (distinct keys, the same columns); where the key is there, they replace its columns if ``newer`` of
-        what would be inserted holds."""
+        """Inserts ``rows`` (distinct keys, the same columns); where the key is there, they replace its columns (all, or those of
+        ``changes``) if ``newer`` of what would be inserted holds."""
         key = [column.name for column in table.primary_key]
         for chunk in _chunks(sorted(rows, key=lambda row: [row[name] for name in key])):
             statement: Any = (sqlite if self._is_sqlite else postgresql).insert(table).values(list(chunk))
             new = statement.excluded
-            change = {name: new[name] for name in chunk[0] if name not in key}
+            change = {name: new[name] for name in changes or chunk[0] if name not in key}
             condition: ColumnElement[bool] = newer(new)
             connection.execute(
                 statement.on_conflict_do_update(index_elements=key, set_=change, where=condition)
@@ -303,6 +350,14 @@ class EventStore:
         except SQLAlchemyError as error:
             text = str(getattr(error, "orig", None) or error).strip().splitlines()
             raise EventsUnavailable(f"{self.where}: {text[0] if text else type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except (DataError, IntegrityError) as error:
+        raise Unstorable(f"the database refuses it: {str(error.orig).splitlines()[0]}") from error
 
 
 def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[Mapping[str, Any]]]:

@@ -28,13 +28,15 @@ from urllib.parse import quote, unquote, urlsplit
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import structlog
 from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 
 from cloud_sink.summaries import QUANTILES, SummaryTable, concatenated
-from models.files import sync_folder
+from cloud_sink.unstorable import Unstorable
+from models.files import FileIdentity, sync_folder
 from models.signal import NS_PER_S
 
 DAY_NS = 86_400 * NS_PER_S
@@ -97,13 +99,16 @@ class FeatureStore:
             self._is_local = isinstance(self._fs, LocalFileSystem)
             if create and self._is_local:
                 self._fs.makedirs(self._root, exist_ok=True)
+            self._folder = FileIdentity.of(self._root) if create and self._is_local else None
         except (OSError, ImportError, ValueError) as error:
             raise StoreError(f"{url} cannot be used: {error}") from error
         self.n_files_written = self.n_bytes_written = 0
 
     def append(self, tables: Sequence[SummaryTable]) -> int:
-        """Writes ``tables``; how many files that made. Raises StoreError: some of it may then be there, which a repetition
-        does not double."""
+        """Writes ``tables``; how many files that made. Raises StoreError, and Unstorable where something of ``tables`` is what no
+        file holds: some of it may then be there, which a repetition does not double."""
+        if self._folder is not None and FileIdentity.of(self._root) != self._folder:
+            raise StoreError(f"{self._url} was removed or replaced: put it back, or start the sink anew")
         n = 0
         with self._errors("written to"):
             for table in tables:
@@ -140,6 +145,35 @@ class FeatureStore:
             tables += [table for table, _ in self.read_partition(partition)]
         return joined(tables, from_ns=from_ns, until_ns=until_ns)
 
+    def windows_of(
+        self, class_: str, schema_id: str, model_id: str, version: int, *, from_ns: int
+    ) -> dict[str, int]:
+        """How many windows ``version`` of ``model_id`` has scored, as far as they are summed up, by site/gateway: of summaries
+        that begin at ``from_ns`` or later. Reads what it takes to count, and no moments. Raises StoreError."""
+        columns = ["site", "gateway", "message_id", "n", "n_excluded"]
+        ours = (
+            (pc.field("model_id") == model_id)
+            & (pc.field("model_version") == version)
+            & (pc.field("start_ns") >= from_ns)
+        )
+        counted: dict[str, int] = {}
+        for partition in self.within(class_, schema_id, from_ns=from_ns):
+            tables = self._tables(partition, columns=columns, filters=ours)
+            if not tables:
+                continue
+            once = (
+                pa.concat_tables([table for table, _ in tables])
+                .group_by(["site", "gateway", "message_id"])
+                .aggregate([("n", "max"), ("n_excluded", "max")])
+            )
+            by_gateway = once.group_by(["site", "gateway"]).aggregate(
+                [("n_max", "sum"), ("n_excluded_max", "sum")]
+            )
+            for row in by_gateway.to_pylist():
+                gateway = f"{row['site']}/{row['gateway']}"
+                counted[gateway] = counted.get(gateway, 0) + row["n_max_sum"] + row["n_excluded_max_sum"]
+        return counted
+
     def within(
         self, class_: str, schema_id: str, *, from_ns: int | None = None, until_ns: int | None = None
     ) -> list[Partition]:
@@ -154,6 +188,11 @@ class FeatureStore:
     def read_partition(self, partition: Partition) -> list[tuple[SummaryTable, str]]:
         """What the files of ``partition`` hold, and their paths: doubles included. A file that goes meanwhile was compacted
         into another one: all is looked at once more. Raises StoreError."""
+        with self._errors("read"):
+            return [(_table(partition, read), path) for read, path in self._tables(partition)]
+
+    def _tables(self, partition: Partition, **asked: Any) -> list[tuple[pa.Table, str]]:
+        """The files of ``partition`` as Arrow has them; ``asked``: of pyarrow.parquet.read_table."""
         folder = f"{self._root}/{partition.path}"
         for attempt in range(READS):
             found = []
@@ -161,7 +200,7 @@ class FeatureStore:
                 with self._errors("read"):
                     for path in self._files(folder):
                         with self._fs.open(path, "rb") as file:
-                            found.append((_table(partition, pq.read_table(file)), path))
+                            found.append((pq.read_table(file, **asked), path))
             except FileNotFoundError:
                 if attempt == READS - 1:
                     raise StoreError(f"{folder} changes faster than it can be read") from None
@@ -218,7 +257,10 @@ class FeatureStore:
     def _write(self, partition: Partition, table: SummaryTable) -> None:
         folder = f"{self._root}/{partition.path}"
         name = f"{_quoted(self._sink)}-{time.time_ns():x}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
-        data = _parquet(table)
+        try:
+            data = _parquet(table)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise Unstorable(f"no file can hold it: {error}") from error
         if self._is_local:
             self._fs.makedirs(folder, exist_ok=True)
             fresh = f"{folder}/.{name}.new"

@@ -65,6 +65,20 @@ def of_points(queue: PointQueue | None, writer: Writer | None) -> list[Family]:
     ]
 
 
+def of_retention(removed: Counter[tuple[str, str]]) -> list[Family]:
+    """What has left the event database again."""
+    text = "Rows of the event database that were too old, or too many of one gateway."
+    return [
+        Family(
+            "sink_rows_removed",
+            text,
+            "counter",
+            ("table", "reason"),
+            {(*key,): n for key, n in removed.items()},
+        )
+    ]
+
+
 def of_retraining(drifts: Counter[str], results: Counter[str], n_looks_failed: int) -> list[Family]:
     """What this sink has seen drift, and had trained again."""
     return [

@@ -302,7 +302,13 @@ def _step_ns(template: ModelManifest, n_windows: int, n_rows: int) -> int:
 
 def _require(fleet: Fleet) -> None:
     if len(fleet.devices) < 2:
-        raise FitError("a fleet has two devices or more: one alone cannot vouch for how another one scores")
+        there = (
+            f"there {'is' if len(fleet.devices) == 1 else 'are'} {len(fleet.devices)} with healthy windows"
+        )
+        out = "".join(f"; {text}" for text in left_out(fleet))
+        raise FitError(
+            f"a fleet has two devices or more, since one alone cannot vouch for how another one scores: {there}{out}"
+        )
     if len(fleet.rows) < MIN_FLEET_ROWS:
         raise FitError(
             f"{len(fleet.rows)} feature rows came with the summaries, and {MIN_FLEET_ROWS} are needed: more time, or more "

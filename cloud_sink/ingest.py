@@ -41,6 +41,7 @@ class Refusal(enum.StrEnum):
     FUTURE = "future"
     TOO_OLD = "too_old"
     TOO_MANY_DEVICES = "too_many_devices"
+    UNSTORABLE = "unstorable"  # a store takes it by no repetition
     NO_ROOM = "no_room"  # at QoS 0, while nothing can be stored
 
 

@@ -19,15 +19,16 @@ from dataclasses import dataclass
 
 import structlog
 
-from cloud_sink import influx
 from cloud_sink.config import Config, Store
-from cloud_sink.events import Batch, EventStore, EventsUnavailable
-from cloud_sink.features_store import FeatureStore, StoreError
-from cloud_sink.influx_queue import PointQueue, QueueError
-from cloud_sink.ingest import Message, Refusal, Refused, believable, decode, filters, place_of
+from cloud_sink.events import EventsUnavailable
+from cloud_sink.features_store import StoreError
+from cloud_sink.influx_queue import QueueError
+from cloud_sink.ingest import Message, Refusal, Refused, decode, filters, place_of
+from cloud_sink.stores import Believed, Gone, Stores, batch_of
+from cloud_sink.unstorable import Unstorable
 from cloud_sink.watched import WatchedThread
 from models.log_limit import LogLimit
-from models.messages import Alert, DeviceStateMessage, ModelState, Response, Status, Summary
+from models.messages import Alert, DeviceStateMessage, Summary
 from models.mqtt_client import AT_MOST_ONCE, Connection, Link, Persistence, Receipt, backoff_s
 
 RETRY_MIN_S, RETRY_MAX_S = 0.2, 30.0
@@ -63,35 +64,6 @@ class Counters:
     n_failures: int
     n_waiting: int
     commit_s: float
-
-
-class Stores:
-    """Both stores, and the points that wait for dashboards' database, written as one: see :meth:`put`."""
-
-    def __init__(self, events: EventStore, features: FeatureStore, points: PointQueue | None = None) -> None:
-        self.events = events
-        self.features = features
-        self.points = points
-
-    def put(self, batch: Batch) -> None:
-        """First the summaries, whose repetition doubles nothing, then the events, then the points. Raises StoreError,
-        EventsUnavailable and QueueError; done again, it changes nothing but adds what was missing."""
-        if batch.summaries:
-            self.features.append(batch.summaries)
-        self.events.commit(batch)
-        if self.points is not None:
-            self.points.put(points_of(batch))
-
-
-def points_of(batch: Batch) -> list[str]:
-    """What of ``batch`` dashboards are to show."""
-    lines = [
-        *influx.alert_lines(batch.alerts),
-        *influx.status_lines(batch.statuses),
-        *influx.model_lines(batch.models),
-        *(line for table in batch.summaries for line in influx.score_lines(table)),
-    ]
-    return [line for line in lines if line]
 
 
 class Intake:
@@ -210,11 +182,16 @@ class Intake:
         self._last_heard_s = time.monotonic()
         broker = self._config.broker
         wanted = filters(broker.prefix, broker.group if broker.shared else None)
+        other = filters(broker.prefix, None if broker.shared else broker.group)
         if self.found_session is None:
             self.found_session = link.session_present
         if self._takes_over:
-            link.unsubscribe([f for f, _ in wanted])
+            link.unsubscribe([f for f, _ in {*wanted, *other}])
         else:
+            if (
+                link.session_present
+            ):  # it may be from when `shared` was another: everything would be heard twice
+                link.unsubscribe([f for f, _ in other if (f, 1) not in wanted])
             link.subscribe(wanted)
 
     def on_message(self, topic: str, payload: bytes, retained: bool, receipt: Receipt = AT_MOST_ONCE) -> None:
@@ -276,12 +253,34 @@ class Intake:
 
     def _store(self, taken: Sequence[Heard]) -> bool:
         """False when it was told to stop before it could."""
-        batch, stored = self._believed(taken)
+        if not self._put(self._decoded_of(taken), taken[-1].at_ns):
+            return False
+        with self._lock:
+            self._n_waiting_bytes -= sum(len(h.payload) for h in taken)
+            self._room.notify()
+            self._in_hand = False
+            self._done.extend((h.connection, h.receipt.mid) for h in taken if h.receipt.qos)
+        self.connection.wake()
+        return True
+
+    def _put(self, messages: list[Believed], at_ns: int) -> bool:
+        """Stores ``messages``; where a store refuses what is in them, each half for itself, until the one is found that it is
+        about. False when it was told to stop before it could."""
+        batch, refusals = batch_of(messages, at_ns, self._config.limits)
+        for i, refusal in refusals.items():
+            self._refuse(messages[i].topic, refusal)
+        messages = [m for i, m in enumerate(messages) if i not in refusals]
         n_retries = 0
         while True:
             began_s = time.monotonic()
             try:
                 self._stores.put(batch)
+            except Unstorable as error:
+                if len(messages) == 1:
+                    self._refuse(messages[0].topic, Refused(Refusal.UNSTORABLE, str(error)))
+                    return True
+                half = len(messages) // 2
+                return self._put(messages[:half], at_ns) and self._put(messages[half:], at_ns)
             except (StoreError, EventsUnavailable, QueueError) as error:
                 self._n_failures += 1
                 if self.problem is None:
@@ -296,14 +295,9 @@ class Intake:
             log.info("what comes is stored again")
             self.problem = None
         with self._lock:
-            self._n_waiting_bytes -= sum(len(h.payload) for h in taken)
-            self._room.notify()
             self._n_commits += 1
             self._commit_s += time.monotonic() - began_s
-            self._stored.update(stored)
-            self._in_hand = False
-            self._done.extend((h.connection, h.receipt.mid) for h in taken if h.receipt.qos)
-        self.connection.wake()
+            self._stored.update(m.message.type for m in messages if not isinstance(m.message, Gone))
         return True
 
     def _pause(self, pause_s: float) -> bool:
@@ -314,29 +308,19 @@ class Intake:
                 self._full.wait(left_s)
             return self._stopping
 
-    def _believed(self, taken: Sequence[Heard]) -> tuple[Batch, Counter[str]]:
-        batch, summaries, topics = Batch(taken[-1].at_ns), [], []
-        stored: Counter[str] = Counter()
+    def _decoded_of(self, taken: Sequence[Heard]) -> list[Believed]:
+        found = []
         for heard in taken:
-            if not heard.payload:  # a retained message was taken back
-                continue
             try:
-                message = self._decoded(heard)
+                if heard.payload:
+                    found.append(Believed(heard.topic, self._decoded(heard)))
+                    continue
+                place = place_of(heard.topic, self._config.broker.prefix)
+                if place.kind is DeviceStateMessage:
+                    found.append(Believed(heard.topic, Gone(place.site, place.gateway, place.of)))
             except Refused as refused:
                 self._refuse(heard.topic, refused)
-                continue
-            if isinstance(message, Summary):
-                summaries.append(message)
-                topics.append(heard.topic)
-                continue
-            self._sort(message, batch)
-            stored[message.type] += 1
-        batch.summaries, refusals = believable(summaries, self._config.limits)
-        for i, refusal in refusals:
-            self._refuse(topics[i], refusal)
-        if len(summaries) > len(refusals):
-            stored["summary"] += len(summaries) - len(refusals)
-        return batch, stored
+        return found
 
     def _decoded(self, heard: Heard) -> Message:
         place = place_of(heard.topic, self._config.broker.prefix)
@@ -362,20 +346,6 @@ class Intake:
             log.warning(
                 f"a message was not taken: {refused}", topic=topic, reason=refused.reason.value, n_held=n_held
             )
-
-    @staticmethod
-    def _sort(message: Message, batch: Batch) -> None:
-        match message:
-            case Alert():
-                batch.alerts.append(message)
-            case Status():
-                batch.statuses.append(message)
-            case DeviceStateMessage():
-                batch.states.append(message)
-            case ModelState():
-                batch.models.append(message)
-            case Response():
-                batch.responses.append(message)
 
 
 class _Nothing:

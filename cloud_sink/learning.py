@@ -156,6 +156,7 @@ def _job(
     from cloud_sink.bundle import next_version
     from cloud_sink.labelled import labelled
     from cloud_sink.learning_jobs import Job
+    from cloud_sink.retraining_store import highest_version
     from cloud_sink.train import FitError
 
     class_ = template.class_ if given.class_ is None else given.class_
@@ -176,7 +177,12 @@ def _job(
         what=what,
         known=labelled(events, template.model_id, class_, len(template.normalisation.centre)),
         family=given.family or template.family,
-        version=max(template.version + 1, next_version(out, template.model_id), given.min_version),
+        version=max(
+            template.version + 1,
+            next_version(out, template.model_id),
+            highest_version(events, template.model_id) + 1,
+            given.min_version,
+        ),
         created_ns=now_ns,
         seed=given.seed,
         edge_tpu=given.edgetpu,
@@ -210,7 +216,7 @@ def _write(learned: Learned, out: Path, key: Ed25519PrivateKey | None) -> None:
     manifest, used = learned.manifest, learned.used
     if key is not None:
         manifest = manifests.sign(manifest, key)
-    write_bundle(out, manifest, learned.artifacts)
+    write_bundle(out, manifest, learned.artifacts, None if key is None else key.public_key())
     training = manifest.training
     facts = [
         ("learned from", f"{rfc3339(training.start_ns)[:19]}Z to {rfc3339(training.end_ns)[:19]}Z"),

@@ -118,7 +118,11 @@ def learned(job: Job, days: Sequence[Sequence[SummaryTable]]) -> Learned | FitEr
             if used.n("true_alarm"):
                 metrics["auc_true_alarms"] = round(_auc(trained, healthy, used.rows("true_alarm")), 6)
     except FitError as error:
-        return error
+        silent = sorted(table.devices() - table.take(np.flatnonzero(table.n > 0)).devices())
+        if job.names is not None or not silent:
+            return error
+        named = ", ".join("/".join(name) for name in silent[:5]) + (", ..." if len(silent) > 5 else "")
+        return FitError(f"{error}; no healthy window was summed up of {named} (cloud-sink gateways)")
     manifest = msgspec.structs.replace(trained.manifest, metrics=metrics)
     return Learned(manifest, dict(trained.artifacts), used, len(job.known.alerts) - len(used.alerts))
 

@@ -52,6 +52,32 @@ def _full_name(option: str, name: str, known: Collection[str]) -> str:
     )
 
 
+def unheard(canaries: Iterable[str], config: Config) -> tuple[str, ...]:
+    """In words, those of ``canaries`` (SITE/GATEWAY) that have never said anything, as far as the database of ``config`` can be
+    asked."""
+    from cloud_sink.events import EventsUnavailable, opened
+
+    try:
+        with opened(config.store.events) as store:
+            return _unheard(canaries, known_gateways(store))
+    except EventsUnavailable:
+        return ()
+
+
+def require_heard(canaries: Iterable[str], store: EventStore) -> None:
+    """Raises UsageError where one of ``canaries`` has never said anything, and EventsUnavailable."""
+    if wrong := _unheard(canaries, known_gateways(store)):
+        raise UsageError("; ".join(wrong))
+
+
+def _unheard(canaries: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
+    return tuple(
+        f"--canary {name}: no gateway of that name has been heard{nearest(name, known)} (cloud-sink gateways)"
+        for name in canaries
+        if name not in known
+    )
+
+
 def known_gateways(store: EventStore) -> set[str]:
     """SITE/GATEWAY of all that have said anything. Raises EventsUnavailable."""
     from sqlalchemy import select, union

@@ -17,9 +17,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import structlog
 
-from cloud_sink.naming import canaries_of
+from cloud_sink.naming import canaries_of, unheard
 from cloud_sink.running import add_config
 from models.broker_options import Broker
 from models.manifest import ManifestError, ModelManifest, decode
@@ -89,11 +90,12 @@ def send(
     client_id: str,
     manifests: Collection[str] = (),
     own: Mapping[str, bytes] = MappingProxyType({}),
-) -> int:
-    """Publishes ``messages`` (topic, payload), retained, at QoS 1, one after the other; how many. ``manifests``: the topics among
-    them that bear one, which must not take the place of a newer version; ``own``: topics that are emptied only of this. Raises
-    NotPublished, and of it Outranked."""
-    session = _Sending(messages, manifests, own)
+    emptied: Collection[str] = (),
+) -> frozenset[str]:
+    """Publishes ``messages`` (topic, payload), retained, at QoS 1, one after the other. ``manifests``: the topics among them that
+    bear one, which must not take the place of a newer version; ``own``: topics that are emptied only of this; ``emptied``: of
+    whatever is there. Those of ``emptied`` on which nothing was seen are returned. Raises NotPublished, and of it Outranked."""
+    session = _Sending(messages, manifests, own, emptied)
     connection = Connection(
         broker,
         session,
@@ -121,7 +123,7 @@ def send(
             f"{topic}: published, but not seen there, so that a newer version may have given way to it: let this user read it: "
             "examples/mosquitto/acl"
         )
-    return session.n_sent
+    return frozenset(session.empty)
 
 
 class _Sending:
@@ -133,14 +135,18 @@ class _Sending:
     """
 
     def __init__(
-        self, messages: Iterable[tuple[str, bytes]], manifests: Collection[str], own: Mapping[str, bytes]
+        self,
+        messages: Iterable[tuple[str, bytes]],
+        manifests: Collection[str],
+        own: Mapping[str, bytes],
+        emptied: Collection[str],
     ) -> None:
         self._left = deque(messages)
         self._n_all = len(self._left)
         self._link: Link | None = None
         self._mid: int | None = None
-        self._own = own
-        self._topics = {topic: _Topic() for topic in (*manifests, *own)}
+        self._own, self._emptied = own, frozenset(emptied)
+        self._topics = {topic: _Topic() for topic in (*manifests, *own, *emptied)}
         self._connected_s = 0.0
         self._look_until_s: float | None = (
             None  # the manifest is acknowledged, and what stands there is awaited
@@ -148,7 +154,7 @@ class _Sending:
         self._puts_back = False
         self.refusal: NotPublished | None = None
         self.unseen: list[str] = []
-        self.n_sent = 0
+        self.empty: set[str] = set()
         self.finished = threading.Event()
 
     @property
@@ -170,6 +176,8 @@ class _Sending:
         where, payload = self._left[0]
         if not payload and where in self._own and not self._may_empty(where):
             return
+        if not payload and where in self._emptied and not self._looked_at(where):
+            return
         topic = self._topics.get(where) if payload else None
         if topic is None:
             self._mid = link.publish(where, payload, retain=True)
@@ -189,11 +197,19 @@ class _Sending:
         self._left.popleft()
         return False
 
+    def _looked_at(self, where: str) -> bool:
+        """False: not yet."""
+        if self._topics[where].stands is None:
+            if time.monotonic() <= self._connected_s + LOOK_S:
+                return False
+            self.empty.add(where)
+        return True
+
     def _write(self, link: Link, where: str, topic: _Topic, payload: bytes) -> None:
         if self._puts_back:
             payload = topic.newest
         elif topic.outranks(payload):
-            self.refusal = topic.refusal(where)
+            self.refusal = topic.refusal(where, payload)
             return
         self._mid = link.publish(where, payload, retain=True)
 
@@ -203,7 +219,7 @@ class _Sending:
             return
         self._left.popleft()
         if topic.outranks(payload):
-            self.refusal = topic.refusal(where)
+            self.refusal = topic.refusal(where, payload)
         elif topic.stands is None:
             self.unseen.append(where)
 
@@ -217,7 +233,6 @@ class _Sending:
             )
             return
         self._mid = None
-        self.n_sent += 1
         if payload and where in self._topics:
             self._topics[where].stands = None
             self._look_until_s = time.monotonic() + LOOK_S
@@ -252,9 +267,16 @@ class _Topic:
         manifest = _manifest(payload)
         return self._manifest is not None and manifest is not None and outranks(self._manifest, manifest)
 
-    def refusal(self, where: str) -> Outranked:
-        there = self._manifest
+    def refusal(self, where: str, payload: bytes) -> Outranked:
+        there, ours = self._manifest, _manifest(payload)
         assert there is not None
+        assert ours is not None
+        back = there.rollback
+        if back is not msgspec.UNSET and back.takes_back == ours.version:
+            return Outranked(
+                f"{where} has the order to go back from version {ours.version} of {there.model_id} to {there.version}, signed by "
+                f"{there.key_id}, which stays: gateways refuse what was taken back; give yours a higher version"
+            )
         return Outranked(
             f"{where} has version {there.version} of {there.model_id} already, signed by {there.key_id}, which stays: give yours "
             "a higher version, or sign it as the order to go back (cloud-sink sign --takes-back)"
@@ -278,6 +300,8 @@ def _publish(given: argparse.Namespace) -> int:
     config = load_config(given.config)
     manifest, artifacts = read_bundle(given.bundle)
     canaries = canaries_of(given.canary, config)
+    for problem in unheard(canaries, config):
+        print(f"cloud-sink: WARNING: {problem}", file=sys.stderr)
     try:
         topics = ModelTopics(config.broker.prefix, manifest.model_id)
         messages = [
@@ -319,12 +343,25 @@ def _withdraw(given: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     try:
-        send(config.broker, messages, client_id=f"linewatch-publish-{config.sink.name}")
+        empty = send(
+            config.broker,
+            messages,
+            client_id=f"linewatch-publish-{config.sink.name}",
+            emptied=[topic for topic, _ in messages],
+        )
     except NotPublished as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
-    print(f"the canaries of {given.model} at {', '.join(canaries)} are taken back")
-    return 0
+    there = [gateway for gateway in canaries if topics.canary(gateway) not in empty]
+    if there:
+        print(f"the canaries of {given.model} at {', '.join(there)} are taken back")
+    for gateway in canaries:
+        if gateway not in there:
+            print(
+                f"cloud-sink: there was no canary of {given.model} at {gateway}, as far as this user may read: cloud-sink models",
+                file=sys.stderr,
+            )
+    return 0 if len(there) == len(canaries) else REFUSED
 
 
 def _models(given: argparse.Namespace) -> int:
@@ -360,7 +397,7 @@ def _models(given: argparse.Namespace) -> int:
         )
         for row in rows
     ]
-    headers = ("model", "gateway", "scores with", "last", "since", "reason", "")
+    headers = ("model", "gateway", "scores with", "last", "since", "reason", "what it says")
     print(tabulate(table, headers=headers) if table else "no gateway has said anything of a model yet")
     if judged:
         decided = [
@@ -374,5 +411,5 @@ def _models(given: argparse.Namespace) -> int:
             for e in judged
         ]
         print()
-        print(tabulate(decided, headers=("model", "version", "gate", "at", "")))
+        print(tabulate(decided, headers=("model", "version", "gate", "at", "reasons")))
     return 0

@@ -16,6 +16,7 @@ from cloud_sink import rollout_store as rollouts
 from cloud_sink import tables
 from cloud_sink.events import EventStore
 from cloud_sink.retraining import Attempt, Cause, Result
+from cloud_sink.rollout_store import Rollout
 from models.manifest import ModelManifest
 
 TRAINING, TRAINED, OFFERED, FAILED = "training", "trained", "offered", "failed"
@@ -141,9 +142,26 @@ def highest_version(store: EventStore, model_id: str) -> int:
 
 
 def in_service(store: EventStore, like: ModelManifest) -> ModelManifest:
-    """The newest version of the model of ``like`` that went to all gateways by a rollout, or ``like``. Raises
-    EventsUnavailable."""
-    promoted = [
-        r.manifest for r in rollouts.rollouts(store, (rollouts.PROMOTED,)) if r.plan.model_id == like.model_id
-    ]
-    return max([like, *promoted], key=lambda manifest: manifest.version)
+    """The newest version of the model of ``like`` that went to all gateways by a rollout and that most of them have not gone back
+    from, by order or each by itself; or ``like``. Raises EventsUnavailable."""
+    versions = [like]
+    for rollout in rollouts.rollouts(store, (rollouts.PROMOTED,)):
+        if rollout.plan.model_id == like.model_id and not _left(store, rollout):
+            versions.append(rollout.manifest)
+    return max(versions, key=lambda manifest: manifest.version)
+
+
+def _left(store: EventStore, rollout: Rollout) -> bool:
+    """Whether most of the gateways that have decided since it was promoted run an older version. What is tried on one alone
+    (canaries, in shadow) is another matter."""
+    m, plan = tables.model_states.c, rollout.plan
+    wanted = select(m.running).where(
+        m.model_id == plan.model_id,
+        m.since_ns >= rollout.changed_ns,
+        m.canary.is_(False),
+        m.state != "shadow",
+    )
+    with store.read() as connection:
+        running = [int(row.running) for row in connection.execute(wanted)]
+    n_left = sum(version < plan.version for version in running)
+    return n_left > len(running) / 2

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from cloud_sink.naming import canaries_of
+from cloud_sink.naming import canaries_of, require_heard
 from cloud_sink.running import add_config
 from models.cli_values import count, positive
 from models.messages import rfc3339
@@ -79,7 +79,7 @@ def _begin(given: argparse.Namespace) -> int:
     from cloud_sink import rollout_store
     from cloud_sink.bundle import BundleError, read_bundle
     from cloud_sink.config import load_config
-    from cloud_sink.events import EventStore, EventsUnavailable
+    from cloud_sink.events import EventsUnavailable, opened
     from cloud_sink.publishing import NotPublished, send
     from cloud_sink.rollout import Plan
     from models.publication import publication
@@ -104,39 +104,38 @@ def _begin(given: argparse.Namespace) -> int:
         ]
     except ValueError as error:
         raise BundleError(f"{given.bundle}: {error}: cloud-sink sign") from error
-    store = EventStore(config.store.events)
     try:
-        store.create()
-        unjudged = _unjudged(store, manifest)
-        if unjudged is not None and not given.unjudged:
-            raise rollout_store.NotBegun(unjudged)
-        if unjudged is not None:
-            print(f"cloud-sink: WARNING: {UNJUDGED}{unjudged}", file=sys.stderr)
-        rollout_store.begin(store, plan, manifest, artifacts, unjudged)
-        try:
-            send(
-                config.broker,
-                dict.fromkeys(messages),
-                client_id=f"linewatch-publish-{config.sink.name}",
-                manifests=[topics.canary(gateway) for gateway in canaries],
-            )
-        except NotPublished as error:
-            # A sink would wait for what cannot come; what canaries have been given of it is taken back.
-            rollout_store.change(
-                store,
-                plan.model_id,
-                plan.version,
-                (rollout_store.CANARY,),
-                rollout_store.ROLLING_BACK,
-                [str(error)],
-                time.time_ns(),
-            )
-            raise
+        with opened(config.store.events) as store:
+            require_heard(canaries, store)
+            rollout_store.require_new(store, manifest.model_id, manifest.version)
+            unjudged = _unjudged(store, manifest)
+            if unjudged is not None and not given.unjudged:
+                raise rollout_store.NotBegun(unjudged)
+            if unjudged is not None:
+                print(f"cloud-sink: WARNING: {UNJUDGED}{unjudged}", file=sys.stderr)
+            rollout_store.begin(store, plan, manifest, artifacts, unjudged)
+            try:
+                send(
+                    config.broker,
+                    dict.fromkeys(messages),
+                    client_id=f"linewatch-publish-{config.sink.name}",
+                    manifests=[topics.canary(gateway) for gateway in canaries],
+                )
+            except NotPublished as error:
+                # A sink would wait for what cannot come; what canaries have been given of it is taken back.
+                rollout_store.change(
+                    store,
+                    plan.model_id,
+                    plan.version,
+                    (rollout_store.CANARY,),
+                    rollout_store.ROLLING_BACK,
+                    [str(error)],
+                    time.time_ns(),
+                )
+                raise
     except (EventsUnavailable, NotPublished, rollout_store.NotBegun) as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
-    finally:
-        store.close()
     print(
         f"{plan.model_id} version {plan.version} is offered to {', '.join(canaries)}: for {plan.hours:g} hours and "
         f"{plan.windows} windows on each, before all gateways get it (cloud-sink rollouts)"
@@ -181,7 +180,7 @@ def _list(given: argparse.Namespace) -> int:
         for r in found
     ]
     print(
-        tabulate(table, headers=("model", "version", "state", "canaries", "begun", ""))
+        tabulate(table, headers=("model", "version", "state", "canaries", "begun", "reasons"))
         if table
         else "nothing was rolled out yet"
     )

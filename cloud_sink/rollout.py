@@ -69,9 +69,11 @@ def judge(plan: Plan, reports: Sequence[Report], now_ns: int) -> Verdict:
     if not reports:
         lacking = ["there is no canary"]
     if not lacking:
-        n = sum(r.n_windows for r in reports)
-        alerts = sum(r.n_alerts for r in reports)
-        return Verdict("promote", (f"{n} windows on {len(reports)} canaries, {alerts} alerts",))
+        n, alerts = sum(r.n_windows for r in reports), sum(r.n_alerts for r in reports)
+        canaries = "1 canary" if len(reports) == 1 else f"{len(reports)} canaries"
+        return Verdict(
+            "promote", (f"{n} windows on {canaries}, {alerts} {'alert' if alerts == 1 else 'alerts'}",)
+        )
     if now_ns - plan.began_ns >= PATIENCE * plan.hours * HOUR_NS:
         return Verdict("roll_back", tuple(lacking))
     return Verdict("wait", tuple(lacking))

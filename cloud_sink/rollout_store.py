@@ -7,6 +7,7 @@ sinks, or a sink and a person, cannot both decide; one sink at a time holds the 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,9 +93,20 @@ def begin(
                 )
             )
         except IntegrityError as error:
-            raise NotBegun(
-                f"version {plan.version} of {plan.model_id} has been rolled out before: make a newer one"
-            ) from error
+            raise NotBegun(_before(plan.model_id, plan.version)) from error
+
+
+def require_new(store: EventStore, model_id: str, version: int) -> None:
+    """Raises NotBegun where it was rolled out before, which :func:`begin` would say at the end, and EventsUnavailable."""
+    r = tables.rollouts.c
+    with store.read() as connection:
+        found = connection.execute(select(r.version).where(r.model_id == model_id, r.version == version))
+        if found.first() is not None:
+            raise NotBegun(_before(model_id, version))
+
+
+def _before(model_id: str, version: int) -> str:
+    return f"version {version} of {model_id} has been rolled out before: make a newer one (cloud-sink learn)"
 
 
 def _open_of(connection: Connection, model_id: str) -> int | None:
@@ -187,7 +199,11 @@ def reports(store: EventStore, features: FeatureStore, rollout: Rollout) -> list
                     m.site == site,
                     m.gateway == gateway,
                     m.model_id == plan.model_id,
-                    m.version == plan.version,
+                    or_(
+                        m.version == plan.version,
+                        # Of a manifest that it does not trust a gateway cannot tell the version.
+                        and_(m.version == 0, m.canary, m.state == "refused", m.since_ns >= plan.began_ns),
+                    ),
                 )
             ).first()
             status = connection.execute(
@@ -240,16 +256,11 @@ def reports(store: EventStore, features: FeatureStore, rollout: Rollout) -> list
 def _windows(features: FeatureStore, rollout: Rollout) -> dict[str, int]:
     """Windows that the version has scored, as far as they are summed up, by gateway. What a gateway had to catch up with is
     older than the rollout; what is older by days cannot be of it."""
-    counted: dict[str, int] = {}
-    schema, model_id = rollout.manifest.schema_id, rollout.plan.model_id
+    counted: Counter[str] = Counter()
+    schema, plan = rollout.manifest.schema_id, rollout.plan
+    from_ns = plan.began_ns - 2 * DAY_NS
     for class_ in {p.class_ for p in features.partitions(schema_id=schema)}:
-        table = features.read(class_, schema, from_ns=rollout.plan.began_ns - 2 * DAY_NS)
-        if table is None:
-            continue
-        ours = (table.model_id == model_id) & (table.model_version == rollout.plan.version)
-        for gateway in rollout.plan.canaries:
-            rows = ours & (table.full_gateway == gateway)
-            counted[gateway] = counted.get(gateway, 0) + int((table.n[rows] + table.n_excluded[rows]).sum())
+        counted.update(features.windows_of(class_, schema, plan.model_id, plan.version, from_ns=from_ns))
     return counted
 
 

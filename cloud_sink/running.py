@@ -71,11 +71,31 @@ def _run(given: argparse.Namespace) -> int:
 
 def _check(given: argparse.Namespace) -> int:
     from cloud_sink.config import load_config
+    from models.mqtt_access import tls_context
 
     config = load_config(given.config, runs=True)
+    if config.broker.tls is not None:
+        try:
+            tls_context(config.broker.tls)
+        except OSError as error:
+            raise ConfigError(f"{given.config}: [broker] {error}") from error
+    _check_places(given.config, config.store.events, config.store.features)
     host, port = config.broker.address
     print(f"{given.config}: ok; sink {config.sink.name}, broker {host}:{port}, below {config.broker.prefix}/")
     return 0
+
+
+def _check_places(path: Path, events: str, features: str) -> None:
+    """Raises ConfigError where what is local has no place."""
+    from sqlalchemy import make_url
+
+    url = make_url(events)
+    if url.get_backend_name() == "sqlite":
+        folder = Path(url.database or "").parent
+        if not folder.is_dir():
+            raise ConfigError(f"{path}: [store] events: there is no folder {folder}: make it")
+    if "://" not in features and Path(features).exists() and not Path(features).is_dir():
+        raise ConfigError(f"{path}: [store] features: {features} is a file: name a folder")
 
 
 def _gateways(given: argparse.Namespace) -> int:
@@ -83,29 +103,30 @@ def _gateways(given: argparse.Namespace) -> int:
 
     from cloud_sink import tables
     from cloud_sink.config import load_config
-    from cloud_sink.events import EventStore, EventsUnavailable
+    from cloud_sink.events import EventsUnavailable, opened
 
     config = load_config(given.config)
-    store = EventStore(config.store.events)
     g, d, a = tables.gateways.c, tables.devices.c, tables.alerts.c
     try:
-        store.create()
-        with store.read() as connection:
+        with opened(config.store.events) as store, store.read() as connection:
+            where = store.where
             rows = connection.execute(select(tables.gateways).order_by(g.site, g.gateway)).mappings().all()
             devices = _by_gateway(
-                connection.execute(select(d.site, d.gateway, func.count()).group_by(d.site, d.gateway))
+                connection.execute(
+                    select(d.site, d.gateway, func.count())
+                    .where(d.state.is_not(None))
+                    .group_by(d.site, d.gateway)
+                )
             )
-            opened = (
+            not_cleared = (
                 select(a.site, a.gateway, func.count())
                 .where(a.state != "cleared")
                 .group_by(a.site, a.gateway)
             )
-            alerts = _by_gateway(connection.execute(opened))
+            alerts = _by_gateway(connection.execute(not_cleared))
     except EventsUnavailable as error:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
-    finally:
-        store.close()
     table = []
     for row in rows:
         status = msgspec.json.decode(row["payload"], type=Status)
@@ -136,7 +157,7 @@ def _gateways(given: argparse.Namespace) -> int:
         "disk free",
         "black box",
     )
-    print(tabulate(table, headers=headers) if table else f"no gateway has been heard yet, says {store.where}")
+    print(tabulate(table, headers=headers) if table else f"no gateway has been heard yet, says {where}")
     return 0
 
 

@@ -79,7 +79,7 @@ def sign_bundle(path: Path, key: Ed25519PrivateKey, *, takes_back: int | None, n
         )
     rollback = msgspec.UNSET if takes_back is None else Rollback(takes_back=takes_back, issued_ns=now_ns)
     signed = manifests.sign(msgspec.structs.replace(manifest, rollback=rollback), key)
-    replace_manifest(path, signed)
+    replace_manifest(path, signed, key.public_key())
     return signed
 
 

@@ -81,7 +81,7 @@ def run(
         what = "; ".join(manifests.departures(like, trained.manifest)) or "another version of its features"
         raise DatasetError(f"it is not like {like.model_id} version {like.version}: {what}")
     manifest = trained.manifest if key is None else manifests.sign(trained.manifest, key)
-    write_bundle(out, manifest, trained.artifacts)
+    write_bundle(out, manifest, trained.artifacts, None if key is None else key.public_key())
     print(report(dataset, trained, alerts_per_week))
     for warning in trained.warnings:
         _warn(warning)

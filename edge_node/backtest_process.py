@@ -1,7 +1,7 @@
 """A backtest in a process of its own, at the lowest priority: ``python -m edge_node.backtest_process``.
 
 It is given its task on standard input, which stays open for as long as the gateway wants to know: when it closes, however the
-gateway ended, so does this. Invariants: it reads the black box and writes nothing; it uses the CPU, never an Edge TPU, which
+gateway ended, so does this. Invariants: it reads what was recorded and writes nothing; it uses the CPU, never an Edge TPU, which
 is in service; it answers with a :class:`models.backtest.Backtest`, or a reason, of at most ``MAX_SAID_BYTES``.
 """
 

@@ -1,8 +1,8 @@
 """Backtests that a sink or an operator asks for: one at a time, beside the machines that are being watched.
 
 Strategy: a candidate is as trusted as any that is offered: its manifest is fetched by digest, signed by a pinned key, its
-graphs are checked, fit the devices and pass the probe; then a process of its own at low priority replays the black box with
-it (``backtest_process``). Invariants: nothing here changes what is in service, and a candidate is not adopted; what is asked
+graphs are checked, fit the devices and pass the probe; then a process of its own at low priority replays what was recorded
+with it (``backtest_process``). Invariants: nothing here changes what is in service, and a candidate is not adopted; what is asked
 is answered once, also when the gateway stops; no process outlives the gateway.
 """
 
@@ -25,6 +25,7 @@ from edge_node import model_admission as admission
 from edge_node.adoption import Adoption
 from edge_node.backtest_process import MAX_SAID_BYTES, Graphs, Task, Told, packed
 from edge_node.backtest_replay import Asked
+from edge_node.feature_log import FOLDER as FEATURES
 from edge_node.inference import Precision
 from edge_node.model_probe import ProbeStopped, environment
 from edge_node.model_record import NotAdmitted
@@ -52,7 +53,7 @@ class Backtests:
 
     def __init__(self, home: Adoption, state_dir: Path | None, done: Done) -> None:
         self._home = home
-        self._folder = None if state_dir is None else state_dir / FOLDER
+        self._state_dir = state_dir
         self._done = done
         self._task: asyncio.Task[None] | None = None
         self.outcomes: Counter[str] = Counter()  # "done", and reasons
@@ -120,8 +121,10 @@ class Backtests:
 
     async def _backtest(self, asked: BacktestRequest, labels: Mapping[str, AlertLabel]) -> Told:
         home = self._home
-        if self._folder is None or not home.config.black_box.enabled:
-            return Told(refusal=Refusal.NOTHING_RECORDED, text="the black box of this gateway is off")
+        config, kept = home.config, self._state_dir
+        if kept is None or not (config.black_box.enabled or config.feature_log.enabled):
+            text = "the black box of this gateway is off, and so is its feature log"
+            return Told(refusal=Refusal.NOTHING_RECORDED, text=text)
         no_model = Told(refusal=Refusal.NO_MODEL, text=f"no device here runs model {asked.model_id}")
         if not self._plans(asked.model_id):
             return no_model
@@ -140,7 +143,8 @@ class Backtests:
         gateway, models = home.config.gateway, home.config.models
         task = Task(
             Asked(
-                folder=self._folder,
+                folder=kept / FOLDER,
+                features=kept / FEATURES if config.feature_log.enabled else None,
                 from_ns=home.now_ns() - round(asked.hours * _HOUR_NS),
                 max_s=models.backtest_max_s,
                 site=gateway.site,

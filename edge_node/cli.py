@@ -19,6 +19,7 @@ from tabulate import tabulate
 from edge_node import cli_doctor, cli_plan, cli_recordings, cli_replay, probing
 from edge_node.assembly import assemble
 from edge_node.config import ConfigError, load_config
+from edge_node.model_in_service import in_service
 from models.cli_values import Parser, positive
 from models.logs import LogError
 from models.program_log import set_up_logging
@@ -132,6 +133,8 @@ def _check(given: argparse.Namespace) -> int:
             (plan.device.device_id, plan.device.machine, len(plan.device.channels), window, model, level)
         )
     print(tabulate(rows, headers=("device", "machine", "channels", "window", "model", "alerts at")))
+    for other in in_service(config, core).values():
+        print(other.text)
     for notice in notices:
         print(f"warning: {notice}")
     if given.test:

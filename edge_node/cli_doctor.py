@@ -160,6 +160,7 @@ def _models(config: Config, host: Host, case: _Case) -> Iterator[Finding]:
     core, found = software.assembled(config, gateway_runs=files.gateway_runs(host, config))
     yield from found
     if core is not None:
+        yield from software.in_service(config, core)
         case.plan = plan_of(config, core, OFFLINE_S)
         case.largest_bytes = max((line.largest_bytes for line in case.plan.messages), default=_UNKNOWN_BYTES)
 

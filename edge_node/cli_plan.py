@@ -118,6 +118,11 @@ def lines(config: Config, plan: Plan) -> Iterable[str]:
         box = config.black_box
         how = f"at most: the last {box.hours:g} h, and {size(box.keep_bytes)} around alerts"
         rows.append(("black box", "", "", size(plan.black_box_bytes), size(plan.black_box_day_bytes), how))
+    if plan.feature_log_bytes:
+        how = f"at most: features of the last {config.feature_log.days:g} d"
+        rows.append(
+            ("feature log", "", "", size(plan.feature_log_bytes), size(plan.feature_log_day_bytes), how)
+        )
     n = sum(line.n for line in plan.messages)
     rows.append(("in all", f"{n:,}", "", size(plan.disk_bytes), size(plan.day_bytes), ""))
     headers = ("", "messages", "each", f"in {off}", "written a day", "")
@@ -147,11 +152,15 @@ def placement_lines(plan: Plan) -> Iterable[str]:
         yield ""
         devices = f"{task.n_devices} device{'s' * (task.n_devices != 1)}"
         yield f"where to score {task.model_id} v{task.version}: {devices}, {task.windows_per_day:,.0f} windows a day"
+        if task.in_service is not None:
+            yield f"{task.in_service.text}; sizes and times are those of v{task.version}"
         rows = [_side_row("edge", task.edge), _side_row("cloud", task.cloud)]
         headers = ("", "latency", "95 % within", "bytes up", "bytes down", "cost a month", "")
         yield from tabulate(
             rows, headers, tablefmt="plain", colalign=("left", *["right"] * 5, "left"), disable_numparse=True
         ).split("\n")
+        if task.cloud.remedy is not None:
+            yield f"to measure a sink: {task.cloud.remedy}"
         yield f"-> {task.verdict.recommendation}: {task.verdict.reason}"
     if plan.placement:
         yield ""

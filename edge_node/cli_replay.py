@@ -14,34 +14,43 @@ from typing import Any
 
 from tqdm import tqdm
 
+from edge_node.budgets import ask
 from edge_node.config import ConfigError
 from edge_node.inference import ArtifactMissing
 from edge_node.model_store import BundleRefused
 from edge_node.replay import Item, RealTime, as_received, is_recording, play, ticks_within
+from edge_node.replay_failures import FailureWatch
+from edge_node.replay_failures_text import failures_text
 from edge_node.replay_news import News, alert_line
-from edge_node.replay_report import Report
 from edge_node.replay_scores import ScoresFile
 from edge_node.replay_setup import (
     check_channels,
     check_recorded,
     core_and_options,
     extent,
+    failures_of,
     of_device,
     resume,
 )
+from edge_node.replay_watchers import Watchers
+from edge_node.report.follow import Follow
+from edge_node.report.write import make_folder, page_file, write_page
 from models import messages
-from models.cli_values import USAGE, UsageError, count, labels_of, positive, probability, time_ns
+from models.cli_values import USAGE, UsageError, count, labels_of, positive, probability, time_ns, time_span
 from models.logs import LogError
 from models.messages import Alert
 from models.recording import file_device, log_files, read_log, select_rows
 from models.runtime import GraphUnusable, RuntimeUnavailable
-from models.signal import SampleBlock
+from models.signal import NS_PER_S, SampleBlock
 
 REFUSED, INTERRUPTED = 1, 130
 
 _DESCRIPTION = """Runs a recorded log through the same windows, model and alerting as a live gateway, prints each
 alert as it comes, and ends with a summary. With labels (a column "anomaly" in the log, or --labels) it says how well
-the alerts match them, beside what chance would score. Labels are never shown to the model."""
+the alerts match them, beside what chance would score. With --events it says which of them an alert would have
+announced, and what each budget of alerts would have caught. Neither is ever shown to the model."""
+
+_LEAD_S = 7 * 86_400.0
 
 
 def add(commands: Any) -> None:
@@ -79,6 +88,12 @@ def add(commands: Any) -> None:
     out = replay.add_argument_group("what is written")
     out.add_argument("--output", type=Path, metavar="FILE", help="the alerts as JSON lines")
     out.add_argument("--scores", type=Path, metavar="FILE", help="every score as Parquet (.parquet)")
+    out.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="a page of signals, scores, alerts and failures, one HTML file that needs nothing else",
+    )
     read = replay.add_argument_group("reading the log")
     read.add_argument(
         "--labels",
@@ -101,6 +116,20 @@ def add(commands: Any) -> None:
     )
     read.add_argument(
         "--skip-bad-lines", action="store_true", help="leave out lines that cannot be read, and count them"
+    )
+    failed = replay.add_argument_group("failures")
+    failed.add_argument(
+        "--events",
+        dest="failures",
+        type=Path,
+        metavar="FILE",
+        help="what failed when: CSV with time, device or machine where the log has several, text",
+    )
+    failed.add_argument(
+        "--lead",
+        type=time_span,
+        metavar="SPAN",
+        help="how long before a failure an alert counts for it: 12h, 7d; default: 7d",
     )
     replay.set_defaults(act=run)
 
@@ -134,6 +163,8 @@ def _replay(given: argparse.Namespace) -> None:
         raise UsageError(
             f"--scores {given.scores}: scores are written as Parquet: give the file a name that ends in .parquet"
         )
+    if given.lead is not None and given.failures is None:
+        raise UsageError("--lead says how long before a failure an alert counts: give --events, too")
     files = log_files(given.logs)
     for name in ("output", "scores"):
         target = getattr(given, name)
@@ -152,7 +183,14 @@ def _replay(given: argparse.Namespace) -> None:
     else:
         check_channels(files[0], options, core)
     labels = labels_of(given, options, files)
-    report, news = Report(core, labels), News()
+    failed: FailureWatch | None = None
+    if (failures := failures_of(given, files, options, core)) is not None:
+        lead_s = _LEAD_S if given.lead is None else given.lead
+        failed = FailureWatch(core, failures, round(lead_s * NS_PER_S), ask(core))
+    if given.report is not None:
+        make_folder(given.report)
+    seen = Watchers(core, labels, failed, None if given.report is None else Follow(core))
+    report, news = seen.report, News()
     is_part = bool(given.skip_rows) or (given.rows, from_ns, until_ns) != (None, None, None)
     speed = None if given.speed == "max" else float(given.speed)
     with ExitStack() as stack:
@@ -177,7 +215,7 @@ def _replay(given: argparse.Namespace) -> None:
                 part = _counted(part, bar)
             for item in part:
                 if isinstance(item, SampleBlock):
-                    report.block(item)
+                    seen.block(item)
                 yield item
 
         items = as_received(selected(), core, recorded=recorded, speed=speed)
@@ -186,7 +224,7 @@ def _replay(given: argparse.Namespace) -> None:
             for alert in step.alerts:
                 if alert.device in absent:
                     continue  # that it is silent there says nothing
-                report.alert(alert)
+                seen.alert(alert)
                 if output is not None:
                     output.write(alert)
                 if news.is_in(alert):
@@ -194,7 +232,7 @@ def _replay(given: argparse.Namespace) -> None:
             if step.alerts and speed is not None:
                 sys.stdout.flush()
             for trace in step.traces:
-                report.trace(trace)
+                seen.trace(trace)
                 if scores is not None:
                     scores.add(trace)
     if not report.n_rows:
@@ -211,6 +249,13 @@ def _replay(given: argparse.Namespace) -> None:
             f"({news.n_left_out} updates of open alerts that say nothing new are not shown; --output has them)"
         )
     print(report.text())
+    findings = seen.findings()
+    if findings is not None:
+        print(f"\n{failures_text(findings)}")
+    if given.report is not None:
+        file = page_file(given.report, files)
+        write_page(file, seen.replayed(file.stem, [str(log) for log in files], findings))
+        print(f"\nwrote {file}")
 
 
 class _AlertsFile:

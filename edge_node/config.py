@@ -20,7 +20,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from edge_node.config_device_checks import check_device
 from edge_node.config_devices import SPELLINGS, DeviceConfig, differences, resolve_device
 from edge_node.config_models import check_models
-from edge_node.config_schema import BlackBox, DeviceSection, Document, Gateway, Models, Source, Uplink
+from edge_node.config_schema import (
+    BlackBox,
+    DeviceSection,
+    Document,
+    FeatureLog,
+    Gateway,
+    Models,
+    Source,
+    Uplink,
+)
 from edge_node.config_sources import check_sources, check_uplink
 from edge_node.config_trust import check_trust, trusted_key
 from models.config_http import check_http
@@ -65,6 +74,7 @@ class Config:
     models: Models
     trusted_keys: tuple[Ed25519PublicKey, ...]
     black_box: BlackBox
+    feature_log: FeatureLog
     sources: tuple[Source, ...]
     devices: tuple[DeviceConfig, ...]
     config_hash: str
@@ -152,6 +162,7 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
     uplink = salvage.read(raw.get("uplink"), Uplink, ("uplink",), wrong)
     models = salvage.read(raw.get("models", {}), Models, ("models",), wrong)
     black_box = salvage.read(raw.get("black_box", {}), BlackBox, ("black_box",), wrong)
+    feature_log = salvage.read(raw.get("feature_log", {}), FeatureLog, ("feature_log",), wrong)
     sources: dict[int, Source] = _tables(raw.get("source"), Source, "source", salvage, wrong)
     sections: dict[int, DeviceSection] = {}
     if isinstance(raw.get("defaults", {}), dict):
@@ -192,12 +203,22 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
         gateway=gateway,
         uplink=uplink,
         black_box=black_box,
+        feature_log=feature_log,
         models=models,
         trusted_keys=tuple(trusted_key(given, base) for given in models.trusted_keys),
         sources=tuple(sources.values()),
         devices=tuple(_share_budget(devices, gateway.max_alerts_per_week)),
         config_hash=_hash(
-            base, (gateway, uplink, models, black_box, list(sources.values()), list(sections.values()))
+            base,
+            (
+                gateway,
+                uplink,
+                models,
+                black_box,
+                feature_log,
+                list(sources.values()),
+                list(sections.values()),
+            ),
         ),
         lines=lines,
     )

@@ -264,6 +264,16 @@ class BlackBox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     queue_samples: Annotated[int, msgspec.Meta(ge=BLOCK_SAMPLES)] = 2_000_000
 
 
+class FeatureLog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[feature_log]``: features of the windows of the last weeks, on this computer's disk. It leaves free what
+    ``[black_box] min_free_bytes`` says."""
+
+    enabled: bool = True
+    days: Annotated[float, msgspec.Meta(gt=0, le=4000)] = 35.0
+    max_bytes: Bytes = 2_000_000_000
+    flush_s: Annotated[float, msgspec.Meta(ge=0.1, le=600)] = 60.0
+
+
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -271,6 +281,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     uplink: Uplink | None = None
     models: Models = Models()
     black_box: BlackBox = BlackBox()
+    feature_log: FeatureLog = FeatureLog()
     defaults: DeviceOptions = DeviceOptions()
     source: tuple[Source, ...] = ()
     device: tuple[DeviceSection, ...] = ()

@@ -30,6 +30,7 @@ from edge_node.cloud_scoring import CloudScoring
 from edge_node.config import Config, ConfigError, load_config
 from edge_node.continuity import Continuity
 from edge_node.dry_run import DryRun
+from edge_node.feature_log import FeatureLog
 from edge_node.gateway_alerts import GatewayAlerts
 from edge_node.latencies import Latencies
 from edge_node.outages import Outages
@@ -201,6 +202,8 @@ class Daemon:
         self._upstream.start()
         parts.black_box = BlackBox(self._state_path, config, parts.core)
         to_close.callback(parts.black_box.close)
+        parts.feature_log = FeatureLog(self._state_path, config, parts.core)
+        to_close.callback(parts.feature_log.close)
         parts.sources.start(config.sources, self._devices())
         log.info(
             "running",
@@ -268,6 +271,8 @@ class Daemon:
         self._deliver_all()
         if parts.black_box is not None:
             parts.black_box.end_turn(parts.core)
+        if parts.feature_log is not None:
+            parts.feature_log.end_turn(parts.core)
 
     def _watch_ourselves(self, now_ns: int) -> None:
         self._workers.step()
@@ -378,6 +383,8 @@ class Daemon:
             parts.recording.go_on_with(_recorded(config))
         if parts.black_box is not None:
             parts.black_box.go_on_with(config, core)
+        if parts.feature_log is not None:
+            parts.feature_log.go_on_with(config, core)
         self._deliver_all()  # what ends was said under the old name, and ends there
         parts.desk.reloaded(None, self._now_ns())
         parts.desk.configure(config.gateway)

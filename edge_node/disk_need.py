@@ -1,4 +1,4 @@
-"""How much disk the black box needs, and writes. Pure.
+"""How much disk the black box and the feature log need, and write. Pure.
 
 A value is 4 bytes, and a row of a device without a uniform rate has 8 more for its time; what is left of that after
 compression is measured where there is a black box already. Each time that something is written costs a little more.
@@ -15,6 +15,9 @@ from models.time_policy import RecordedDevice
 HOUR_S = 3600.0
 NOISE_RATIO = 0.97  # of float32 that are noise: the most that a signal takes; much of it at once takes 0.85
 FLUSH_BYTES = 2600  # of a frame that holds hardly anything
+BEGINNING_BYTES = (
+    1200  # of a file of features, by device: what it is, and what is remembered of it; a file an hour
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,13 @@ def need(
     if measured_ratio is not None:
         return Need(raw, raw * measured_ratio, True)
     return Need(raw, raw * NOISE_RATIO + HOUR_S / flush_s * FLUSH_BYTES, False)
+
+
+def feature_bytes(devices: Iterable[tuple[float, int]], flush_s: float) -> float:
+    """What an hour of features takes at most, of devices with so many windows a second, of so many features each."""
+    each = [4 * n_features * windows_per_s for windows_per_s, n_features in devices]
+    rows = sum(each) * NOISE_RATIO + FLUSH_BYTES / flush_s
+    return HOUR_S * rows + BEGINNING_BYTES * len(each) if each else 0.0
 
 
 def ratio(sizes: Iterable[tuple[int, int]]) -> float | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from edge_node.assembly import Core
 from edge_node.black_box import BlackBox
 from edge_node.counters import Counters
+from edge_node.feature_log import FeatureLog
 from edge_node.outbox import Outbox
 from edge_node.parts import Parts
 from edge_node.recording import Recording
@@ -48,6 +49,7 @@ def families(parts: Parts) -> list[Family]:
         *_recorded(parts.recording),
         *_asked(parts.desk.counters()),
         *_kept(parts.black_box),
+        *_features_kept(parts.feature_log),
         *windows(counters),
         *_inference(core),
         *parts.cloud.families(),
@@ -358,6 +360,35 @@ def _kept(black_box: BlackBox | None) -> list[Family]:
         ),
         _gauge(
             "black_box_oldest_seconds", "Unix time of the oldest that is in it.", (there.oldest_ns or 0) / 1e9
+        ),
+    ]
+
+
+def _features_kept(log: FeatureLog | None) -> list[Family]:
+    if log is None or (done := log.done) is None:
+        return []
+    there = done.holding
+    return [
+        _gauge("feature_log_failed", "1 while the feature log cannot be written.", log.error is not None),
+        _counter("feature_log_failures", "Times that it could not be written.", done.n_failures),
+        _counter("feature_log_pauses", "Times that the disk was too slow for it.", log.n_pauses),
+        _counter("feature_log_values_recorded", "Values that are, or were, in it.", done.n_recorded),
+        _gauge("feature_log_values_queued", "Values that wait for its disk.", done.n_queued),
+        _by_reason("feature_log_values_dropped", "Values that did not get into it.", log.dropped(done)),
+        _counter("feature_log_written_bytes", "Bytes written to its files.", done.n_written_bytes),
+        _gauge("feature_log_bytes", "Size of its files.", there.ring_bytes),
+        _gauge("feature_log_files", "Its files.", there.n_ring),
+        Family(
+            "feature_log_files_removed",
+            "Files that had to go.",
+            "counter",
+            ("reason",),
+            {(reason.value,): n for reason, n in done.removed.items()},
+        ),
+        _gauge(
+            "feature_log_oldest_seconds",
+            "Unix time of the oldest that is in it.",
+            (there.oldest_ns or 0) / 1e9,
         ),
     ]
 

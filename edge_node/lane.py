@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.acceptance import Trial, Verdict, moved
-from edge_node.chunk import Chunk, Silence
+from edge_node.chunk import MAX_CHUNK, Chunk, Silence, all_rows
 from edge_node.counters import Counters, added
+from edge_node.feature_rows import FeatureRows
 from edge_node.inspection import Inspection, InspectionState
 from edge_node.plans import DevicePlan
 from edge_node.settling import PipelineEvent, Settler, SettlerState
@@ -51,6 +52,18 @@ class LaneState(msgspec.Struct, kw_only=True):
     stale: bool
     finishing: bool
     verdicts: list[Verdict] = []
+    featured_ns: int | None = None
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+    """What a :class:`Lane` remembers beside its signal and the summary in progress: all on which it depends what features
+    raise. ``featured_ns``: start of the last window that had got its features (None: none had, or nobody knows)."""
+
+    of: str
+    schema_id: str
+    recentring: RecentringState | None
+    settler: SettlerState
+    featured_ns: int | None
 
 
 class Lane:
@@ -78,6 +91,11 @@ class Lane:
         self._stale = False
         self._finishing = False
         self.verdicts: list[Verdict] = []  # on acceptances, not yet taken
+        self.featured: list[FeatureRows | Acceptance] | None = (
+            None  # who wants features, and what comes between
+        )
+        self.featured_ns: int | None = None  # start of the last window that got them
+        self._n_fed = 0
         self._inspection = Inspection(plan)
         self._recentring = _recentring(plan)
 
@@ -109,7 +127,7 @@ class Lane:
             n_samples_in=windower.n_samples_in,
             n_windowed=windower.n_windowed,
             sample_drops=dict(windower.sample_drops),
-            n_windows_closed=windower.n_closed,
+            n_windows_closed=windower.n_closed + self._n_fed,
             n_windows_scored=self._n_scored,
             n_windows_pending=self._n_untaken + pending,
             window_drops=added(windower.window_drops, self._window_drops),
@@ -197,12 +215,37 @@ class Lane:
     def put_features(self, chunk: Chunk, matrix: NDArray[np.float32]) -> None:
         """Features float32[m, k] of the chunk's rows; re-centred here, in order."""
         chunk.raw = matrix
+        self.featured_ns = int(chunk.start_ns[chunk.rows[-1]])
+        if self.featured is not None:
+            self.featured.append(_rows(chunk, matrix))
         chunk.features = matrix if self.settler.accepted is None else moved(matrix, self.settler.accepted)
         if self._recentring is not None:
             chunk.features, drifted = self._recentring.apply(chunk.features)
             if np.count_nonzero(drifted):
                 chunk.drifted = drifted
         chunk.values = chunk.valid = None
+
+    def feed(self, rows: FeatureRows) -> None:
+        """Take windows whose features are known, in place of the signal that they were made from: from here on all goes as
+        with any other. Those that were closed before are given before."""
+        for i in range(0, rows.n, MAX_CHUNK):
+            j = min(i + MAX_CHUNK, rows.n)
+            suspect = None if rows.suspect is None else rows.suspect[i:j]
+            chunk = Chunk(
+                device_id=rows.device_id,
+                stage="ready",
+                arrival_ns=rows.arrival_ns,
+                clock=rows.clock,
+                start_ns=rows.start_ns[i:j],
+                end_ns=rows.end_ns[i:j],
+                rows=all_rows(j - i),
+                suspect=suspect if suspect is not None and suspect.any() else None,
+                raw=rows.raw[i:j],
+            )
+            self._order.append(chunk)
+            self._n_fed += chunk.n
+            self._n_waiting += chunk.n
+            self._offer(chunk)
 
     def scored(
         self,
@@ -267,6 +310,28 @@ class Lane:
             self.settler.recentred(recentring.offset)
         self.plan, self._inspection, self._recentring = plan, inspection, recentring
 
+    def judgement(self) -> Judgement:
+        """What is remembered beside the signal, of a lane that has a model."""
+        model = self.plan.model
+        return Judgement(
+            of=self._identity(),
+            schema_id="" if model is None else model.manifest.schema_id,
+            recentring=self._recentring.state() if self._recentring is not None else None,
+            settler=msgspec.structs.replace(self.settler.state(), tally=None),
+            featured_ns=self.featured_ns,
+        )
+
+    def judge_on(self, judgement: Judgement) -> bool:
+        """Go on judging from ``judgement``, whatever the signal; False, and nothing has changed, where it is not of the same
+        device, windows and model."""
+        if judgement.of != self._identity():
+            return False
+        self.settler.restore(judgement.settler)
+        if self._recentring is not None and judgement.recentring is not None:
+            self._recentring.restore(judgement.recentring)
+        self.featured_ns = judgement.featured_ns
+        return True
+
     def snapshot(self) -> LaneState:
         return LaneState(
             of=self._identity(),
@@ -282,6 +347,7 @@ class Lane:
             stale=self._stale,
             finishing=self._finishing,
             verdicts=list(self.verdicts),
+            featured_ns=self.featured_ns,
         )
 
     def fits(self, state: LaneState) -> bool:
@@ -320,6 +386,7 @@ class Lane:
         self._window_drops = Counter(state.window_drops)
         self._stale = state.stale
         self._finishing = state.finishing
+        self.featured_ns = state.featured_ns
 
     def _identity(self) -> str:
         plan, model = self.plan, self.plan.model
@@ -401,7 +468,10 @@ class Lane:
             return
         self._ready.append(chunk)
         if chunk.features is None:
-            self._fresh.append(chunk)
+            if chunk.raw is not None:
+                self.put_features(chunk, chunk.raw)
+            else:
+                self._fresh.append(chunk)
 
     def _follows_trial(self, chunk: Chunk) -> bool:
         first = next(item for item in self._order if item is chunk or isinstance(item, Trial))
@@ -439,6 +509,8 @@ class Lane:
             self._ready.append(trial)
         if trial.stage != "done":
             return False
+        if self.featured is not None:
+            self.featured.append(trial.acceptance)
         if trial.refusal is None:
             self.settler.accept(trial)
             if recentring is not None:
@@ -476,3 +548,11 @@ def _recentring(plan: DevicePlan) -> Recentring | None:
     return Recentring(
         model.manifest.recentring, model.centre, model.scale, model.recentred, model.start_centre
     )
+
+
+def _rows(chunk: Chunk, matrix: NDArray[np.float32]) -> FeatureRows:
+    start, end, suspect = chunk.start_ns, chunk.end_ns, chunk.suspect
+    if chunk.n != chunk.n_windows:
+        start, end = start[chunk.rows], end[chunk.rows]
+        suspect = None if suspect is None else suspect[chunk.rows]
+    return FeatureRows(chunk.device_id, chunk.arrival_ns or 0, chunk.clock, start, end, matrix, suspect)

@@ -37,15 +37,18 @@ class Shelf:
         self._path = None if state is None else state / "models" / folder_name(model_id)
         self.model_id = model_id
 
+    @property
+    def record_file(self) -> Path | None:
+        """Where the record is, once there is one; None where nothing is kept on disk."""
+        return None if self._path is None else self._path / RECORD_NAME
+
     def load(self) -> Record:
         """The record; one that is damaged is set aside, and all is as if nothing had ever been adopted."""
-        if self._path is None:
+        file = self.record_file
+        if file is None:
             return Record()
-        file = self._path / RECORD_NAME
         try:
-            return msgspec.json.decode(file.read_bytes(), type=Record)
-        except FileNotFoundError:
-            pass
+            return read_record(self)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self._say(f"{file} is damaged ({error}): the model that the configuration names is served")
             self._set_aside(file)
@@ -120,6 +123,18 @@ class Shelf:
 
     def _say(self, text: str) -> None:
         log.error(text, model=self.model_id)
+
+
+def read_record(shelf: Shelf) -> Record:
+    """The record of ``shelf`` as it is; an empty one where there is none. Raises OSError, msgspec.DecodeError and
+    UnicodeDecodeError where it cannot be read, and leaves it where it is."""
+    if shelf.record_file is None:
+        return Record()
+    try:
+        data = shelf.record_file.read_bytes()
+    except FileNotFoundError:
+        return Record()
+    return msgspec.json.decode(data, type=Record)
 
 
 def folder_name(model_id: str) -> str:

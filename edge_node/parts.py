@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edge_node.cloud_scoring import CloudScoring
     from edge_node.config import Config
     from edge_node.continuity import Continuity
+    from edge_node.feature_log import FeatureLog
     from edge_node.gateway_alerts import GatewayAlerts
     from edge_node.latencies import Latencies
     from edge_node.recording import Recording
@@ -48,6 +49,7 @@ class Parts:
     models: Adoption = field(init=False)
     backtests: Backtests = field(init=False)
     black_box: BlackBox | None = None
+    feature_log: FeatureLog | None = None
     uplink: Uplink | None = None
     states: dict[str, DeviceStateMessage] = field(default_factory=dict)
 

@@ -26,9 +26,11 @@ from edge_node.acceptance import Trial, Verdict
 from edge_node.announcing import PipelineEvent, SavedEvent, farewells, load_event, save_event
 from edge_node.chunk import Chunk
 from edge_node.counters import Counters
-from edge_node.lane import Lane, LaneState
+from edge_node.feature_rows import FeatureRows
+from edge_node.lane import Judgement, Lane, LaneState
 from edge_node.plans import MAX_BATCHES_OUT, MAX_WAITING, DevicePlan, NotDrained, ServedModel
 from edge_node.settling import Trace
+from edge_node.what_if import WhatIf
 from models import codec, scoring
 from models.acceptance import Acceptance
 from models.calibration import p_values
@@ -128,6 +130,7 @@ class Pipeline:
         self._outboxes = self._lane_outboxes()
         self._out: dict[int, tuple[list[Chunk | Trial], NDArray[np.float32]]] = {}
         self._next_batch_id = 0
+        self._featured: list[FeatureRows | Acceptance] = []
         self._max_batches_out = max_batches_out
         self._retired = Counters()  # what is not of a lane, or of one that is no more
         self._parting: list[PipelineEvent] = []
@@ -187,6 +190,17 @@ class Pipeline:
             return
         lane.accept(acceptance)
         self._dirty[acceptance.device_id] = self._changed[acceptance.device_id] = None
+        self._register(lane)
+
+    def feed(self, item: FeatureRows | Acceptance) -> None:
+        """Take, in place of signal, features as :meth:`take_features` gave them, of a device that is here, and what came
+        between; in that order. Nothing else of that device may wait."""
+        if isinstance(item, Acceptance):
+            self.accept(item)
+            return
+        lane = self._lanes[item.device_id]
+        lane.feed(item)
+        self._changed[item.device_id] = None
         self._register(lane)
 
     def gather(self) -> None:
@@ -343,6 +357,34 @@ class Pipeline:
                 lane.settler.traces = []
         return traces
 
+    def keep_features(self) -> None:
+        """Keep what features are made from now on, for :meth:`take_features`; whoever asked takes them."""
+        self._featured = []
+        for lane in self._lanes.values():
+            lane.featured = self._featured
+
+    def take_features(self) -> list[FeatureRows | Acceptance]:
+        """Features since the last call, per device in the order in which its windows closed, and acceptances where they were
+        decided."""
+        if not self._featured:
+            return []
+        found = list(self._featured)
+        self._featured.clear()
+        return found
+
+    def judgements(self) -> dict[str, Judgement]:
+        """What is remembered of each device that has a model, beside its signal."""
+        return {d: lane.judgement() for d, lane in self._lanes.items() if lane.plan.model is not None}
+
+    def featured_ns(self, device_id: str) -> int | None:
+        """Start of the last window of a device that had got its features; None where nobody knows."""
+        return self._lanes[device_id].featured_ns
+
+    def judge_on(self, judgements: Mapping[str, Judgement]) -> set[str]:
+        """Go on judging from ``judgements``; the devices of which that was possible, see :meth:`Lane.judge_on`."""
+        lanes = self._lanes
+        return {d for d, one in judgements.items() if d in lanes and lanes[d].judge_on(one)}
+
     def finish(self) -> None:
         """The end of the signal (a replay's end, a drained daemon): windows that wait to know whether their
         machine ran are decided by what is known, and may then have to be scored; once none is pending,
@@ -384,6 +426,10 @@ class Pipeline:
         """The inverse of :meth:`tap`."""
         for lane in self._lanes.values():
             lane.settler.taps = tuple(tap for tap in lane.settler.taps if tap is not heard)
+
+    def what_if(self, plan: DevicePlan) -> WhatIf:
+        """The alerts of a device from now on under ``plan``, its own but for its levels; it has a model."""
+        return self._lanes[plan.device.device_id].settler.what_if(plan)
 
     def open_alerts(self, device_id: str) -> list[Alert]:
         """The last message of every alert of a device that is open."""

@@ -49,12 +49,14 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True):
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run a task: its measured latency in ms (median and 95th percentile of ``n_measured``; None: not measured,
-    ``unmeasured`` says why), the bytes that leave the gateway and come to it for a window, and what a month costs."""
+    ``unmeasured`` says why, and ``remedy`` what to look at, where something is wrong), the bytes that leave the gateway and
+    come to it for a window, and what a month costs."""
 
     latency_ms: float | None
     latency_95_ms: float | None
     n_measured: int
     unmeasured: str | None
+    remedy: str | None
     bytes_up: float
     bytes_down: float
     cost_per_month: float

@@ -11,7 +11,7 @@ import statistics
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from edge_node.cloud_scoring import Inbox
 from edge_node.config import Config
 from edge_node.egress import Outgoing, outgoing
 from edge_node.inference import EdgeTpuUnavailable, NotReady, ScoringEngine, WorkerLost
+from edge_node.model_in_service import InService, in_service
 from edge_node.placement import Needs, Prices, Side, Verdict, cost_per_month, judge
 from edge_node.plans import DevicePlan, ServedModel
 from models.broker_options import Broker
@@ -43,10 +44,12 @@ _TOPIC_BYTES = 65_536
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """One model's: what it needs, what was measured at both places, and where it should run."""
+    """One model's: what it needs, what was measured at both places, and where it should run. ``version``: that was measured, the
+    configuration's; ``in_service``: another one serves here, or may; None: that one does."""
 
     model_id: str
     version: int
+    in_service: InService | None
     n_devices: int
     windows_per_day: float
     model_bytes: int
@@ -57,10 +60,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """Latencies in ms of single windows, or why there are none."""
+    """Latencies in ms of single windows, or why there are none, and what to look at then."""
 
     ms: tuple[float, ...] = ()
     why_not: str | None = None
+    remedy: str | None = None
     backend: str = ""
 
     @property
@@ -79,14 +83,21 @@ def tasks(config: Config, core: Core, prices: Prices, *, ask_cloud: bool) -> tup
     for plan in core.plans:
         if plan.model is not None:
             by_engine.setdefault(plan.engine, []).append(plan)
+    others = in_service(config, core)
     return tuple(
-        _task(config, plans, core.engines[engine], prices, ask_cloud=ask_cloud)
+        _task(config, plans, core.engines[engine], prices, others, ask_cloud=ask_cloud)
         for engine, plans in by_engine.items()
     )
 
 
 def _task(
-    config: Config, plans: Sequence[DevicePlan], engine: ScoringEngine, prices: Prices, *, ask_cloud: bool
+    config: Config,
+    plans: Sequence[DevicePlan],
+    engine: ScoringEngine,
+    prices: Prices,
+    others: Mapping[str, InService],
+    *,
+    ask_cloud: bool,
 ) -> Task:
     model = plans[0].model
     assert model is not None
@@ -119,6 +130,7 @@ def _task(
     return Task(
         model_id=model.model_id,
         version=model.version,
+        in_service=others.get(model.model_id),
         n_devices=len(plans),
         windows_per_day=per_day,
         model_bytes=artifact_bytes,
@@ -177,7 +189,7 @@ def in_the_cloud(broker: Broker, topics: GatewayTopics, model: ServedModel, dead
             payload = asker.ask(request, deadline_ms / 1e3)
             ms = (time.perf_counter() - begin) * 1e3
             if payload is None:
-                return Measured(why_not=f"no sink answered within {deadline_ms:g} ms (cloud_deadline_ms)")
+                return _unanswered(asker.refusal, topics, model, deadline_ms)
             answer = read_reply(payload)
             if answer.reason is not None:
                 return Measured(why_not=f"the sink does not score it: {answer.reason}: {answer.text}")
@@ -190,6 +202,21 @@ def in_the_cloud(broker: Broker, topics: GatewayTopics, model: ServedModel, dead
     finally:
         asker.close()
     return Measured(ms=tuple(took), backend=backend)
+
+
+def _unanswered(
+    refusal: str | None, topics: GatewayTopics, model: ServedModel, deadline_ms: float
+) -> Measured:
+    """``refusal``: why the broker did not take a request; None: it did."""
+    if refusal is not None:
+        why = f"the broker did not take a request on {topics.score_request}: {refusal}"
+        return Measured(why_not=why, remedy="let the gateway publish it: examples/mosquitto/acl")
+    return Measured(
+        why_not=f"no sink answered within {deadline_ms:g} ms (cloud_deadline_ms)",
+        remedy=f"run a sink whose sink.toml has [scoring] models with {model.model_id}, and [broker] prefix {topics.prefix}; "
+        f"the broker must let it read {topics.score_request}, and write what the gateway reads, {topics.score_response} "
+        "(examples/mosquitto/acl)",
+    )
 
 
 def examples(manifest: ModelManifest) -> NDArray[np.float32]:
@@ -208,7 +235,7 @@ class _Asker:
         self._to_send: list[Outgoing] = []
         self._wanted = ""
         self._answer: bytes | None = None
-        self._refusal: str | None = None
+        self.refusal: str | None = None  # why the broker did not take what was asked last
         self._connection = Connection(
             broker,
             self,
@@ -227,10 +254,10 @@ class _Asker:
     def ask(self, request: ScoreRequest, patience_s: float) -> bytes | None:
         """The payload of the answer to ``request``; None: there was none in time, or the broker did not take it."""
         with self._changed:
-            self._wanted, self._answer, self._refusal = request.transaction, None, None
+            self._wanted, self._answer, self.refusal = request.transaction, None, None
             self._to_send.append(outgoing(request, self._topics))
         self._connection.wake()
-        self._until(lambda: self._answer is not None or self._refusal is not None, patience_s)
+        self._until(lambda: self._answer is not None or self.refusal is not None, patience_s)
         return self._answer
 
     def close(self) -> None:
@@ -259,7 +286,7 @@ class _Asker:
     def on_acked(self, mid: int, refusal: str | None) -> None:
         if refusal is not None:
             with self._changed:
-                self._refusal = refusal
+                self.refusal = refusal
                 self._changed.notify_all()
 
     def on_lost(self, blameless: bool) -> None:
@@ -297,6 +324,7 @@ def _side(measured: Measured, up: int, down: int, cost: float) -> Side:
         latency_95_ms=measured.high,
         n_measured=len(measured.ms),
         unmeasured=measured.why_not,
+        remedy=measured.remedy,
         bytes_up=up,
         bytes_down=down,
         cost_per_month=cost,

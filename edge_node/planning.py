@@ -18,13 +18,14 @@ from edge_node.assembly import Core
 from edge_node.checkpoints import UPLINK
 from edge_node.config import Config
 from edge_node.continuity import DEVICE, GATEWAY, PIPELINE
-from edge_node.disk_need import need
+from edge_node.disk_need import feature_bytes, need
 from edge_node.egress import Outgoing
 from edge_node.outbox import FILE_NAME, WAL_PAGES, Cut, Outbox
 from edge_node.pipeline import Pipeline
 from edge_node.placement import Prices
 from edge_node.placing import Task
 from edge_node.sizing import Said, said, signal, signal_bytes_per_s
+from models.signal import NS_PER_S
 from models.topics import DEFAULT_PREFIX, GatewayTopics
 
 DAY_S = 86_400.0
@@ -65,6 +66,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     signal_day_bytes: int
     black_box_bytes: int  # of the black box at most, what it keeps around alerts included; 0: there is none
     black_box_day_bytes: int
+    feature_log_bytes: int  # of the feature log at most; 0: there is none
+    feature_log_day_bytes: int
     model_bytes: int
     memory_bytes: int  # of a gateway with these models loaded, the processes that score included
     memory_most_bytes: int  # with its queue of samples full
@@ -81,13 +84,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def disk_bytes(self) -> int:
-        """All that is taken there; of a smaller disk the black box takes less."""
-        return self.outbox_bytes + self.black_box_bytes
+        """All that is taken there; of a smaller disk the black box and the feature log take less."""
+        return self.outbox_bytes + self.black_box_bytes + self.feature_log_bytes
 
     @property
     def day_bytes(self) -> int:
         """What is written there in a day."""
-        return sum(line.day_bytes for line in self.messages) + self.state_day_bytes + self.black_box_day_bytes
+        recorded = self.black_box_day_bytes + self.feature_log_day_bytes
+        return sum(line.day_bytes for line in self.messages) + self.state_day_bytes + recorded
 
 
 def plan_of(config: Config, core: Core, offline_s: float) -> Plan:
@@ -110,6 +114,7 @@ def plan_of(config: Config, core: Core, offline_s: float) -> Plan:
     every_s, state = config.gateway.checkpoint_s, checkpoint_bytes(core)
     held_s, held_by = _held(config, spoken)
     box_bytes, box_day_bytes = _black_box(config, core)
+    log_bytes, log_day_bytes = _feature_log(config, core)
     folders = {device.model for device in config.devices if device.model is not None}
     return Plan(
         offline_s=offline_s,
@@ -124,6 +129,8 @@ def plan_of(config: Config, core: Core, offline_s: float) -> Plan:
         signal_day_bytes=round(signal * DAY_S),
         black_box_bytes=box_bytes,
         black_box_day_bytes=box_day_bytes,
+        feature_log_bytes=log_bytes,
+        feature_log_day_bytes=log_day_bytes,
         model_bytes=sum(f.stat().st_size for folder in folders for f in folder.iterdir() if f.is_file()),
         memory_bytes=memory,
         memory_most_bytes=memory + 4 * config.gateway.queue_samples,
@@ -201,6 +208,21 @@ def _black_box(config: Config, core: Core) -> tuple[int, int]:
     devices = [(config.device(plan.device.device_id).as_recorded(), plan.window.n) for plan in core.plans]
     hour = need(devices, box.flush_s).disk_bytes
     return round(min(box.max_bytes, hour * box.hours)) + box.keep_bytes, round(24 * hour)
+
+
+def _feature_log(config: Config, core: Core) -> tuple[int, int]:
+    """Bytes that the feature log has at most, and writes in a day."""
+    log = config.feature_log
+    if not log.enabled:
+        return 0, 0
+    devices = []
+    for plan in core.plans:
+        if plan.model is not None:
+            interval_s = config.device(plan.device.device_id).interval_s
+            step_s = max(plan.window.hop_ns / NS_PER_S, 0.0 if interval_s is None else interval_s)
+            devices.append((1 / step_s, len(plan.model.infos)))
+    day = 24 * feature_bytes(devices, log.flush_s)
+    return round(min(log.max_bytes, day * log.days)), round(day)
 
 
 def _held(config: Config, spoken: Sequence[Said]) -> tuple[float | None, str | None]:

@@ -59,9 +59,11 @@ class Recorder:
         now_s: Callable[[], float] = time.monotonic,
         retry_s: float = RETRY_S,
         after: Recorder | None = None,
+        name: str = "the black box",
     ) -> None:
         """Begins to take up what is in ``folder``, once the one ``after`` which it comes has finished. The first that it is
-        given is a :meth:`begin`."""
+        given is a :meth:`begin`. ``name``: what it is called in logs."""
+        self._name = name
         self.folder = folder
         self._flush_s, self._max_samples = options.flush_s, options.queue_samples
         self._retry_s = retry_s
@@ -80,7 +82,7 @@ class Recorder:
         self._dropped: Counter[DropReason] = Counter()
         self._n_recorded = self._n_failures = 0
         self._after = after
-        self._thread = threading.Thread(target=self._run, name="black box", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name.removeprefix("the "), daemon=True)
         self._thread.start()
 
     def put(self, item: Item | Mark) -> bool:
@@ -130,15 +132,15 @@ class Recorder:
         self.end()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            log.error(f"the black box is not finished: the disk of {self.folder} does not answer")
+            log.error(f"{self._name} is not finished: the disk of {self.folder} does not answer")
 
     # What follows is of the thread alone.
 
     def _run(self) -> None:
         try:
             self._serve()
-        except Exception as error:  # a defect of ours: the gateway watches on without a black box
-            log.error("the black box has failed", exc_info=error)
+        except Exception as error:  # a defect of ours: the gateway watches on without
+            log.error(f"{self._name} has failed", exc_info=error)
             text = f"it failed by a defect ({type(error).__name__}: {error}): nothing is recorded until a restart"
             with self._lock:
                 n_lost = self._n_samples + self._n_in_hand
@@ -231,7 +233,7 @@ class Recorder:
     def _begin(self, begin: Begin) -> None:
         self._ring.begin(begin)
         if self.error is not None:
-            log.info("the black box records again", folder=str(self.folder))
+            log.info(f"{self._name} records again", folder=str(self.folder))
         self.error = None
 
     def _fail(self, error: OSError) -> None:
@@ -239,7 +241,7 @@ class Recorder:
         reason = DropReason.DISK_FULL if error.errno in FULL else DropReason.UNWRITABLE
         text = f"{self.folder}: {error.strerror}"
         if self.error is None:
-            log.error(f"the black box stops: {text}; it is tried again every {self._retry_s:g} s")
+            log.error(f"{self._name} stops: {text}; it is tried again every {self._retry_s:g} s")
         with self._lock:
             self.failing, self._is_usable = reason, False
             n_left = self._n_samples

@@ -32,6 +32,22 @@ class Blame:
             for contribution in alert.contributions:
                 self._shares[alert.device, contribution.channel] += contribution.share
 
+    def of(self, device: str) -> list[tuple[str, int, float | None]]:
+        """By channel of ``device``, the most to blame first: how many alerts named it first, and its mean share of the
+        machine alerts (None: there was none)."""
+        n_machine = sum(n for (of, _, kind), n in self._n.items() if of == device and kind == "machine")
+        channels = {channel for of, channel, _ in self._n if of == device}
+        channels |= {channel for of, channel in self._shares if of == device}
+        rows = [
+            (
+                channel,
+                sum(n for (of, name, _), n in self._n.items() if (of, name) == (device, channel)),
+                self._shares.get((device, channel), 0.0) / n_machine if n_machine else None,
+            )
+            for channel in channels
+        ]
+        return sorted(rows, key=lambda row: (-(row[2] or 0.0), -row[1], row[0]))
+
     def table(self, *, by_device: bool) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
         """(rows, headers): a row a channel, those most to blame first; ``by_device``: with the device's name."""
         kinds = [kind for kind in KINDS if any(of == kind for _, _, of in self._n)]

@@ -54,7 +54,8 @@ class Report:
         self._burst_ns: dict[str, int] = {}  # end of the last record
         self._raised: Counter[tuple[str, str]] = Counter()  # by device and kind
         self._open: dict[str, Alert] = {}
-        self._blame = Blame()
+        self._n_open = 0  # of those that are done with
+        self.blame = Blame()  # with the alerts that are still open once the text was asked for
 
     def block(self, block: SampleBlock) -> None:
         """Rows on their way in."""
@@ -66,6 +67,13 @@ class Report:
         self._last_ns = last if self._last_ns is None else max(last, self._last_ns)
         self.n_rows += block.n
         self.rows_of[block.device_id] += block.n
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Times of the first and the last row; there was one."""
+        assert self._first_ns is not None
+        assert self._last_ns is not None
+        return self._first_ns, self._last_ns
 
     def alert(self, alert: Alert) -> None:
         """An alert that came out."""
@@ -79,7 +87,7 @@ class Report:
         if alert.state != "cleared":
             self._open[alert.alert_id] = alert
         elif before is not None:
-            self._blame.add(alert)
+            self.blame.add(alert)
 
     def trace(self, trace: Trace) -> None:
         """Scores that came out."""
@@ -124,15 +132,14 @@ class Report:
 
     def text(self) -> str:
         """The tables."""
-        still_open = list(self._open.values())
-        for alert in still_open:
-            self._blame.add(alert)
-        self._open = {}
-        parts = [_table(self._facts(len(still_open)))]
+        for alert in self._open.values():
+            self.blame.add(alert)
+        self._n_open, self._open = self._n_open + len(self._open), {}
+        parts = [_table(self.facts())]
         if len(self._plans) > 1:
             parts.append(self._devices())
-        if self._blame.n:
-            parts.append(_table(*self._blame.table(by_device=len(self._plans) > 1)))
+        if self.blame.n:
+            parts.append(_table(*self.blame.table(by_device=len(self._plans) > 1)))
         quality = self.quality()
         if quality is not None:
             parts.append(quality_text(quality))
@@ -178,7 +185,9 @@ class Report:
         plan = self._plans[device]
         return self._calibration(plan).step_ns or plan.window.hop_ns
 
-    def _facts(self, n_open: int) -> list[tuple[str, str]]:
+    def facts(self) -> list[tuple[str, str]]:
+        """What was replayed and what it came to, as pairs of name and value."""
+        n_open = self._n_open + len(self._open)
         counters = self._counters()
         span = "nothing"
         if self._first_ns is not None and self._last_ns is not None:
@@ -232,14 +241,14 @@ class Report:
         return _table(rows, headers)
 
 
-def quality_text(quality: Quality) -> str:
-    """The table of figures, each beside chance and a clock, and what the columns are."""
+def quality_rows(quality: Quality) -> list[tuple[str, ...]]:
+    """Each figure by its name: of the alerts, at random times, of a clock."""
     columns = (quality.alerts, quality.random, quality.clock)
 
     def row(name: str, cell: str, digits: int) -> tuple[str, ...]:
         return (name, *(_number(getattr(figures, cell), digits) for figures in columns))
 
-    rows = [
+    return [
         row("precision", "precision", 3),
         row("recall", "recall", 3),
         row("F1", "f1", 3),
@@ -251,12 +260,22 @@ def quality_text(quality: Quality) -> str:
         ("median detection delay", *(_delay(figures.delay_s) for figures in columns)),
         row("false alerts", "n_false_alerts", 1),
     ]
-    headers = ("against the labels", "alerts", "random", "clock")
-    notes = (
-        f"({quality.n_positive} of {quality.n_windows} scored windows are labelled anomalous. random: the same alerts at "
-        "random times; clock: a score that only grows)"
+
+
+QUALITY_HEADERS = ("against the labels", "alerts", "random", "clock")
+
+
+def quality_note(quality: Quality) -> str:
+    """What the columns of :func:`quality_rows` are."""
+    return (
+        f"{quality.n_positive} of {quality.n_windows} scored windows are labelled anomalous. random: the same alerts at "
+        "random times; clock: a score that only grows"
     )
-    return f"{_table(rows, headers)}\n{notes}"
+
+
+def quality_text(quality: Quality) -> str:
+    """The table of figures, each beside chance and a clock, and what the columns are."""
+    return f"{_table(quality_rows(quality), QUALITY_HEADERS)}\n({quality_note(quality)})"
 
 
 def _table(rows: Sequence[tuple[str, ...]], headers: tuple[str, ...] = ()) -> str:

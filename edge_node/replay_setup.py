@@ -11,6 +11,8 @@ import msgspec
 
 from edge_node.assembly import Core, assemble, assemble_bundle
 from edge_node.config import Config, load_config
+from edge_node.failures import Failure
+from edge_node.failures_file import read_failures
 from edge_node.model_store import load_bundle
 from edge_node.replay import Item, is_recording
 from edge_node.snapshots import heard_devices
@@ -69,6 +71,23 @@ def check_channels(file: Path, options: LogOptions, core: Core) -> None:
                 f"there is no channel {', '.join(map(repr, missing))}, which {who} has",
                 remedy=f"its channels are {', '.join(info.channels)}",
             )
+
+
+def failures_of(
+    given: argparse.Namespace, files: list[Path], options: LogOptions, core: Core
+) -> list[Failure] | None:
+    """The failures of --events, by time; None where it is not given. Raises LogError."""
+    if given.failures is None:
+        return None
+    machine_of = {plan.device.device_id: plan.device.machine for plan in core.plans}
+
+    def present() -> list[str]:
+        if given.device is not None or len(machine_of) == 1:
+            return [given.device or next(iter(machine_of))]
+        inside = {device for file in files for device in inspect_log(file, options).device_ids}
+        return [device for device in machine_of if device in inside]
+
+    return read_failures(given.failures, machine_of, present=present, timezone=given.timezone)
 
 
 def check_recorded(files: list[Path], core: Core) -> None:

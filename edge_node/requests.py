@@ -17,6 +17,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Literal, get_args, get_origin
 
 import msgspec
 
@@ -379,13 +380,22 @@ def _read(name: str, payload: bytes) -> tuple[Request | None, str, str]:
         try:
             asked = _decoders[name].decode(payload)
         except _UNREADABLE as error:
-            problem = str(error)
+            problem = f"{error}{_choices(name, str(error))}"
         else:
             return asked, asked.transaction, ""
     try:
         return None, _envelope.decode(payload).transaction, problem
     except _UNREADABLE:
         return None, "", problem
+
+
+def _choices(name: str, problem: str) -> str:
+    """What may stand where ``problem`` says that something may not."""
+    key = problem.rpartition("$.")[2].rstrip("`")
+    fields = {str(kind): msgspec.structs.fields(struct) for kind, struct in REQUESTS.items()}[name]
+    found = next((f.type for f in fields if f.encode_name == key), None)
+    allowed = get_args(found) if get_origin(found) is Literal else ()
+    return f": expected {' or '.join(map(repr, allowed))}" if allowed else ""
 
 
 _ANSWERED_HERE = ("reload", "backtest")  # by this process, not by what the pipeline remembers

@@ -27,6 +27,7 @@ from models.time_policy import RecordedDevice
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SEGMENT_BYTES = 16 << 20  # of signal, in a file
 ROOM_BYTES = 1 << 18  # that must be there for anything to begin
+_END_BYTES = 4096  # of what a file ends with, but for one that many alerts were said in
 _CHUNK_SAMPLES = 1 << 17  # packed at once: the interpreter is held that long, 5 ms
 _STATES = 8  # a file holds so many times more signal than its state takes
 
@@ -128,6 +129,10 @@ class Ring:
         file = self._file
         assert file is not None
         data, items, marks = self._frames(entries)
+        n_bytes = file.n_bytes + len(data) + _END_BYTES
+        if n_bytes > self._reserved:  # more came at once than a file is meant to hold, or was remembered
+            self._reserved = n_bytes
+            self._retain()
         self._with_room(len(data), lambda: file.append(data, items, marks))
         self.n_written += len(data)
 

@@ -22,6 +22,7 @@ from edge_node.drift_alerts import DriftAlerts, DriftState
 from edge_node.machine_alerts import Judged, MachineAlerts, MachineState
 from edge_node.plans import DevicePlan
 from edge_node.summary import Summariser, Tally
+from edge_node.what_if import Memory, WhatIf
 from models import alerting
 from models.alerting import Episodes, EpisodesState
 from models.messages import Alert
@@ -99,6 +100,7 @@ class Settler:
         self._stale_since_ns = 0
         self.traces: list[Trace] | None = None  # None: nobody asked
         self.taps: tuple[list[Trace], ...] = ()  # who else hears them
+        self._what_ifs: list[WhatIf] = []
 
     def adopt(self, plan: DevicePlan) -> Settler:
         """What settles on under ``plan``, whose model has the same features: all that was said and is open goes on, and a
@@ -115,6 +117,15 @@ class Settler:
     def recentred(self, offset: NDArray[np.float64]) -> None:
         """Re-centring has moved by ``offset`` float64[k] from the commissioned centre, or where operators have put that."""
         self._shift = offset if self.accepted is None else self.accepted + offset
+
+    def what_if(self, plan: DevicePlan) -> WhatIf:
+        """The alerts that there would be from now on under ``plan``, this device's own but for its levels. It has a model."""
+        assert self._machine is not None
+        other = WhatIf(self._announcer.site, self._announcer.gateway, plan)
+        drift = None if self._drift is None else self._drift.state()
+        other.recall(Memory(self._machine.state(), drift, self.accepted))
+        self._what_ifs.append(other)
+        return other
 
     @property
     def open_alerts(self) -> list[Alert]:
@@ -140,6 +151,8 @@ class Settler:
             if self._drift is not None and judged is None:
                 self._drift.settle(chunk, said)
             self._note_present(chunk, judged)
+            for other in self._what_ifs:
+                other.settle(chunk)
         if self.traces is not None or self.taps:
             self._trace(chunk, judged)
         idle = None if chunk.active is None else ~chunk.active
@@ -211,6 +224,8 @@ class Settler:
                 end_ns = change.end_ns
         if self._drift is not None:
             self._drift.move(trial.shift)
+        for other in self._what_ifs:
+            other.accept(trial.shift)
         self._present.forget()
         if end_ns is not None:
             self._announcer.publish_state(end_ns, None, stale=self._stale, idle=self._idle)

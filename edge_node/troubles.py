@@ -44,6 +44,12 @@ def troubles(parts: Parts, outages: Mapping[str, str], blind: Mapping[str, str])
         found.append(Trouble("black_box", failure, done.n_failures, HOLD_S))
         slow = "raw signal is not kept, the disk is too slow for the black box"
         found.append(Trouble("black_box_slow", slow, black_box.n_pauses, HOLD_S))
+    features = parts.feature_log
+    if features is not None and (done := features.done) is not None:
+        failure = f"features are not kept, the feature log cannot be written: {features.error}"
+        found.append(Trouble("feature_log", failure, done.n_failures, HOLD_S))
+        slow = "features are not kept, the disk is too slow for the feature log"
+        found.append(Trouble("feature_log_slow", slow, features.n_pauses, HOLD_S))
     return found + _of_clones(parts)
 
 

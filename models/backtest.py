@@ -36,7 +36,8 @@ class Backtest(msgspec.Struct, frozen=True, kw_only=True):
     arrival; ``device_hours``: that the model in service has scored, over all of ``n_devices``. An alert of one side is *kept*
     where the other has one of its kind and device at the time, else *gained* (the candidate's) or *lost*. What operators said
     of those in service: ``lost_true``, ``n_kept_true``, ``n_lost_false``. ``notes``: what whoever asked should know.
-    ``windows_per_s``: of both, replayed."""
+    ``windows_per_s``: of both, replayed. ``n_from_features``: windows that the model in service judged from logged features, of
+    its ``n_windows``; the others from raw signal."""
 
     model_id: str
     version: int
@@ -58,6 +59,7 @@ class Backtest(msgspec.Struct, frozen=True, kw_only=True):
     n_lost_false: int = 0
     n_kept_true: int = 0
     windows_per_s: float = 0.0
+    n_from_features: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -66,9 +68,10 @@ class Backtest(msgspec.Struct, frozen=True, kw_only=True):
         days = (self.end_ns - self.start_ns) / 86_400e9
         span = f"{days:.1f} days" if days >= 1 else f"{days * 24:.1f} hours"
         lost = f", {self.n_lost_true} of these called true alarms" if self.n_lost_true else ""
+        features = f", {self.n_from_features} of them from features" if self.n_from_features else ""
         return (
             f"version {self.version} against {self.against} on the last {span}: +{self.n_gained} -{self.n_lost} alerts{lost}, "
-            f"{self.n_kept} in both; {self.candidate.n_windows} windows of {self.n_devices} devices"
+            f"{self.n_kept} in both; {self.candidate.n_windows} windows of {self.n_devices} devices{features}"
         )
 
 
@@ -93,6 +96,8 @@ def flaw(found: Backtest) -> str | None:
             return f"{name}: its p-values are not from 0 to 1"
     if not (math.isfinite(found.device_hours) and found.device_hours >= 0.0 and found.n_devices >= 0):
         return f"{found.device_hours} hours of {found.n_devices} devices"
+    if not 0 <= found.n_from_features <= found.served.n_windows:
+        return f"{found.n_from_features} of {found.served.n_windows} windows come from features"
     if found.end_ns < found.start_ns:
         return "it ends before it begins"
     changed = (

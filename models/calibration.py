@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -233,9 +234,20 @@ def level_for_budget(
     alert's level is lowered in proportion, by the fitted tail. That is cautious, since staying above a level
     for ``n_raise`` windows gets rare at least as fast as reaching it does.
     """
+    return levels_for_budgets(calibration, policy, hop_ns, (alerts_per_week,))[0]
+
+
+def levels_for_budgets(
+    calibration: Calibration, policy: AlertPolicy, hop_ns: int, budgets: Sequence[float]
+) -> list[AlertLevel]:
+    """:func:`level_for_budget` of each of ``budgets``, for little more than the price of one."""
     ladder = _Ladder.of(calibration, policy, hop_ns)
-    p, extrapolated = ladder.level(alerts_per_week)
-    return _level(calibration, p, policy, alerts_per_week, extrapolated, 1.0 / ladder.span_weeks)
+    verified = 1.0 / ladder.span_weeks
+    found = [ladder.level(budget) for budget in budgets]
+    return [
+        _level(calibration, p, policy, budget, extrapolated, verified)
+        for budget, (p, extrapolated) in zip(budgets, found, strict=True)
+    ]
 
 
 def budget_for_level(

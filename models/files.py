@@ -4,6 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
+
+
+class FileIdentity(NamedTuple):
+    """Which file or folder a name stands for, whatever else gets the name later."""
+
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: str | Path | None) -> FileIdentity | None:
+        """None: nothing is there, or it may not be seen."""
+        try:
+            found = os.stat(path or "")
+        except OSError:
+            return None
+        return cls(found.st_dev, found.st_ino)
 
 
 def write_whole(file: Path, data: bytes) -> None:

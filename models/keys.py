@@ -58,6 +58,9 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
 def read_private_key(path: Path) -> Ed25519PrivateKey:
     """The private key in the file ``path``. KeyUnusable where there is none, or others may read it."""
     data = _read(path)
+    if _is_public(data):  # which everybody may read: to be told first
+        of = f": the private one is {path.with_suffix('')}" if path.suffix == ".pub" else ""
+        raise KeyUnusable(f"{path} is the public key of a pair, which signs nothing{of}")
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise KeyUnusable(f"{path} can be read by others: chmod 600 it, and use a new key if they may have")
     try:
@@ -86,6 +89,14 @@ def write_key_pair(path: Path) -> tuple[Path, Ed25519PublicKey]:
         path.unlink(missing_ok=True)
         raise
     return public, key.public_key()
+
+
+def _is_public(data: bytes) -> bool:
+    try:
+        public_key(data.decode("ascii"))
+    except (KeyUnusable, UnicodeDecodeError):
+        return False
+    return True
 
 
 def _create(path: Path, data: bytes, mode: int) -> None:

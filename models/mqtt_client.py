@@ -38,6 +38,7 @@ from models.mqtt_access import TlsSocket, explain, explain_close, read_password,
 
 CONNECT_TIMEOUT_S = 10.0
 STABLE_S = 5.0  # a connection that lived this long was a good one: the next attempt follows soon
+BRIEF_IN_A_ROW = 3
 SAME_ERROR_LOG_S = 30.0
 MAX_PACKET_BYTES = 268_435_460  # MQTT section 2.1.4: no packet is larger
 SESSION_TAKEN_OVER = 0x8E  # MQTT 5 section 3.14.2.1
@@ -195,6 +196,7 @@ class Connection:
         self._link: Link | None = None
         self._why = ""  # why the present connection ended or was refused, as paho tells it
         self._blameless = False
+        self._n_brief = 0  # connections in a row that were lost within seconds, nobody knows why
         self.finished: Future[None] = Future()
         self.last_error: str | None = (
             None  # what is wrong: with a connection that stands, a refused subscription
@@ -306,12 +308,20 @@ class Connection:
                 self._why = explain(sock.failure, self._broker.tls)
             if accepted_at is None and not self._why:
                 self._why = explain_close(self._broker.address, self._broker.tls)
-            self.last_error = self._why or "the connection was lost"
+            self.last_error = self._why or self._lost(accepted_at)
         except _FAILURES as error:
             self.last_error = explain(error, self._broker.tls)
         finally:
             self._drop(client)
         return accepted_at
+
+    def _lost(self, accepted_at: float | None) -> str:
+        """What may be wrong where nobody says it: mosquitto 2.0 gives a session to the next who has its id without a word."""
+        brief = accepted_at is not None and time.monotonic() - accepted_at < STABLE_S
+        self._n_brief = self._n_brief + 1 if brief else 0
+        if self._n_brief < BRIEF_IN_A_ROW:
+            return "the connection was lost"
+        return f"the connection is lost within seconds, again and again: has another client the client_id {self._client_id!r}?"
 
     def _turn(self, client: paho.Client, sock: Any, poll: select.poll) -> MQTTErrorCode:
         mask = select.POLLIN | (select.POLLOUT if client.want_write() else 0)

@@ -40,6 +40,16 @@ def set_up_logging(log_level: LogLevel, log_format: LogFormat, least: int = logg
     logging.basicConfig(handlers=[_Structured()], level=max(level, logging.WARNING), force=True)
 
 
+def log_warnings_alone() -> None:
+    """For a command whose standard output is an answer: warnings and worse, on what standard error is then."""
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, structlog.dev.ConsoleRenderer(colors=False)],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
 class _Structured(logging.Handler):
     """What libraries log, and models/, which knows no structlog."""
 

@@ -52,9 +52,12 @@ def _graphs(
 
 def outranks(there: ModelManifest, ours: ModelManifest) -> bool:
     """Whether ``there``, which a topic keeps, must not give way to ``ours``: it is a newer version, and ours is not the order to
-    go back from it, or the same version of another model. Gateways would refuse ours; one that comes later would be given it."""
+    go back from it; or the order to go back from ours; or the same version of another model. Gateways would refuse ours; one that
+    comes later would be given it."""
     if there.version == ours.version:
         return not manifests.same_model(there, ours)
+    if there.rollback is not msgspec.UNSET and there.rollback.takes_back == ours.version:
+        return True
     back = ours.rollback
     return there.version > ours.version and (back is msgspec.UNSET or back.takes_back != there.version)
 

@@ -71,7 +71,7 @@ class StatusRequest(Request, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class BacktestRequest(Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Replay the last ``hours`` of the black box with a candidate of ``model_id`` beside the model in service. Its signed
+    """Replay the last ``hours`` of what was recorded with a candidate of ``model_id`` beside the model in service. Its signed
     manifest, of ``n_bytes``, is published as a graph is: retained, on the topic of its digest ``sha256``. It is not adopted.
     """
 

@@ -41,14 +41,20 @@ class Postgres:
         if os.geteuid() == 0:  # it will not run as root
             owner = pwd.getpwnam("postgres")
             self._user = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-            for level in (folder, *folder.parents[:3]):
-                level.chmod(level.stat().st_mode | 0o055)
+            self._open_way()
             self._data.mkdir()
             os.chown(self._data, owner.pw_uid, owner.pw_gid)
         command = [program("initdb"), "-D", self._data, "-U", "linewatch", "--auth=trust", "-N", "-E", "UTF8"]
         subprocess.run(command, check=True, capture_output=True, cwd="/", **self._user)  # type: ignore[call-overload]
 
+    def _open_way(self) -> None:
+        """Another pytest that begins closes the folder that all of them share to whoever is not root."""
+        folder = self._data.parent
+        for level in (folder, *folder.parents[:3]) if self._user else ():
+            level.chmod(level.stat().st_mode | 0o055)
+
     def start(self) -> None:
+        self._open_way()
         options = ["-p", str(self.port), "-h", HOST, "-k", "", "-c", "max_connections=50"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # type: ignore[call-overload]

@@ -276,6 +276,17 @@ def test_a_strip_shows_false_alarms_and_faults_noticed_or_not() -> None:
     assert (line.count("█"), line.count("○")) == (2, 12)
 
 
+def test_a_strip_shows_an_alert_from_when_it_was_told_as_the_table_does() -> None:
+    day = day_of(
+        alert("blower-4", 340, 640),  # its first windows were in the rest after an earlier one
+        alert("blower-1", 110, 310, alert_id="f"),
+        alert("blower-1", 110, 390, alert_id="f", state="cleared"),
+    )
+    assert strip(day, "blower-4", 12) == "···○○○▲▲▲▲▲▲"
+    assert strip(day, "blower-1", 12) == "···█········"
+    assert {f.injected.fault.device: f.delay_s for f in day.findings}["blower-4"] == pytest.approx(300.0)
+
+
 def outcome(*alerts: Alert, upstream: int = 20, raw: int = 1000) -> Outcome:
     return Outcome(day_of(*alerts), Traffic({"alert": 2}, {"alert": upstream}, raw, raw // 4, raw // 4))
 

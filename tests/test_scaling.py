@@ -38,7 +38,7 @@ FIGURES: dict[str, Any] = {
         "alert": {"per_cpu_s": 500.0},
         "status": {"per_cpu_s": 1_000.0},
     },
-    "features": {"40": {"bytes": 1_000.0, "compact_bytes_a_summary": 5_000.0, "read_per_s": 4_000.0}},
+    "features": {"40": {"bytes": 1_000.0, "compact_bytes_a_summary": 5_000.0, "counted_per_s": 4_000.0}},
     "events": {
         "sqlite": {
             "status_again_per_s": 1_000.0,
@@ -141,7 +141,7 @@ def test_a_plan_reckoned_by_hand() -> None:
     assert store["day_gb"] == pytest.approx(8.64)
     assert store["retention_tb"] == pytest.approx(8.64 * 400 / 1e3)
     assert store["compaction_memory_gb"] == pytest.approx(8_640_000 / 3 * 5_000 / 1e9)
-    assert store["rollout_read_s"] == pytest.approx(2 * 8_640_000 / 3 / 4_000)
+    assert store["rollout_count_s"] == pytest.approx(2 * 8_640_000 / 3 / 4_000)
     assert found["database"]["rows"] == 36_000
     assert found["database"]["row_writes_per_s"] == pytest.approx(200)
     assert found["database"]["sqlite_busy_writers"] == pytest.approx(100 / 1_000 + 100 / 2_000)

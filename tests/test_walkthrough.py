@@ -25,6 +25,7 @@ NS = 1_000_000_000
 RATE_HZ, FAULT_HZ = 1000, 340.0
 HEALTHY_S, FAULTY_S, FAULT_FROM_S = 120, 60, 30
 TEMPERATURE_S = 1500
+FAILURES = "### Would it have caught last year's failures?"
 FAULT = re.compile(r"press-4: x vibration [\d.]+ times normal at 312-375 Hz for \d+ s")
 
 # Where the sensors are brokers in README, they are files played as if they were live: nothing else differs.
@@ -76,6 +77,14 @@ def commands() -> dict[str, str]:
     return {
         name: line for name, line in named.items() if not name.startswith("firmware-bridge ")
     }  # the bench's
+
+
+def block(heading: str, kind: str) -> str:
+    """The first block of ``kind`` in the section of README that begins with ``heading``."""
+    section = README.read_text().split(f"\n{heading}\n")[1].split("\n##")[0]
+    found = re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL)
+    assert found is not None
+    return found[1].strip()
 
 
 def shell(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
@@ -167,6 +176,17 @@ def test_the_five_steps_of_the_readme(tmp_path: Path, step: Callable[[str], str]
     (alert,) = machine_alerts(tmp_path / "alerts.jsonl")
     assert (alert["machine"], alert["device"]) == ("press-4", "press-4")
     assert FAULT.fullmatch(alert["message"])
+
+    # would it have caught them: the file as README shows it, its first failure half a minute after that alert
+    given = block(FAILURES, "csv")
+    failed_s = alert["end_ns"] // NS + 30
+    (tmp_path / "failures.csv").write_text(given.replace("2024-03-12T06:40:00Z", str(failed_s)))
+    judged = shell(tmp_path, block(FAILURES, "sh")).stdout
+    assert re.search(r"press-4 +bearing seized +caught +(?:29|30) s +x +1\n", judged)
+    assert re.search(r"press-4 +belt torn, replaced +not recorded", judged)
+    assert re.search(r"^failures caught +1 of 1 ", judged, re.MULTILINE)
+    (page,) = (tmp_path / "report").iterdir()
+    assert page.read_text().count("<svg") == 5  # what all share, the curve, the score, two channels
 
     # 5. run: the models are taken as they are, and say the same live
     gateway.write_text(GATEWAY.replace("# model", "model"))

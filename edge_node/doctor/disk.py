@@ -90,6 +90,8 @@ def _room(host: Host, place: Path, plan: Plan | None) -> Iterator[Finding]:
         text += f"; {span(plan.offline_s)} without the broker take {size(plan.outbox_bytes)}"
         if plan.black_box_bytes:
             text += f", the black box up to {size(plan.black_box_bytes)}"
+        if plan.feature_log_bytes:
+            text += f", the feature log up to {size(plan.feature_log_bytes)}"
     if free < needed:
         yield fail("disk", text, f"make room: {size(needed)} with what the system wants")
     else:

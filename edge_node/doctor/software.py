@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
+from edge_node import model_in_service
 from edge_node.assembly import Core, assemble
 from edge_node.config import Config, ConfigError
 from edge_node.doctor.findings import Finding, fail, ok, warn
@@ -70,6 +71,18 @@ def assembled(config: Config, *, gateway_runs: bool = False) -> tuple[Core | Non
         without = f"{n} device{'s' * (n != 1)} without a model: limits and sensor checks only"
         found.append(ok("models", without))
     return core, found
+
+
+def in_service(config: Config, core: Core) -> Iterator[Finding]:
+    """Which versions serve in place of those that the configuration names."""
+    for found in model_in_service.in_service(config, core).values():
+        if found.trouble is None:
+            yield ok("models", found.text)
+        else:
+            remedy = (
+                "is this the gateway's user? Else publish that version again, or a newer one: docs/models.md"
+            )
+            yield warn("models", found.text, remedy)
 
 
 def _told(

@@ -112,7 +112,7 @@ QUIET, FALSE, NOTICED, UNNOTICED = "·", "█", "▲", "○"
 
 def strip(day: Day, device: str, n_cells: int) -> str:
     """What was said of ``device`` over the day, a character for each of ``n_cells`` parts of it: whether a false alarm was
-    open, a fault was there and an alert due to it open, or was there and none was."""
+    open, a fault was there and an alert due to it open, or was there and none was. An alert is open from when it was told."""
     cells = []
     step_s = day.length_s / n_cells
     false = [e for e in day.false_alarms if e.device == device]
@@ -132,7 +132,8 @@ def strip(day: Day, device: str, n_cells: int) -> str:
 
 
 def _open(episode: Episode, begin_s: float, end_s: float) -> bool:
-    return episode.start_s < end_s and (episode.until_s is None or episode.until_s > begin_s)
+    # Not from its first window on: during the rest after an earlier alert, minutes may pass before a second one is told.
+    return episode.raised_s < end_s and (episode.until_s is None or episode.until_s > begin_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cloud_sink.config import load_config
+from cloud_sink.events import EventStore
 from tests.brokers import HOST
 
 
@@ -49,6 +51,15 @@ every_s = 0.3
 """
     )
     return path
+
+
+@contextmanager
+def database(path: Path) -> Iterator[EventStore]:
+    """The event database of sink.toml ``path``, made as a sink makes it that runs."""
+    store = EventStore(load_config(path).store.events)
+    store.create()
+    yield store
+    store.close()
 
 
 def cloud_sink(*arguments: str | Path) -> list[str]:

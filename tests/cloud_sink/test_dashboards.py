@@ -17,7 +17,7 @@ from cloud_sink.events import Batch
 from cloud_sink.influx_options import Influx
 from cloud_sink.influx_queue import PointQueue
 from cloud_sink.influx_writer import Writer
-from cloud_sink.intake import points_of
+from cloud_sink.stores import points_of
 from cloud_sink.summaries import SummaryTable
 from models.messages import ConnectionStatus, ModelState, rfc3339
 from models.refusals import RefusalReason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,19 @@ import pytest
 from sqlalchemy import select
 
 from cloud_sink import tables
+from cloud_sink.alert_retention import retain
 from cloud_sink.events import Batch, EventStore, EventsUnavailable
+from cloud_sink.features_store import FeatureStore
 from cloud_sink.labelled import labelled
+from cloud_sink.stores import Stores
 from cloud_sink.summaries import SummaryTable
+from cloud_sink.unstorable import Unstorable
 from models.messages import DeviceStateMessage, ModelState, pack_floats, rfc3339
 from models.refusals import RefusalReason
-from tests.cloud_sink.gateways import K, alert, label, status, summary
+from tests.cloud_sink.gateways import DAY, K, alert, label, status, summary
 
 Make = Callable[[], EventStore]
+NOW = time.time_ns()
 
 
 def rows(store: EventStore, table: Any, *columns: str) -> list[tuple[Any, ...]]:
@@ -86,6 +92,20 @@ def test_of_gateways_what_was_heard_last(make: Make) -> None:
     assert rows(store, tables.gateways, "gateway", "state") == [("g1", "offline"), ("g2", "online")]
 
 
+def test_a_will_says_that_a_gateway_is_gone_and_nothing_else(make: Make) -> None:
+    store = make()
+    will = status("g1", "offline", version="0.0.9", counters={})
+    store.commit(Batch(10, statuses=[status("g1"), will]))
+    for at in (20, 30):
+        before = rows(store, tables.gateways, "gateway", "state", "version", "payload")
+        assert before[0][:3] == ("g1", "offline", "0.1.0")
+        assert b"1000000" in before[0][3]
+        store.commit(Batch(at, statuses=[will]))
+    assert rows(store, tables.gateways, "heard_ns") == [(30,)]
+    store.commit(Batch(40, statuses=[status("g1"), status("g2", "offline")]))
+    assert rows(store, tables.gateways, "gateway", "state") == [("g1", "online"), ("g2", "offline")]
+
+
 def test_devices_by_what_they_last_summed_up_and_said(make: Make) -> None:
     store = make()
     state = DeviceStateMessage(
@@ -100,12 +120,19 @@ def test_devices_by_what_they_last_summed_up_and_said(make: Make) -> None:
         since_at=rfc3339(5),
         open_alerts=(),
     )
-    store.commit(Batch(1, states=[state]))
+    key = ("s1", "g1", "d1")
+    store.commit(Batch(1, states={key: state}))
     newer = SummaryTable.of([summary(2, model_version=7), summary(1)])
     store.commit(Batch(2, summaries=[newer]))
     store.commit(Batch(3, summaries=[SummaryTable.of([summary(0, model_version=3)])]))
     (row,) = rows(store, tables.devices, "device", "class", "state", "model_version", "last_end_ns")
     assert row == ("d1", "press", "anomalous", 7, summary(2).end_ns)
+    store.commit(Batch(4, states={key: None}))  # the gateway watches it no more
+    assert rows(store, tables.devices, "device", "state", "model_version") == [("d1", None, 7)]
+    store.commit(Batch(3, states={key: state}))  # of another sink, which was slower
+    assert rows(store, tables.devices, "state") == [(None,)]
+    store.commit(Batch(5, states={key: state}))
+    assert rows(store, tables.devices, "state") == [("anomalous",)]
 
 
 def test_what_became_of_a_model(make: Make) -> None:
@@ -205,3 +232,78 @@ def test_a_database_that_is_not_there_is_named(tmp_path: Path) -> None:
         EventStore("postgresql+psycopg://u:secret@127.0.0.1:1/x").create()
     with pytest.raises(EventsUnavailable, match="unable to open"):
         EventStore(f"sqlite:///{tmp_path}/no/such/events.sqlite").create()
+
+
+def kept(store: EventStore, table: Any) -> list[tuple[str, str]]:
+    return [(gateway, alert_id[-4:]) for gateway, alert_id in rows(store, table, "gateway", "alert_id")]
+
+
+def test_what_is_too_old_leaves_the_database(make: Make) -> None:
+    store = make()
+    old = {"start_ns": NOW - 11 * DAY, "end_ns": NOW - 10 * DAY}
+    store.commit(
+        Batch(
+            1,
+            alerts=[alert(i, **old) for i in range(2_500)] + [alert(9_000), alert(3, gateway="g2")],
+            responses=[
+                label("g1-old", "true_alarm", at_ns=NOW - 10 * DAY),
+                label("g1-new", "true_alarm", at_ns=NOW),
+            ],
+        )
+    )
+    assert retain(store, NOW, 12.0, 10_000) == {}
+    assert retain(store, NOW, 9.0, 10_000) == {("alerts", "age"): 2_500, ("labels", "age"): 1}
+    assert kept(store, tables.alerts) == [("g1", "2328"), ("g2", "0003")]
+    assert kept(store, tables.labels) == [("g1", "-new")]
+
+
+def test_of_a_gateway_that_has_too_many_the_oldest_go_and_labelled_ones_last(make: Make) -> None:
+    store = make()
+    crowd = [alert(i) for i in range(12)]
+    said = [label(crowd[i].alert_id, "true_alarm", at_ns=NOW + i) for i in (0, 3)]
+    store.commit(Batch(1, alerts=[*crowd, *(alert(i, gateway="g2") for i in range(5))], responses=said))
+    assert retain(store, NOW, 30.0, 5) == {("alerts", "count"): 7}
+    assert kept(store, tables.alerts) == [
+        *(("g1", name) for name in ("0000", "0003", "0009", "000a", "000b")),
+        *(("g2", f"000{i}") for i in range(5)),
+    ]
+    assert retain(store, NOW, 30.0, 1) == {
+        ("alerts", "count"): 8,
+        ("labels", "count"): 1,
+    }
+    assert kept(store, tables.alerts) == [("g1", "0003"), ("g2", "0004")]
+    assert kept(store, tables.labels) == [("g1", "0003")]
+
+
+def test_a_database_that_refuses_a_message_says_so_and_takes_none_of_its_batch(make: Make) -> None:
+    store = make()
+    refuse_poison(store)
+    with pytest.raises(Unstorable, match="poison"):
+        store.commit(Batch(1, alerts=[alert(1), alert(2, message="poison")], statuses=[status("g1")]))
+    assert rows(store, tables.alerts, "alert_id") == rows(store, tables.gateways, "gateway") == []
+    store.commit(Batch(2, alerts=[alert(1)]))
+    assert len(rows(store, tables.alerts, "alert_id")) == 1
+
+
+def test_what_no_driver_can_say_is_unstorable_too(make: Make, tmp_path: Path) -> None:
+    stores = Stores(make(), FeatureStore(str(tmp_path / "features"), "sink-1"))
+    for batch in (
+        Batch(1, alerts=[alert(1, message="half a character: \ud800")]),
+        Batch(1, alerts=[alert(1, start_ns=2**70)]),
+        Batch(1, summaries=[SummaryTable.of([summary(1, machine="\ud800")])]),
+    ):
+        with pytest.raises(Unstorable):
+            stores.put(batch)
+
+
+def refuse_poison(store: EventStore) -> None:
+    """As a database does whose limits nobody here knows of."""
+    with store.begin() as connection:
+        if connection.dialect.name == "sqlite":
+            rule = (
+                "CREATE TRIGGER no_poison BEFORE INSERT ON alerts WHEN NEW.message = 'poison' "
+                "BEGIN SELECT RAISE(ABORT, 'no poison here'); END"
+            )
+        else:
+            rule = "ALTER TABLE alerts ADD CONSTRAINT no_poison CHECK (message <> 'poison')"
+        connection.exec_driver_sql(rule)

@@ -71,6 +71,33 @@ def test_what_comes_twice_is_there_once(tmp_path: Path) -> None:
     assert names(here.read("press", SCHEMA)) == ["g1-d1-0", *wanted]
 
 
+def test_windows_are_counted_as_summaries_say_without_reading_their_moments(tmp_path: Path) -> None:
+    here, there = (FeatureStore(str(tmp_path), f"sink-{i}") for i in (1, 2))
+    base = summary(0).start_ns
+    said = [
+        summary(
+            i, gateway=f"g{i % 3}", n=10 + i, model_version=1 + i % 2, start_ns=base - (i // 4) * DAY_NS // 2
+        )
+        for i in range(24)
+    ]
+    here.append([SummaryTable.of(said)])
+    there.append([SummaryTable.of(said[5:15])])  # which came twice
+    there.append([SummaryTable.of([summary(50, model_id="other", model_version=2)]), table(51, n=7)])
+    since_ns = base - DAY_NS
+    counted = here.windows_of("press", SCHEMA, "press", 2, from_ns=since_ns)
+    wanted: dict[str, int] = {}
+    for one in said:
+        if one.model_version == 2 and one.start_ns >= since_ns:
+            name = f"s1/{one.gateway}"
+            wanted[name] = wanted.get(name, 0) + one.n + 2  # two of each were anomalous
+    assert counted == wanted
+    assert len(wanted) == 3
+    here.compact(2**62)
+    assert here.windows_of("press", SCHEMA, "press", 2, from_ns=since_ns) == wanted
+    assert here.windows_of("press", SCHEMA, "press", 9, from_ns=0) == {}
+    assert here.windows_of("press", "of no schema", "press", 2, from_ns=0) == {}
+
+
 def test_of_a_span_of_time(tmp_path: Path) -> None:
     store = FeatureStore(str(tmp_path), "sink-1")
     one = summary(5)

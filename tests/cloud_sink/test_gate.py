@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud_sink.answers import TryAgain, Unbelievable, read
+from cloud_sink.evaluating import text_of
 from cloud_sink.gate import Answer, Figures, HeldOut, Int8, Limits, judge
 from models.backtest import MAX_IDS, Backtest, Side
 from models.messages import Response, encode
@@ -217,3 +218,21 @@ def test_what_is_no_number_is_not_read(number: bytes) -> None:
 def test_rubbish_is_never_an_answer(payload: bytes) -> None:
     with pytest.raises(Unbelievable):
         read(payload, "s1", "g1", ASKED, 2)
+
+
+def test_it_is_told_how_much_came_from_features() -> None:
+    some = backtest(n_from_features=4321)
+    shown = text_of("press", 2, judge(figures(some, *GOOD), Limits())).splitlines()
+    assert "of features" in shown[0]
+    (row,) = [line for line in shown if line.startswith("s1/g0")]
+    assert row.split()[1:3] == ["5000", "4321"]
+    assert "5000 windows of 1 devices, 4321 of them from features" in some.text
+    assert "features" not in backtest().text
+
+
+def test_an_answer_of_before_there_were_features_is_read() -> None:
+    fields = msgspec.to_builtins(backtest(n_from_features=7))
+    fields["of_a_newer_gateway"] = 1
+    assert msgspec.convert(fields, Backtest).n_from_features == 7
+    del fields["n_from_features"]
+    assert msgspec.convert(fields, Backtest).n_from_features == 0

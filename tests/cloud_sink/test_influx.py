@@ -21,7 +21,7 @@ from cloud_sink.events import Batch
 from cloud_sink.influx_options import Influx
 from cloud_sink.influx_queue import PointQueue
 from cloud_sink.influx_writer import NotNow, Refused, Version1, Writer
-from cloud_sink.intake import points_of
+from cloud_sink.stores import points_of
 from cloud_sink.summaries import SummaryTable
 from tests.brokers import wait_for
 from tests.cloud_sink.gateways import alert, status, summary

@@ -21,7 +21,7 @@ from cloud_sink.summaries import SummaryTable
 from models import manifest as manifests
 from tests.brokers import free_port, wait_for
 from tests.cloud_sink.clusters import scheduler, workers
-from tests.cloud_sink.sinks import cloud_sink
+from tests.cloud_sink.sinks import cloud_sink, database
 from tests.cloud_sink.sinks import config as sink_toml
 from tests.cloud_sink.test_fleet_fit import summaries
 from tests.fixtures.bundle_files import BUNDLE
@@ -39,6 +39,8 @@ def filled(folder: Path, n_days: int = 6, n_spans: int = 3, features: Path | Non
     folder.mkdir(exist_ok=True)
     sink = sink_toml(folder, free_port(), store="" if features is None else f'features = "{features}"')
     store = FeatureStore(str(features or folder / "features"), "a")
+    with database(sink):
+        pass
     manifest = read_manifest(BUNDLE)
     for number, class_ in enumerate(CLASSES):
         like(folder, class_)

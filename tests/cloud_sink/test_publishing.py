@@ -15,7 +15,7 @@ import pytest
 
 from cloud_sink import rollout_store
 from cloud_sink.config import load_config
-from cloud_sink.events import EventStore
+from cloud_sink.events import Batch, EventStore
 from cloud_sink.publishing import NotPublished, Outranked, send
 from cloud_sink.rollout import Plan
 from models import manifest as manifests
@@ -23,7 +23,8 @@ from models.broker_options import Broker as BrokerOptions
 from models.publication import outranks
 from models.topics import ModelTopics
 from tests.brokers import HOST, broker, free_port, retained, wait_for
-from tests.cloud_sink.sinks import cloud_sink, config, running
+from tests.cloud_sink.gateways import status
+from tests.cloud_sink.sinks import cloud_sink, config, database, running
 from tests.edge_node.versions import STRANGER, TOPICS, Version, back_to, good, messages, signed, written
 from tests.relays import Relay
 
@@ -193,13 +194,62 @@ def test_a_newer_version_does_not_give_way(tmp_path: Path) -> None:
         back = back_to(good(6), 7)
         publish(mosquitto.port, back)
         assert standing(mosquitto.port) == back[0]
+        taken_back = written(tmp_path / "seventh", seventh)
+        done = subprocess.run(cloud_sink("publish", "-c", toml, taken_back), capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "has the order to go back from version 7 of fixture to 6" in done.stderr
+        assert standing(mosquitto.port) == back[0]
+
+
+def test_a_canary_that_is_not_there_is_not_taken_back(tmp_path: Path) -> None:
+    with broker(tmp_path) as mosquitto:
+        toml = config(tmp_path, mosquitto.port)
+        send(options(mosquitto.port), messages(signed(good(2)), "s1/g1"), client_id="p")
+        with database(toml) as events:
+            events.commit(Batch(1, statuses=[status("g1"), status("g2")]))
+
+        def withdraw(model: str, *gateways: str) -> subprocess.CompletedProcess[str]:
+            canaries = [word for gateway in gateways for word in ("--canary", gateway)]
+            command = cloud_sink("withdraw", "-c", toml, model, *canaries)
+            return subprocess.run(command, capture_output=True, text=True)
+
+        for model, gateway in (("fixtur", "s1/g1"), ("fixture", "g2")):
+            done = withdraw(model, gateway)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert f"there was no canary of {model} at" in done.stderr
+        assert standing(mosquitto.port, TOPICS.canary("s1/g1")) is not None
+        done = withdraw("fixture", "g1", "g2")
+        assert done.returncode == 1
+        assert done.stdout == "the canaries of fixture at s1/g1 are taken back\n"
+        assert standing(mosquitto.port, TOPICS.canary("s1/g1")) is None
+
+
+def test_a_canary_that_nobody_has_heard_of(tmp_path: Path) -> None:
+    """A typing error must not use a version up."""
+    bundle = written(tmp_path / "b", signed(good(2)))
+    with broker(tmp_path) as mosquitto:
+        toml = config(tmp_path, mosquitto.port)
+        with database(toml) as events:
+            events.commit(Batch(1, statuses=[status("hall-1")]))
+            asked = ("-c", toml, bundle, "--canary", "s1/hall-2")
+            begun = subprocess.run(
+                cloud_sink("rollout", *asked, "--unjudged"), capture_output=True, text=True
+            )
+            assert begun.returncode == 2
+            assert 'no gateway of that name has been heard; did you mean "s1/hall-1"?' in begun.stderr
+            assert rollout_store.rollouts(events) == []
+        assert standing(mosquitto.port, TOPICS.canary("s1/hall-2")) is None
+        done = subprocess.run(cloud_sink("publish", *asked), capture_output=True, text=True)
+        assert done.returncode == 0, "it may come yet"
+        assert "WARNING: --canary s1/hall-2: no gateway of that name has been heard" in done.stderr
 
 
 def test_an_order_to_go_back_is_from_one_version() -> None:
     eighth, seventh, sixth = (signed(good(n))[0] for n in (8, 7, 6))
     assert outranks(eighth, back_to(good(6), 7)[0])
     assert not outranks(seventh, back_to(good(6), 7)[0])
-    assert not outranks(back_to(good(6), 7)[0], seventh)
+    assert outranks(back_to(good(6), 7)[0], seventh), "gateways would refuse it"
+    assert not outranks(back_to(good(6), 7)[0], eighth)
     assert (outranks(seventh, sixth), outranks(sixth, seventh), outranks(sixth, sixth)) == (
         True,
         False,

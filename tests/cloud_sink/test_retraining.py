@@ -12,8 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud_sink import retraining_store as store
-from cloud_sink.events import EventStore
+from cloud_sink import rollout_store as rollouts
+from cloud_sink.events import Batch, EventStore
 from cloud_sink.retraining import DAY_NS, HOUR_NS, MOST_RESTS, Attempt, Known, Result, Wish, decide, rest_ns
+from cloud_sink.rollout import Plan
+from models.messages import ModelState, rfc3339
+from tests.edge_node.versions import good, signed
 
 NOW = 1_000 * DAY_NS
 Make = Callable[[], EventStore]
@@ -130,3 +134,50 @@ def test_who_was_followed_changes_nothing_any_more(make: Make) -> None:
     second = store.begin(events, "m", "drift", "x", "sink-1", NOW + 5)
     assert second is not None
     assert second.number == 2
+
+
+def test_the_version_in_service_is_one_that_gateways_have_not_gone_back_from(make: Make) -> None:
+    events = make()
+    versions = {n: signed(good(n)) for n in (1, 2, 3)}
+    for n in (2, 3):
+        manifest, files = versions[n]
+        plan = Plan("fixture", n, ("s1/g1",), NOW, 1.0, 10, 1.0)
+        rollouts.begin(events, plan, manifest, {a.target: files[a.target] for a in manifest.artifacts})
+        rollouts.change(events, "fixture", n, (rollouts.CANARY,), rollouts.PROMOTED, [], NOW + n)
+    like = versions[1][0]
+
+    def say(
+        gateway: str, running: int, state: Any = "adopted", since_ns: int = NOW + 10, **more: Any
+    ) -> None:
+        fields = {"canary": False, "version": running} | more
+        said = ModelState(
+            message_id=f"{gateway}-{since_ns}",
+            site="s1",
+            gateway=gateway,
+            model_id="fixture",
+            state=state,
+            running=running,
+            reason=None,
+            text="",
+            since_ns=since_ns,
+            since_at=rfc3339(since_ns),
+            **fields,
+        )
+        events.commit(Batch(1, models=[said]))
+
+    def served() -> int:
+        return store.in_service(events, like).version
+
+    assert served() == 3, "nobody has said anything yet"
+    say("g1", 3)
+    say("g2", 2, since_ns=NOW + 2)  # from before it was promoted
+    say("g3", 2, "shadow", version=3)
+    say("g4", 1, canary=True)
+    assert served() == 3
+    say("g2", 2, "rolled_back", version=3)
+    assert served() == 3, "one of two"
+    say("g3", 2, "adopted", NOW + 20)  # by order
+    assert served() == 2
+    for gateway in ("g1", "g2", "g3"):
+        say(gateway, 1, "adopted", NOW + 30)
+    assert served() == 1

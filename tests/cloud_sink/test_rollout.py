@@ -177,3 +177,11 @@ def test_what_canaries_report(make: Callable[[], EventStore], tmp_path: Path) ->
     assert here == Report("s1/g1", "adopted", 7, "it scores", True, 50, 3 * 42, 1, 4)
     assert there == Report("s2/g1", "refused", 7, "too slow", False, 60, 2 * 42, 2, 9)
     assert silent == Report("s1/g2")
+    # What it cannot trust it cannot tell the version of.
+    untrusted = msgspec.structs.replace(
+        refused, site="s1", gateway="g2", version=0, text="not trusted", since_ns=9
+    )
+    store.commit(Batch(70, models=[untrusted]))
+    assert rollouts.reports(store, features, rollout)[2].state == "refused"
+    later = dataclasses.replace(rollout, plan=dataclasses.replace(rollout.plan, began_ns=10))
+    assert rollouts.reports(store, features, later)[2].state is None, "that was before"

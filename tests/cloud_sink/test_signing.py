@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from cloud_sink.bundle import read_bundle
 from cloud_sink.cli import main
 from models import manifest as manifests
 from models.keys import read_public_key
 from models.manifest import ModelManifest
+from tests.cloud_sink.sinks import config as sink_toml
 from tests.fixtures.bundle_files import BUNDLE
 
 
@@ -47,8 +49,27 @@ def test_a_bundle_is_signed_and_signed_again(key: Path, bundle: Path) -> None:
         assert main(["sign", str(bundle), "--key", str(key)]) == 0
         manifests.verify(manifest_of(bundle), trusted)
     after = {path.name: path.read_bytes() for path in bundle.iterdir()}
-    assert before.keys() == after.keys()
+    assert after.keys() == {*before, "signer.pub"}
     assert [name for name in before if before[name] != after[name]] == ["manifest.json"]
+
+
+def test_a_bundle_that_was_changed_since_is_not_published(
+    key: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A manifest whose signature does not hold would stand on the topic, and no valid one take its place."""
+    assert main(["sign", str(bundle), "--key", str(key)]) == 0
+    read_bundle(bundle)
+    file = bundle / "manifest.json"
+    text = file.read_text()
+    version = f'"version": {manifest_of(bundle).version}' if '"version": ' in text else None
+    found = version or f'"version":{manifest_of(bundle).version}'
+    assert found in text
+    file.write_text(text.replace(found, '"version":99'))
+    toml = sink_toml(tmp_path, 1)
+    assert main(["publish", "-c", str(toml), str(bundle)]) == 1
+    assert "has been changed since it was signed" in capsys.readouterr().err
+    (bundle / "signer.pub").unlink()  # then gateways are the first to see it
+    assert read_bundle(bundle)[0].version == 99
 
 
 def test_the_order_to_go_back(key: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,8 @@ from cloud_sink.features_store import FeatureStore
 from models.messages import encode
 from tests.brokers import HOST, Subscriber, broker, free_port, wait_for
 from tests.cloud_sink.gateways import alert, label, status, summary, topic_of
-from tests.cloud_sink.sinks import cloud_sink, config, fetched, metric, running
+from tests.cloud_sink.sinks import cloud_sink, config, database, fetched, metric, running
+from tests.cloud_sink.test_events import refuse_poison
 from tests.edge_node.disks import filled, small_disk
 from tests.influxes import influx1
 from tests.postgres import postgres
@@ -107,6 +108,12 @@ def test_what_gateways_publish_is_stored_and_shown(tmp_path: Path, version: str)
             assert set(lines) == {"s1/g1", "s1/g2"}
             assert lines["s1/g1"].endswith("1.5 MB  3.2 GB       80 MB")
             assert "online" in lines["s1/g2"]
+            few = subprocess.Popen(
+                cloud_sink("gateways", "-c", path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            assert few.stdout is not None
+            few.stdout.close()
+            assert few.communicate(timeout=60)[1] == b"", "whoever reads has seen enough"
             sink.send_signal(signal.SIGTERM)
             assert sink.wait(20) == 0
 
@@ -231,6 +238,88 @@ def test_gateways_that_lie_cost_a_count(tmp_path: Path) -> None:
             assert said.count("too_many_devices") == 1  # a line a minute, with how many were held back
 
 
+def test_a_message_that_a_database_refuses_costs_itself_alone(tmp_path: Path) -> None:
+    port = free_port()
+    with database(config(tmp_path, 1)) as events:
+        refuse_poison(events)
+    alerts = [alert(i, message="poison" if i in (17, 18, 199) else "fine") for i in range(200)]
+    with broker(tmp_path, *LIMITS) as mosquitto:
+        path = config(tmp_path, mosquitto.port, metrics_port=port)
+        with running(path) as sink:
+            ready(port)
+            publish(mosquitto.port, [*alerts, *(summary(i) for i in range(50))])
+            count = "SELECT count(*) FROM alerts"
+            wait_for(lambda: queried(tmp_path, count) == [(197,)], "all that it takes")
+            wait_for(lambda: len(stored(tmp_path)) == 50, "all summaries")
+            refused = 'linewatch_sink_messages_refused_total{reason="unstorable"} 3.0'
+            wait_for(lambda: refused in fetched(port, "/metrics")[1], "a count of what it does not take")
+            assert fetched(port, "/healthz") == (200, "ok\n")
+            sink.send_signal(signal.SIGTERM)
+            assert sink.wait(20) == 0
+            assert sink.stderr is not None
+            assert "no poison here" in sink.stderr.read()
+        with running(path):  # what is refused is acknowledged, too: it does not come again
+            ready(port)
+            publish(mosquitto.port, [alert(500)])
+            wait_for(lambda: queried(tmp_path, count) == [(198,)], "one more")
+            assert 'reason="unstorable"' not in fetched(port, "/metrics")[1]
+
+
+@pytest.mark.parametrize("what", ["events.sqlite", "features"])
+def test_what_is_written_to_is_what_is_there(tmp_path: Path, what: str) -> None:
+    """Somebody removes the database, or the folder, under a running sink: what it acknowledged after that would be lost."""
+    port = free_port()
+    with broker(tmp_path, *LIMITS) as mosquitto:
+        path = config(tmp_path, mosquitto.port, metrics_port=port)
+        with running(path):
+            ready(port)
+            publish(mosquitto.port, [alert(1), summary(1)])
+            wait_for(lambda: len(stored(tmp_path)) == 1, "the first")
+            wait_for(lambda: len(queried(tmp_path, "SELECT 1 FROM alerts")) == 1, "the first")
+            (tmp_path / what).rename(tmp_path / "away")
+            publish(mosquitto.port, [alert(2), summary(2)])
+            wait_for(lambda: fetched(port, "/healthz")[0] == 503, "a sink that says so")
+            assert "was removed or replaced: put it back" in fetched(port, "/healthz")[1]
+            (tmp_path / "away").rename(tmp_path / what)
+            wait_for(lambda: len(stored(tmp_path)) == 2, "all summaries")
+            wait_for(lambda: len(queried(tmp_path, "SELECT 1 FROM alerts")) == 2, "all alerts")
+            assert fetched(port, "/healthz") == (200, "ok\n")
+
+
+def test_places_are_looked_at_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for store, text in (
+        (f'events = "sqlite:///{tmp_path}/nowhere/events.sqlite"', "[store] events: there is no folder"),
+        ('features = "file"', "is a file: name a folder"),
+    ):
+        asked = cloud_sink("check", "-c", config(tmp_path, 1, store=store))
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, text in done.stderr) == (1, True), done.stderr
+
+
+def test_who_only_looks_makes_no_database(tmp_path: Path) -> None:
+    for command in ("gateways", "models", "rollouts"):
+        asked = cloud_sink(command, "-c", config(tmp_path, 1))
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert "there is no such file: a running sink makes it" in done.stderr
+    assert not (tmp_path / "events.sqlite").exists()
+
+
+def test_old_alerts_leave_the_database(tmp_path: Path) -> None:
+    port = free_port()
+    keeps = "max_alerts_per_gateway = 10\ncompact_s = 0.2"
+    with (
+        broker(tmp_path, *LIMITS) as mosquitto,
+        running(config(tmp_path, mosquitto.port, metrics_port=port, store=keeps)),
+    ):
+        ready(port)
+        publish(mosquitto.port, [alert(i) for i in range(60)])
+        wait_for(lambda: queried(tmp_path, "SELECT count(*) FROM alerts") == [(10,)], "ten")
+        removed = 'linewatch_sink_rows_removed_total{reason="count",table="alerts"} 50.0'
+        wait_for(lambda: removed in fetched(port, "/metrics")[1], "a count of it")
+
+
 def test_a_shared_subscription_of_one(tmp_path: Path) -> None:
     port = free_port()
     with broker(tmp_path, *LIMITS) as mosquitto:
@@ -239,6 +328,24 @@ def test_a_shared_subscription_of_one(tmp_path: Path) -> None:
             ready(port)
             publish(mosquitto.port, [summary(1)])
             wait_for(lambda: stored(tmp_path) == ["g1-d1-1"], "the summary")
+
+
+def test_a_sink_that_comes_to_share_hears_its_share_alone(tmp_path: Path) -> None:
+    """The broker keeps its session, and in it what it subscribed to when it did not share."""
+    port = free_port()
+    with broker(tmp_path, *LIMITS) as mosquitto:
+        n = 0
+        for shared in ("false", "true", "false"):
+            path = config(tmp_path, mosquitto.port, metrics_port=port, broker=f"shared = {shared}")
+            with running(path) as sink:
+                ready(port)
+                publish(mosquitto.port, [alert(i) for i in range(n, n + 40)])
+                n += 40
+                wait_for(lambda: len(queried(tmp_path, "SELECT 1 FROM alerts")) == n, "all alerts")  # noqa: B023
+                time.sleep(0.3)  # for what would come twice
+                assert metric(port, "sink_messages_heard_total") == 40
+                sink.send_signal(signal.SIGTERM)
+                assert sink.wait(20) == 0
 
 
 def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:

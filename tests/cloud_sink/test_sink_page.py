@@ -18,8 +18,9 @@ from cloud_sink.influx_options import Influx
 from cloud_sink.influx_queue import PointQueue
 from cloud_sink.influx_writer import Writer
 from cloud_sink.ingest import Refusal
-from cloud_sink.intake import Intake, Stores
+from cloud_sink.intake import Intake
 from cloud_sink.scoring import Scoring
+from cloud_sink.stores import Stores
 from models.refusals import ScoreRefusal
 from tests.cloud_sink.sinks import config
 
@@ -49,6 +50,7 @@ def test_every_reason_and_every_metric_is_named(tmp_path: Path) -> None:
         queue, Writer(Influx(url="http://x"), queue)
     )
     found += Scoring(loaded, {}).families() + figures.of_retraining(Counter(), Counter(), 0)
+    found += figures.of_retention(Counter())
     assert [r.value for r in ScoreRefusal if f"`{r.value}`" not in PAGE] == []
     names = {f"linewatch_{f.name}" + ("_total" if f.kind == "counter" else "") for f in found}
     assert set(re.findall(r"`(linewatch_\w+)`", PAGE)) == names

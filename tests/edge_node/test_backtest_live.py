@@ -64,7 +64,16 @@ class Asker:
         return self.answer(self.send(self.publish(version) | more))
 
 
-def configured(folder: Path, port: int, http: int, models: str = "") -> Path:
+FEATURES_ALONE = """
+[black_box]
+enabled = false
+min_free_bytes = 0
+[feature_log]
+flush_s = 0.2
+"""
+
+
+def configured(folder: Path, port: int, http: int, models: str = "", boxes: str = BLACK_BOX) -> Path:
     path = config(
         folder,
         port,
@@ -72,7 +81,7 @@ def configured(folder: Path, port: int, http: int, models: str = "") -> Path:
         bundle=written(folder / "bundle", signed(good(1))),
         gateway=f'[models]\ntrusted_keys = ["{PUBLIC}"]\n{models}',
     )
-    path.write_text(path.read_text() + BLACK_BOX)
+    path.write_text(path.read_text() + boxes)
     return path
 
 
@@ -147,6 +156,8 @@ def test_an_answer_that_is_whole_has_no_flaw() -> None:
         {"device_hours": float("nan")},
         {"end_ns": -1},
         {"n_gained": 3},
+        {"n_from_features": 101},
+        {"n_from_features": -1},
         {"n_kept": 1},
         {"gained": ["0" * 16] * 33},
         {"notes": ["x" * 301]},
@@ -191,6 +202,44 @@ def test_a_gateway_that_is_killed_leaves_no_backtest(tmp_path: Path) -> None:
             again = {**asker.publish(signed(blind(2))), "transaction": transaction}
             seen.publish(f"{ROOT}/request/backtest", json.dumps(again))
             assert asker.answer(transaction)["ok"]
+
+
+@pytest.mark.timeout(200)
+def test_features_are_enough_and_outlive_a_kill(tmp_path: Path) -> None:
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        http = free_port()
+        path = configured(tmp_path, mosquitto.port, http, boxes=FEATURES_ALONE)
+        asker, feed = Asker(seen), Feed(seen)
+
+        def kept() -> float:
+            return metrics(http).get("linewatch_feature_log_values_recorded_total", 0)
+
+        with running(path) as daemon:
+            wait_for(lambda: connected(http), "the source")
+            early = asker.ask(signed(good(2)))
+            assert (early["ok"], early["reason"]) == (False, "nothing_recorded"), early["text"]
+            for n in range(10):
+                feed.send(healthy(n))
+            n_values = wait_for(lambda: kept() > 1000 and kept(), "features on disk")
+            daemon.kill()
+            daemon.wait()
+        with running(path):
+            wait_for(lambda: connected(http), "the source")
+            for n in range(12):
+                feed.send(flapping(n))
+            wait_for(lambda: kept() > 1000, "features on disk")
+            same = asker.ask(signed(good(2)))
+            assert same["ok"], same["text"]
+            found = same["backtest"]
+            assert found["n_from_features"] == found["served"]["n_windows"]
+            width = 13  # three words of bits and ten features
+            assert found["served"]["n_windows"] >= (n_values + 1000) / width
+            assert (found["n_gained"], found["n_lost"]) == (0, 0)
+            assert found["served"]["p_quantiles"] == found["candidate"]["p_quantiles"]
+            assert "of them from features" in same["text"]
+            floods = asker.ask(signed(narrow(3)))["backtest"]
+            assert floods["n_gained"] > 0
+    assert not list((tmp_path).rglob("blackbox/*.blocks"))
 
 
 @pytest.mark.timeout(200)

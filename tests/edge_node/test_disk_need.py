@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from edge_node.config_schema import BlackBox
-from edge_node.disk_need import need, ratio, values_per_s
+from edge_node.disk_need import feature_bytes, need, ratio, values_per_s
+from edge_node.feature_rows import FeatureRows, as_block, column_names
 from edge_node.ring import Begin, Ring
 from edge_node.segments import load
+from models.block_frames import ItemPacker
 from models.logs import LogItem, Tick
 from models.signal import NS_PER_S, Channel, Mode, SampleBlock
 from models.time_policy import RecordedDevice
@@ -78,3 +80,33 @@ def test_the_estimate_is_near_what_is_written_and_not_below_it(
     written = segment.n_bytes / seconds * 3600
     assert 0.75 * said.disk_bytes < written <= said.disk_bytes
     assert ratio([(segment.n_bytes, segment.contents.n_raw_bytes)]) == ring.holding().ratio
+
+
+@pytest.mark.parametrize(("n_devices", "hop_s", "k"), [(3, 10.0, 10), (20, 0.5, 42)])
+def test_features_take_no_more_than_is_said_and_not_much_less(n_devices: int, hop_s: float, k: int) -> None:
+    """Noise, written once a minute."""
+    rng, packer, n_bytes = np.random.default_rng(3), ItemPacker(), 0
+    names = column_names(3, [f"feature {i}" for i in range(k)])
+    for minute in range(60):
+        start = (minute * 60 + np.arange(0.0, 60.0, hop_s)) * NS_PER_S
+        blocks = [
+            as_block(
+                [
+                    FeatureRows(
+                        f"device-{i}",
+                        minute,
+                        "device",
+                        start.astype(np.int64),
+                        start.astype(np.int64) + NS_PER_S,
+                        rng.normal(size=(start.size, k)).astype(np.float32),
+                    )
+                ],
+                3,
+                names,
+            )
+            for i in range(n_devices)
+        ]
+        n_bytes += len(packer.pack(blocks))
+    expected = feature_bytes([(1 / hop_s, k)] * n_devices, 60.0)
+    assert 0.6 * expected < n_bytes <= expected
+    assert feature_bytes([], 60.0) == 0

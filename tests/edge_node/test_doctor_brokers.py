@@ -12,6 +12,7 @@ from edge_node.config import load_config
 from edge_node.doctor import brokers
 from edge_node.doctor.findings import Finding
 from tests.brokers import Subscriber, broker, certificates, free_port, retained, wait_for
+from tests.cloud_sink import sinks
 from tests.edge_node.computers import levels
 from tests.edge_node.daemons import config, edge_node, metrics, running, status, summed
 
@@ -40,6 +41,23 @@ def test_a_broker_that_lets_us_in(tmp_path: Path, version: str) -> None:
         wait_for(lambda: seen.messages, "the message")
         assert [(m.topic, m.retained) for m in seen.messages] == [(f"{ROOT}/response/doctor", False)]
         assert retained(mosquitto.port, "linewatch") == {}
+
+
+def test_a_running_sink_does_not_notice(tmp_path: Path) -> None:
+    port = free_port()
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port) as operator:
+        sink = sinks.config(tmp_path, mosquitto.port, metrics_port=port)
+        with sinks.running(sink) as running_sink:
+            wait_for(lambda: sinks.fetched(port, "/healthz")[0] == 200, "the sink")
+            assert set(levels(visited(config(tmp_path, mosquitto.port)))) == {"ok"}
+            # What is no answer comes after it on the same way: once that is counted, all before it has been looked at.
+            operator.publish(f"{ROOT}/response/other", b"{}")
+            wait_for(lambda: sinks.metric(port, "sink_messages_refused_total"), "the refusal")
+            assert sinks.metric(port, "sink_messages_refused_total") == 1
+            running_sink.terminate()
+            _, said = running_sink.communicate(timeout=20)
+    assert "response/other" in said
+    assert "response/doctor" not in said
 
 
 def test_what_may_not_be_published_is_said_with_mqtt_5(tmp_path: Path) -> None:

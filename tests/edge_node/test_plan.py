@@ -94,7 +94,8 @@ def test_a_plan_adds_up(tmp_path: Path) -> None:
     twice = plan_of(loaded, core, 12 * 3600.0)
     assert [line.n for line in found.messages] == [72, 38]
     waiting = sum(line.disk_bytes for line in found.messages) + found.state_bytes + found.journal_bytes
-    assert found.disk_bytes == waiting + found.black_box_bytes
+    assert found.disk_bytes == waiting + found.black_box_bytes + found.feature_log_bytes
+    assert 0 < found.feature_log_bytes == pytest.approx(35 * found.feature_log_day_bytes)
     assert loaded.black_box.keep_bytes < found.black_box_bytes < loaded.black_box.keep_bytes + 50_000_000
     assert all(line.disk_bytes >= line.n_bytes for line in found.messages)
     assert [t.disk_bytes / f.disk_bytes for t, f in zip(twice.messages, found.messages, strict=True)] == [
@@ -105,10 +106,11 @@ def test_a_plan_adds_up(tmp_path: Path) -> None:
     assert found.memory_most_bytes - found.memory_bytes == 4 * loaded.gateway.queue_samples
     assert found.model_bytes > 1000
     path = config(tmp_path, 1)
-    path.write_text(path.read_text() + "[black_box]\nenabled = false\n")
+    path.write_text(path.read_text() + "[black_box]\nenabled = false\n[feature_log]\nenabled = false\n")
     without = plan_of(load_config(path), core, 6 * 3600.0)
     assert without.disk_bytes == waiting
-    assert found.day_bytes - without.day_bytes == found.black_box_day_bytes > 0
+    kept = found.black_box_day_bytes + found.feature_log_day_bytes
+    assert found.day_bytes - without.day_bytes == kept > found.black_box_day_bytes > 0
 
 
 def test_a_checkpoint_is_as_large_as_the_real_ones(tmp_path: Path) -> None:
@@ -198,6 +200,11 @@ def test_where_a_model_should_run_is_judged_by_what_is_measured(tmp_path: Path, 
         path = config(tmp_path, mosquitto.port, gateway="[models]\ncloud_deadline_ms = 1000")
         silent = planned(path, capsys, "--cloud")
         assert silent["cloud"]["unmeasured"] == "no sink answered within 1000 ms (cloud_deadline_ms)"
+        remedy = silent["cloud"]["remedy"]
+        assert "[scoring] models with fixture, and [broker] prefix linewatch" in remedy
+        assert "linewatch/s1/g1/score/request" in remedy
+        assert main(["plan", "-c", str(path), "--cloud"]) == 0
+        assert f"to measure a sink: {remedy}\n->" in capsys.readouterr().out
         large = written(tmp_path / "large", good(2))
         sink = sink_toml(tmp_path, mosquitto.port, metrics_port=sink_port)
         sink.write_text(sink.read_text() + f'[scoring]\nmodels = {{ fixture = "{large}" }}\n')
@@ -211,6 +218,8 @@ def test_where_a_model_should_run_is_judged_by_what_is_measured(tmp_path: Path, 
             # What no sink can answer as fast as, is to stay; what the edge takes too long for, is large.
             path.write_text(path.read_text().replace("[models]", "[models]\nmax_latency_ms = 0.000001"))
             both = planned(path, capsys, "--cloud")
+    assert found["cloud"]["remedy"] is None
+    assert "to measure a sink" not in people
     assert (found["n_devices"], found["windows_per_day"]) == (1, 8640.0)
     assert found["edge"]["n_measured"] == 100
     assert found["cloud"]["n_measured"] == 20
@@ -241,6 +250,17 @@ def test_no_sink_is_asked_about_private_data_or_unless_told_to(tmp_path: Path, c
         assert not seen.messages
     path = config(tmp_path, mosquitto.port)
     assert "cannot be reached" in planned(path, capsys, "--cloud")["cloud"]["unmeasured"]
+
+
+def test_a_broker_that_takes_no_requests_is_not_taken_for_a_sink_that_is_silent(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "acl").write_text("topic read linewatch/#\n")
+    with broker(tmp_path, f"acl_file {tmp_path / 'acl'}") as mosquitto:
+        cloud = planned(config(tmp_path, mosquitto.port), capsys, "--cloud")["cloud"]
+    told = "the broker did not take a request on linewatch/s1/g1/score/request: Not authorized"
+    assert cloud["unmeasured"] == told
+    assert "examples/mosquitto/acl" in cloud["remedy"]
 
 
 def test_a_request_is_as_large_as_the_real_ones(tmp_path: Path) -> None:

@@ -161,6 +161,12 @@ def test_what_is_not_exactly_a_request_is_malformed_and_has_no_effect(
     assert requests.counters.refused == {Refusal.MALFORMED: 1}
 
 
+def test_what_may_stand_there_instead_is_said() -> None:
+    heard = ask(fresh(), "label", GOOD["label"] | {"label": "nonsense"})
+    assert heard.answer is not None
+    assert heard.answer.text.endswith("expected 'true_alarm' or 'false_alarm'")
+
+
 @pytest.mark.parametrize(
     "payload",
     [

@@ -53,6 +53,19 @@ def test_a_private_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
         read_private_key(tmp_path / "plant")
 
 
+def test_the_public_key_in_place_of_the_private_one_is_told_as_such(tmp_path: Path) -> None:
+    public, _ = write_key_pair(tmp_path / "plant")
+    for mode in (0o644, 0o600):
+        public.chmod(mode)
+        with pytest.raises(
+            KeyUnusable, match=r"plant\.pub is the public key .*: the private one is .*/plant$"
+        ):
+            read_private_key(public)
+    other = public.rename(tmp_path / "plant.key")
+    with pytest.raises(KeyUnusable, match=r"plant\.key is the public key of a pair, which signs nothing$"):
+        read_private_key(other)
+
+
 def test_what_is_no_private_key(tmp_path: Path) -> None:
     other = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -310,6 +310,16 @@ def test_a_session_that_another_client_took_over_is_named() -> None:
     assert f": {why}; trying again in " in text
 
 
+def test_two_of_one_client_id_are_suspected_where_the_broker_says_nothing(mosquitto: Broker) -> None:
+    with (
+        connection(config(mosquitto.port), Recorded()) as one,
+        connection(config(mosquitto.port), Recorded()) as two,
+    ):
+        wait_for(lambda: any("again and again" in (c.last_error or "") for c in (one, two)), "a suspicion")
+        said = [c.last_error or "" for c in (one, two)]
+    assert any(text.endswith("has another client the client_id 'linewatch-test'?") for text in said)
+
+
 @pytest.mark.parametrize("error", [TypeError, ValueError, KeyError, OSError])
 @pytest.mark.parametrize("callback", ["on_connected", "on_message", "on_acked", "on_turn", "on_lost"])
 def test_a_session_that_fails_ends_the_thread(
