@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cloud-sink: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
-        print("cloud-sink: interrupted; nothing was written", file=sys.stderr)
+        print("cloud-sink: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -172,16 +172,14 @@ class Daemon:
         else:
             log.info("summaries are compacted", n_files_merged=n_merged, n_files_too_old=n_old)
         store = self._config.store
+        gone: Counter[tuple[str, str]] = Counter()
         try:
-            gone = alert_retention.retain(
-                self._events, now_ns, store.alert_days, store.max_alerts_per_gateway
-            )
+            alert_retention.retain(self._events, now_ns, store.alert_days, store.max_alerts_per_gateway, gone)
         except EventsUnavailable as error:
             log.error(f"old alerts cannot be removed: {error}")
-        else:
-            self._removed += gone
-            for (table, reason), n in gone.items():
-                log.info(f"old {table} are removed", n_rows=n, reason=reason)
+        self._removed += gone
+        for (table, reason), n in gone.items():
+            log.info(f"old {table} are removed", n_rows=n, reason=reason)
 
     def _serve_http(self, to_close: contextlib.ExitStack) -> str | None:
         sink = self._config.sink

@@ -14,12 +14,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from sqlalchemy import Connection, Table, create_engine, event, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.sql import ColumnElement
 
 from cloud_sink import tables
@@ -29,6 +30,7 @@ from models.files import FileIdentity
 from models.messages import Alert, DeviceStateMessage, ModelState, Response, Status, encode
 
 _BUSY_S = 30.0
+_LIMIT_EXCEEDED = "54"  # class of SQLSTATE: a key that no index takes, say
 _LOCK = 0x6C696E6577617463  # "linewatc": whoever makes tables, or begins a rollout, holds it
 _ROWS_AT_ONCE = 500  # of one statement: SQLite takes 32,766 values
 
@@ -74,9 +76,7 @@ class EventStore:
         self._url = make_url(url)
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
         self._file: FileIdentity | None = None  # of SQLite, once it is there
-        options: dict[str, Any] = (
-            {"connect_args": {"timeout": _BUSY_S}} if self._is_sqlite else {"pool_pre_ping": True}
-        )
+        options: dict[str, Any] = {"creator": self._open_file} if self._is_sqlite else {"pool_pre_ping": True}
         self.engine: Engine = create_engine(self._url, **options)
         if self._is_sqlite:
             event.listen(self.engine, "connect", _durable)
@@ -115,6 +115,19 @@ class EventStore:
         if self._is_sqlite:
             self._file = FileIdentity.of(self._url.database)
 
+    def _open_file(self) -> sqlite3.Connection:
+        """Once the file has been there, none is made in its place: SQLite would throw away what is in the log beside it."""
+        mode = "rwc" if self._file is None else "rw"
+        where = f"file:{quote(self._url.database or '')}?mode={mode}"
+        return sqlite3.connect(where, uri=True, timeout=_BUSY_S, check_same_thread=False)
+
+    def _require_same_file(self) -> None:
+        if self._file is not None and FileIdentity.of(self._url.database) != self._file:
+            self.engine.dispose()  # so that all of it is in the file, which may be put back
+            raise EventsUnavailable(
+                f"{self.where} was removed or replaced: put it back, or start the sink anew"
+            )
+
     def alone(self, connection: Connection) -> None:
         """Until the end of its transaction nobody else is who calls this, either."""
         if not self._is_sqlite:  # which has one writer anyway
@@ -123,28 +136,26 @@ class EventStore:
     @contextlib.contextmanager
     def begin(self) -> Iterator[Connection]:
         """One transaction. Raises EventsUnavailable."""
+        self._require_same_file()
         with self._errors(), self.engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """To look, at one instant, and not in anybody's way. Raises EventsUnavailable."""
+        self._require_same_file()
         with self._errors(), self.engine.connect() as connection:
             yield connection.execution_options(reads=True)
 
     def commit(self, batch: Batch) -> None:
         """Raises EventsUnavailable, and Unstorable where the database is there and refuses something of ``batch``."""
-        if self._file is not None and FileIdentity.of(self._url.database) != self._file:
-            self.engine.dispose()  # what is written to a file that was removed is lost
-            raise EventsUnavailable(
-                f"{self.where} was removed or replaced: put it back, or start the sink anew"
-            )
         with self.begin() as connection, _refusals():
             self._put_alerts(connection, batch)
             self._put_statuses(connection, batch)
             self._put_devices(connection, batch)
             self._put_models(connection, batch)
             self._put_labels(connection, batch)
+        self._require_same_file()  # else it was committed to what is gone
 
     def close(self) -> None:
         self.engine.dispose()
@@ -356,8 +367,11 @@ class EventStore:
 def _refusals() -> Iterator[None]:
     try:
         yield
-    except (DataError, IntegrityError) as error:
-        raise Unstorable(f"the database refuses it: {str(error.orig).splitlines()[0]}") from error
+    except DBAPIError as error:
+        state = str(getattr(error.orig, "sqlstate", None) or "")
+        if isinstance(error, DataError | IntegrityError) or state.startswith(_LIMIT_EXCEEDED):
+            raise Unstorable(f"the database refuses it: {str(error.orig).splitlines()[0]}") from error
+        raise
 
 
 def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[Mapping[str, Any]]]:

@@ -73,7 +73,7 @@ _KINDS: dict[tuple[str, int], type[Message]] = {
 }
 _SHARED = ("+/+/alert/+", "+/+/summary/+", "+/+/response/+")
 _RETAINED = ("+/+/status", "+/+/device/+/state", "+/+/model/+")
-MAX_NAME, MAX_TEXT = 600, 8_192  # characters
+MAX_NAME, MAX_TEXT = 600, 8_192  # bytes; an index of PostgreSQL takes four such names
 MAX_FOLDER = 200  # bytes of a name on disk, as it is written there
 _TEXTS = frozenset({"message", "note", "text"})
 _VECTORS = frozenset({"features", "reservoir"})  # whose sizes are looked at elsewhere
@@ -154,8 +154,8 @@ def _check_scalars(message: Message) -> None:
 
 
 def _check_text(name: str, value: str, most: int) -> None:
-    if len(value) > most:
-        raise Refused(Refusal.INCONSISTENT, f"{name} has {len(value)} characters, and {most} are enough")
+    if len(value.encode()) > most:
+        raise Refused(Refusal.INCONSISTENT, f"{name} has {len(value.encode())} bytes, and {most} are enough")
     if "\x00" in value:
         raise Refused(Refusal.INCONSISTENT, f"{name} has a NUL in it")
 

@@ -317,6 +317,7 @@ class Intake:
                     continue
                 place = place_of(heard.topic, self._config.broker.prefix)
                 if place.kind is DeviceStateMessage:
+                    self._devices.get((place.site, place.gateway), set()).discard(place.of)
                     found.append(Believed(heard.topic, Gone(place.site, place.gateway, place.of)))
             except Refused as refused:
                 self._refuse(heard.topic, refused)

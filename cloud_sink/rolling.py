@@ -121,7 +121,7 @@ def _begin(given: argparse.Namespace) -> int:
                     client_id=f"linewatch-publish-{config.sink.name}",
                     manifests=[topics.canary(gateway) for gateway in canaries],
                 )
-            except NotPublished as error:
+            except (NotPublished, KeyboardInterrupt) as error:
                 # A sink would wait for what cannot come; what canaries have been given of it is taken back.
                 rollout_store.change(
                     store,
@@ -129,9 +129,11 @@ def _begin(given: argparse.Namespace) -> int:
                     plan.version,
                     (rollout_store.CANARY,),
                     rollout_store.ROLLING_BACK,
-                    [str(error)],
+                    [str(error) or "interrupted while it was published"],
                     time.time_ns(),
                 )
+                if isinstance(error, KeyboardInterrupt):
+                    raise NotPublished("interrupted: what was published of it is taken back") from None
                 raise
     except (EventsUnavailable, NotPublished, rollout_store.NotBegun) as error:
         print(f"cloud-sink: {error}", file=sys.stderr)

@@ -21,9 +21,10 @@ from cloud_sink.features_store import DAY_NS, FeatureStore
 from cloud_sink.rollout import Plan, Report
 from models import manifest as manifests
 from models.manifest import ModelManifest
-from models.signal import ArtifactTarget
+from models.signal import NS_PER_S, ArtifactTarget
 
 LEASE = "rollouts"
+CLOCKS_NS = 300 * NS_PER_S  # by so much a gateway's clock may differ from a sink's
 CANARY, PROMOTING, PROMOTED, ROLLING_BACK, ROLLED_BACK, PAUSED = (
     "canary",
     "promoting",
@@ -202,7 +203,12 @@ def reports(store: EventStore, features: FeatureStore, rollout: Rollout) -> list
                     or_(
                         m.version == plan.version,
                         # Of a manifest that it does not trust a gateway cannot tell the version.
-                        and_(m.version == 0, m.canary, m.state == "refused", m.since_ns >= plan.began_ns),
+                        and_(
+                            m.version == 0,
+                            m.canary,
+                            m.state == "refused",
+                            m.since_ns >= plan.began_ns - CLOCKS_NS,
+                        ),
                     ),
                 )
             ).first()
@@ -211,7 +217,7 @@ def reports(store: EventStore, features: FeatureStore, rollout: Rollout) -> list
             ).first()
             n_devices = connection.execute(
                 select(func.count()).where(
-                    and_(d.site == site, d.gateway == gateway, d.model_id == plan.model_id)
+                    and_(d.site == site, d.gateway == gateway, d.model_id == plan.model_id, tables.watched())
                 )
             ).scalar()
             n_alerts = connection.execute(

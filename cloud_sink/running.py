@@ -114,7 +114,7 @@ def _gateways(given: argparse.Namespace) -> int:
             devices = _by_gateway(
                 connection.execute(
                     select(d.site, d.gateway, func.count())
-                    .where(d.state.is_not(None))
+                    .where(tables.watched())
                     .group_by(d.site, d.gateway)
                 )
             )

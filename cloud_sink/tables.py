@@ -18,7 +18,9 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    or_,
 )
+from sqlalchemy.sql import ColumnElement
 
 VERSION = 2
 metadata = MetaData()
@@ -79,6 +81,12 @@ devices = Table(
     Column("state_heard_ns", BigInteger),
     PrimaryKeyConstraint("site", "gateway", "device"),
 )
+
+
+def watched() -> ColumnElement[bool]:
+    """Of rows of ``devices``: that its gateway has not said that the device is no more."""
+    return or_(devices.c.state.is_not(None), devices.c.state_heard_ns.is_(None))
+
 
 model_states = Table(
     "model_states",

@@ -148,7 +148,7 @@ class History:
         for file in self.files:
             first_ns, last_ns = file.contents.first_arrival_ns or 0, file.contents.last_arrival_ns or 0
             if seam is not None and first_ns > seam.arrival_ns + _LATE_NS:
-                return
+                continue  # and not the end: a clock that ran ahead may have been set right since
             follows = before is not None and file.head.follows and file.number == before.number + 1
             if at_ns is not None and first_ns <= at_ns:
                 linked = True  # it was being written then

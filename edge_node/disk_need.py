@@ -53,9 +53,12 @@ def need(
     return Need(raw, raw * NOISE_RATIO + HOUR_S / flush_s * FLUSH_BYTES, False)
 
 
+_BESIDE = 5  # words of a row of features that are none: its time, its length, which channels are suspect
+
+
 def feature_bytes(devices: Iterable[tuple[float, int]], flush_s: float) -> float:
     """What an hour of features takes at most, of devices with so many windows a second, of so many features each."""
-    each = [4 * n_features * windows_per_s for windows_per_s, n_features in devices]
+    each = [4 * (n_features + _BESIDE) * windows_per_s for windows_per_s, n_features in devices]
     rows = sum(each) * NOISE_RATIO + FLUSH_BYTES / flush_s
     return HOUR_S * rows + BEGINNING_BYTES * len(each) if each else 0.0
 

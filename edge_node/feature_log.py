@@ -81,6 +81,7 @@ class FeatureLog:
         self._ended: Recorder | None = None  # that may still be writing
         self._paused: DropReason | None = None
         self._gathered: dict[str, list[FeatureRows]] = {}
+        self._n_rows: Counter[str] = Counter()  # in these
         self._due: list[str] = []  # devices whose rows are to be handed over
         self._n_dropped: Counter[DropReason] = Counter()
         self._n_raw_bytes = self._most_bytes = 0
@@ -158,7 +159,8 @@ class FeatureLog:
                 continue
             some = self._gathered.setdefault(item.device_id, [])
             some.append(item)
-            if len(some) >= _MOST_ROWS or item.n >= _MOST_ROWS:
+            self._n_rows[item.device_id] += item.n
+            if self._n_rows[item.device_id] >= _MOST_ROWS:
                 self._hand_over([item.device_id])
 
     def _hand_over(self, device_ids: Iterable[str]) -> None:
@@ -166,6 +168,7 @@ class FeatureLog:
         recorder = self._recorder
         assert recorder is not None
         for device_id in device_ids:
+            self._n_rows.pop(device_id, None)
             for _, same in groupby(self._gathered.pop(device_id, ()), key=lambda rows: rows.clock):
                 rows = list(same)
                 block = as_block(rows, *self._columns[device_id])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class FileIdentity(NamedTuple):
-    """Which file or folder a name stands for, whatever else gets the name later."""
+    """Which file or folder a name stands for. One that is made after the other was removed may get the same."""
 
     device: int
     inode: int

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from cloud_sink import tables
-from cloud_sink.alert_retention import retain
+from cloud_sink import alert_retention, tables
 from cloud_sink.events import Batch, EventStore, EventsUnavailable
 from cloud_sink.features_store import FeatureStore
 from cloud_sink.labelled import labelled
@@ -234,6 +236,12 @@ def test_a_database_that_is_not_there_is_named(tmp_path: Path) -> None:
         EventStore(f"sqlite:///{tmp_path}/no/such/events.sqlite").create()
 
 
+def retain(store: EventStore, now_ns: int, days: float, per_gateway: int) -> Counter[tuple[str, str]]:
+    gone: Counter[tuple[str, str]] = Counter()
+    alert_retention.retain(store, now_ns, days, per_gateway, gone)
+    return gone
+
+
 def kept(store: EventStore, table: Any) -> list[tuple[str, str]]:
     return [(gateway, alert_id[-4:]) for gateway, alert_id in rows(store, table, "gateway", "alert_id")]
 
@@ -273,6 +281,25 @@ def test_of_a_gateway_that_has_too_many_the_oldest_go_and_labelled_ones_last(mak
     }
     assert kept(store, tables.alerts) == [("g1", "0003"), ("g2", "0004")]
     assert kept(store, tables.labels) == [("g1", "0003")]
+
+
+def test_sinks_that_remove_at_once_leave_what_may_stay(make: Make) -> None:
+    stores = [make() for _ in range(3)]
+    stores[0].commit(Batch(1, alerts=[alert(i) for i in range(5_000)]))
+    with ThreadPoolExecutor(3) as pool:
+        gone = sum(pool.map(lambda s: retain(s, NOW, 30.0, 1_500), stores), Counter())
+    assert gone == {("alerts", "count"): 3_500}
+    assert len(kept(stores[0], tables.alerts)) == 1_500
+
+
+def test_names_that_no_index_takes_are_unstorable(make: Make) -> None:
+    store = make()
+    if store.where.startswith("sqlite"):
+        return  # its indexes take any
+    rng = random.Random(1)
+    long = "".join(chr(rng.randrange(0x4E00, 0x9FFF)) for _ in range(1_500))  # which does not compress
+    with pytest.raises(Unstorable, match="exceeds"):
+        store.commit(Batch(1, alerts=[alert(1, alert_id=long)]))
 
 
 def test_a_database_that_refuses_a_message_says_so_and_takes_none_of_its_batch(make: Make) -> None:

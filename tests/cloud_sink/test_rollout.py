@@ -183,5 +183,6 @@ def test_what_canaries_report(make: Callable[[], EventStore], tmp_path: Path) ->
     )
     store.commit(Batch(70, models=[untrusted]))
     assert rollouts.reports(store, features, rollout)[2].state == "refused"
-    later = dataclasses.replace(rollout, plan=dataclasses.replace(rollout.plan, began_ns=10))
+    began_ns = 10 + rollouts.CLOCKS_NS
+    later = dataclasses.replace(rollout, plan=dataclasses.replace(rollout.plan, began_ns=began_ns))
     assert rollouts.reports(store, features, later)[2].state is None, "that was before"

@@ -280,6 +280,7 @@ def test_what_is_written_to_is_what_is_there(tmp_path: Path, what: str) -> None:
             publish(mosquitto.port, [alert(2), summary(2)])
             wait_for(lambda: fetched(port, "/healthz")[0] == 503, "a sink that says so")
             assert "was removed or replaced: put it back" in fetched(port, "/healthz")[1]
+            time.sleep(1.5)  # the thread that judges rollouts looks, too
             (tmp_path / "away").rename(tmp_path / what)
             wait_for(lambda: len(stored(tmp_path)) == 2, "all summaries")
             wait_for(lambda: len(queried(tmp_path, "SELECT 1 FROM alerts")) == 2, "all alerts")
