@@ -300,3 +300,21 @@ def test_a_broker_that_takes_nothing_is_named(tmp_path: Path) -> None:
         send(options(mosquitto.port), messages(signed(good(1)))[-1:], client_id="p", manifests=[WHERE])
     with pytest.raises(NotPublished, match="no broker listens"):
         send(options(free_port()), [("a", b"x")], client_id="p")
+
+
+def test_a_rollout_that_is_interrupted_is_taken_back(tmp_path: Path) -> None:
+    """Its graphs are there, and its manifest is on its way."""
+    bundle = written(tmp_path / "b", signed(good(2)))
+    with broker(tmp_path) as mosquitto, Relay(mosquitto.port, hold=b'"schema_id"') as relay:
+        toml = config(tmp_path, relay.port)
+        with database(toml) as events:
+            events.commit(Batch(1, statuses=[status("g1")]))
+            command = cloud_sink("rollout", "-c", toml, bundle, "--canary", "g1", "--unjudged")
+            begun = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+            assert relay.held.wait(60), "all but its manifest is there"
+            begun.send_signal(signal.SIGINT)
+            said = begun.communicate(timeout=60)[1]
+            assert begun.returncode == 1
+            assert "interrupted: what was published of it is taken back" in said
+            (rollout,) = rollout_store.rollouts(events)
+            assert rollout.state == rollout_store.ROLLING_BACK

@@ -238,6 +238,20 @@ def test_gateways_that_lie_cost_a_count(tmp_path: Path) -> None:
             assert said.count("too_many_devices") == 1  # a line a minute, with how many were held back
 
 
+def test_a_device_that_is_no_more_makes_room_for_another(tmp_path: Path) -> None:
+    port = free_port()
+    with broker(tmp_path, *LIMITS) as mosquitto, Subscriber(mosquitto.port) as gateway:
+        path = config(tmp_path, mosquitto.port, metrics_port=port, limits="max_devices_per_gateway = 2")
+        with running(path):
+            ready(port)
+            publish(mosquitto.port, [summary(1, device=d) for d in ("d0", "d1", "d2")])
+            wait_for(lambda: metric(port, "sink_messages_heard_total") == 3, "all of them")
+            assert stored(tmp_path) == ["g1-d0-1", "g1-d1-1"]
+            gateway.publish("linewatch/s1/g1/device/d0/state", b"")
+            publish(mosquitto.port, [summary(2, device="d1"), summary(2, device="d2")])
+            wait_for(lambda: stored(tmp_path)[-1] == "g1-d2-2", "the third")
+
+
 def test_a_message_that_a_database_refuses_costs_itself_alone(tmp_path: Path) -> None:
     port = free_port()
     with database(config(tmp_path, 1)) as events:
