@@ -41,10 +41,9 @@ def slow(x: Floats, ok: Bools | None, floors: Sequence[float], n_fast: int) -> F
 
 
 def telemetry(x: Floats, ok: Bools | None) -> Floats:
-    """last, mean and last - mean. ``ok`` None: all valid."""
+    """last and mean. ``ok`` None: all valid."""
     mean, _ = _centred(x, ok)
-    last = _last(x, ok)
-    return np.stack([last, mean, last - mean], axis=-1)
+    return np.stack([_last(x, ok), mean], axis=-1)
 
 
 def vibration(x: Floats, ok: Bools | None, floors: Sequence[float], n_bands: int) -> Floats:

@@ -26,9 +26,7 @@ from models.running_range import STRETCH, WIDEST
 from models.signal import Channel, WindowSpec
 
 FeatureSet = Literal["slow", "vibration", "telemetry"]
-FeatureKind = Literal[
-    "mean", "log_std", "last", "deviation", "log_band", "log_rms", "crest", "kurtosis", "peak"
-]
+FeatureKind = Literal["mean", "log_std", "last", "log_band", "log_rms", "crest", "kurtosis", "peak"]
 
 # The versions of each set that this release computes. A version is new when, and only when, golden outputs
 # change.
@@ -113,7 +111,6 @@ def describe(
 
       last       the newest valid x                       in the channel's unit
       mean       sum(x) / n                               in the channel's unit
-      deviation  last - mean                              in the channel's unit
 
     The peak stays linear: a failing bearing multiplies it by ten, which its logarithm hides (worst of three
     bearings: ROC AUC 1.00 linear, .87 as a logarithm). A taper loses impacts near the ends of a window (up
@@ -245,7 +242,7 @@ def min_scales(spec: FeatureSpec, n_channels: int, n: int) -> NDArray[np.float64
     if spec.set == "slow":
         linear = [i for i in (0, 2, 3) if i < per_channel]
     else:
-        linear = [per_channel - 1] if spec.set == "vibration" else [0, 1, 2]
+        linear = [per_channel - 1] if spec.set == "vibration" else [0, 1]
     result[:, linear] = np.asarray(spec.floors or (np.finfo(np.float32).tiny,))[:, None]
     return result.reshape(-1)
 
@@ -270,7 +267,7 @@ def _n_fast(spec: FeatureSpec, n: int) -> int:
 def _n_per_channel(spec: FeatureSpec, n: int) -> int:
     if spec.set == "slow":
         return 5 if _n_fast(spec, n) else 3
-    return 3 if spec.set == "telemetry" else spec.n_bands + 4
+    return 2 if spec.set == "telemetry" else spec.n_bands + 4
 
 
 def _describe_slow(spec: FeatureSpec, channel: Channel, rate_hz: Fraction, n: int) -> list[FeatureInfo]:
@@ -314,7 +311,7 @@ def _describe_telemetry(channel: Channel) -> list[FeatureInfo]:
             widens=not _wears(channel),
         )
 
-    return [info("last", "value"), info("mean", "mean"), info("deviation", "deviation from its mean")]
+    return [info("last", "value"), info("mean", "mean")]
 
 
 def _wears(channel: Channel) -> bool:
