@@ -41,9 +41,9 @@ def slow(x: Floats, ok: Bools | None, floors: Sequence[float], n_fast: int) -> F
 
 
 def telemetry(x: Floats, ok: Bools | None) -> Floats:
-    """last and mean. ``ok`` None: all valid."""
+    """deviation (of the last value from the mean) and mean. ``ok`` None: all valid."""
     mean, _ = _centred(x, ok)
-    return np.stack([_last(x, ok), mean], axis=-1)
+    return np.stack([_last(x, ok) - mean, mean], axis=-1)
 
 
 def vibration(x: Floats, ok: Bools | None, floors: Sequence[float], n_bands: int) -> Floats:

@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from models import codec, feature_kernels
 from models.feature_kernels import learn_floors as learn_floors
 from models.recentring import RecentringSpec
-from models.running_range import STRETCH, WIDEST
+from models.running_range import MARGIN, STRETCH, WIDEST
 from models.signal import Channel, WindowSpec
 
 FeatureSet = Literal["slow", "vibration", "telemetry"]
-FeatureKind = Literal["mean", "log_std", "last", "log_band", "log_rms", "crest", "kurtosis", "peak"]
+FeatureKind = Literal[
+    "mean", "log_std", "last", "deviation", "log_band", "log_rms", "crest", "kurtosis", "peak"
+]
 
 # The versions of each set that this release computes. A version is new when, and only when, golden outputs
 # change.
@@ -109,14 +111,15 @@ def describe(
 
     telemetry (x as in slow)::
 
-      last       the newest valid x                       in the channel's unit
+      deviation  the newest valid x less the mean         in the channel's unit
       mean       sum(x) / n                               in the channel's unit
 
     The peak stays linear: a failing bearing multiplies it by ten, which its logarithm hides (worst of three
     bearings: ROC AUC 1.00 linear, .87 as a logarithm). A taper loses impacts near the ends of a window (up
     to .1 there).
 
-    Telemetry is ranged: a new extreme is what it shows. Its ranges widen unless the channel is a wear indicator.
+    Telemetry is ranged: a new extreme is what it shows. The deviation and not the last value is there since that and the
+    mean belong together, which a range that has widened undoes. Its ranges widen unless the channel is a wear indicator.
     Slow features are re-centred unless the channel is a wear indicator (``wear``, or a unit of vibration);
     vibration features never are. ValueError for an unknown version, or a window too short for the bands.
     """
@@ -146,7 +149,7 @@ def schema_id(
     elif spec.set == "vibration":
         parameters = {"n_bands": spec.n_bands}
     else:
-        parameters = {"stretch": STRETCH, "widest": WIDEST}
+        parameters = {"margin": MARGIN, "stretch": STRETCH, "widest": WIDEST}
     meaning = (
         (spec.set, spec.version, parameters, spec.floors),
         tuple(channel_names),
@@ -311,7 +314,7 @@ def _describe_telemetry(channel: Channel) -> list[FeatureInfo]:
             widens=not _wears(channel),
         )
 
-    return [info("last", "value"), info("mean", "mean")]
+    return [info("deviation", "off its mean by"), info("mean", "mean")]
 
 
 def _wears(channel: Channel) -> bool:

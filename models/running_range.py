@@ -2,7 +2,7 @@
 
 A value of telemetry (requests a second, the load of a processor, a count of an hour) has no spread that lasts, but it
 seldom goes where it has never been. So a feature is read by where it stands between the least and the greatest value
-that came before it, and what lies beyond is stretched: a new extreme by a hundredth of the range is far from normal, and
+that came before it, and what lies beyond by more than a margin is stretched: a new extreme is far from normal once, and
 normal from then on.
 
 Invariants. The range moves with features only, never with scores. It only widens, at most ``WIDEST`` times the width that
@@ -16,7 +16,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-# Beyond the range a half-width counts like so many: chosen with the level on half of NAB, 500 to 5,000 do alike.
+# In half-widths. Noise reaches a little further now and then: what is beyond by no more than MARGIN is at the end of the
+# range. Beyond that a half-width counts like STRETCH of them.
+MARGIN = 0.01
 STRETCH = 1000.0
 WIDEST = 10.0
 
@@ -59,9 +61,9 @@ class RunningRange:
         oldest first.
 
         With u = (x - middle) / half-width of the range as it stood before the row, so -1 to 1 within, and
-        s = u within, sign(u) (1 + STRETCH (|u| - 1)) beyond, the place is centre + s * scale: in the feature's unit, and
-        the feature itself as long as it and the range are as commissioned. A value that is not finite gives one that is
-        not, and widens nothing.
+        s = u within, sign(u) (1 + STRETCH max(0, |u| - 1 - MARGIN)) beyond, the place is centre + s * scale: in the
+        feature's unit, and the feature itself as long as it and the range are as commissioned. A value that is not finite
+        gives one that is not, and widens nothing.
         """
         if features.ndim != 2 or features.shape[1] != self._centre.size:
             raise ValueError(f"features have shape {features.shape}, expected (w, {self._centre.size})")
@@ -73,7 +75,8 @@ class RunningRange:
         low, high = lows[:-1], highs[:-1]
         u = (x - (low + high) / 2.0) / ((high - low) / 2.0)
         size = np.abs(u)
-        place = np.where(size > 1.0, np.sign(u) * (1.0 + STRETCH * (size - 1.0)), u)
+        beyond = np.sign(u) * (1.0 + STRETCH * np.maximum(size - 1.0 - MARGIN, 0.0))
+        place = np.where(size > 1.0, beyond, u)
         return (
             np.ascontiguousarray(self._centre + place * self._scale, dtype=np.float32),
             np.ascontiguousarray(self._centre + low, dtype=np.float32),
