@@ -14,6 +14,7 @@ from cloud_sink.cli import main
 from edge_node.assembly import Core, assemble_bundle
 from edge_node.model_store import Bundle, load_bundle
 from edge_node.replay import as_received, play
+from models.acceptance import Acceptance
 from models.alerting import AlertPolicy, usual_policy
 from models.logs import LogOptions, Tick
 from models.messages import Alert
@@ -160,3 +161,26 @@ def test_it_is_judged_one_by_one_unless_configured(bundle: Bundle) -> None:
     other = AlertPolicy(n_raise=2, m_raise=4)
     (plan,) = assemble_bundle(bundle, "shop", policy=other, on_notice=lambda text: None).plans
     assert plan.alert == other
+
+
+def test_what_stays_beyond_the_bound_alerts_until_an_operator_accepts_it(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    values = requests_a_minute()
+    values[SPIKE], values[AGAIN] = values[SPIKE - 1], values[AGAIN - 1]
+    values[SHIFT:] += 5000.0  # the range may widen by ten times about 70
+    given = items(written(tmp_path / "moved.csv", values), core(bundle), block_rows=50)
+    cut = next(
+        i
+        for i, item in enumerate(given)
+        if isinstance(item, SampleBlock) and row_of(item.arrival_ns) > N - 100
+    )
+    on = core(bundle)
+    (before,) = [a for a in said(on, given[:cut]) if a.kind == "machine" and a.state != "updated"]
+    assert (before.state, row_of(before.end_ns)) == ("raised", SHIFT)
+    arrival_ns = given[cut - 1].now_ns if isinstance(given[cut - 1], Tick) else given[cut - 1].arrival_ns
+    on.pipeline.accept(Acceptance(device_id="shop", arrival_ns=arrival_ns, transaction="1", by="Anna"))
+    (cleared,) = [a for a in said(on, []) if a.kind == "machine"]
+    assert cleared.state == "cleared"
+    assert "accepted as normal by Anna" in cleared.message
+    assert not said(on, given[cut:])
