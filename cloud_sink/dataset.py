@@ -303,7 +303,8 @@ def _warn_of_features(request: Request, window: WindowSpec, warn: Warn) -> None:
         )
     if request.feature_set != "vibration" and rate_hz >= FAST_FROM_HZ:
         warn(
-            f"{request.feature_set} features of a signal at {rate_hz:g} Hz miss its spectrum: --features vibration is meant for it"
+            f"{request.feature_set} features of a signal at {rate_hz:g} Hz miss its spectrum: "
+            "--features vibration is meant for it"
         )
 
 
