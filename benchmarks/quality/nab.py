@@ -1,9 +1,10 @@
 """The Numenta Anomaly Benchmark (Lavin & Ahmad 2015; MIT): series of one value, most of servers, five minutes apart.
 
-A model is trained on what the benchmark gives for learning, the first 15 % of a file, of 750 rows at most; where that is too
-short for the product's usual window, the window is halved until it is not. One threshold serves all files: a level of p, since
-that alone means the same in each. It is learned on the files of even or of odd index, by name, and judged on the others.
-Detections are alerts as a gateway raises them; ``windows`` figures are of every window at or below the level instead.
+A model of telemetry features is trained on what the benchmark gives for learning, the first 15 % of a file, of 750 rows at
+most; where that is too short for the product's usual window, the window is halved until it is not. One threshold serves all
+files: a level of p, since that alone means the same in each. It is learned on the files of even or of odd index, by name, and
+judged on the others. Detections are alerts as a gateway raises them of such features, of a random score and a clock as well;
+``windows`` figures are of every window at or below the level instead.
 """
 
 from __future__ import annotations
