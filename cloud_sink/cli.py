@@ -88,7 +88,7 @@ def _train(given: argparse.Namespace) -> int:
 
     like = None if given.like is None else read_manifest(given.like)
     if like is None and given.features is None:
-        raise UsageError("say --features slow or vibration, or --like a bundle")
+        raise UsageError("say --features slow, vibration or telemetry, or --like a bundle")
     model_id = given.model_id or (given.out.absolute().name if like is None else like.model_id)
     if not _NAME.fullmatch(model_id):
         raise UsageError(

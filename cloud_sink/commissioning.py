@@ -1,14 +1,17 @@
-"""What a device is commissioned with: normalisation and re-centring, learned together. Pure."""
+"""What a device is commissioned with: normalisation and re-centring, or running ranges, learned together. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cloud_sink.train import fit_normalisation
+from models.features import FeatureInfo
 from models.recentring import Recentring, RecentringSpec
+from models.running_range import RunningRange
 from models.scoring import normalise
 from models.signal import WindowSpec
 
@@ -42,13 +45,20 @@ def commission(
     recentring: RecentringSpec | None,
     recentred: NDArray[np.bool_],
     min_scale: NDArray[np.float64],
+    infos: Sequence[FeatureInfo] = (),
 ) -> Commissioned:
     """Normalisation learned from ``rows[learn]``, re-centring run over all ``rows`` float32[w, k] in time
     order.
 
     The scale includes the slow drift seen while commissioning, so that much of it is no departure. Re-centring
-    starts from the first windows, a window's length of them, as if it had been running before.
+    starts from the first windows, a window's length of them, as if it had been running before. Features that ``infos``
+    calls ranged are normalised by their range in ``rows[learn]`` in place of their spread, and the running range starts
+    from that: what a model was not fitted on may lie beyond it.
     """
+    if any(info.ranged for info in infos):
+        centre, scale = fit_ranges(rows[learn], min_scale)
+        inputs = normalise(placed(rows, centre, scale, infos), centre, scale)
+        return Commissioned(centre, scale, centre, centre, inputs)
     centre, scale = fit_normalisation(rows[learn], min_scale)
     if recentring is None:
         return Commissioned(centre, scale, centre, centre, normalise(rows, centre, scale))
@@ -57,3 +67,27 @@ def commission(
     follower = Recentring(recentring, centre, scale, recentred, first_centre)
     moved, _ = follower.apply(rows)
     return Commissioned(centre, scale, first_centre, follower.moving_centre, normalise(moved, centre, scale))
+
+
+def fit_ranges(
+    features: NDArray[np.float32], min_scale: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(middle, half the width) float64[k] of the range of each of ``features`` float32[w, k]; the latter at least
+    ``min_scale`` float64[k]."""
+    wide = features.astype(np.float64)
+    low, high = wide.min(axis=0), wide.max(axis=0)
+    return (low + high) / 2.0, np.maximum((high - low) / 2.0, min_scale)
+
+
+def placed(
+    rows: NDArray[np.float32],
+    centre: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    infos: Sequence[FeatureInfo],
+) -> NDArray[np.float32]:
+    """``rows`` float32[w, k] by their place in the range that was commissioned with ``centre`` and ``scale`` and runs on
+    over them; as they are where none of ``infos`` is ranged."""
+    if not any(info.ranged for info in infos):
+        return rows
+    found, _, _ = RunningRange(centre, scale, np.array([info.widens for info in infos])).apply(rows)
+    return found

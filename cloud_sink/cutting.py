@@ -179,7 +179,7 @@ def _channels(request: Request, device: Device, is_recorded: bool) -> tuple[Chan
 
 
 def _lengths(request: Request, mode: Mode, record: int) -> tuple[int, int]:
-    if request.feature_set == "slow":
+    if request.feature_set != "vibration":
         n, hop = SLOW_WINDOW, SLOW_HOP
     elif mode is Mode.BURST:
         n = hop = record

@@ -301,9 +301,10 @@ def _warn_of_features(request: Request, window: WindowSpec, warn: Warn) -> None:
         warn(
             f"vibration features of readings at {rate_hz:.3g} Hz say little: --features slow is meant for them"
         )
-    if request.feature_set == "slow" and rate_hz >= FAST_FROM_HZ:
+    if request.feature_set != "vibration" and rate_hz >= FAST_FROM_HZ:
         warn(
-            f"slow features of a signal at {rate_hz:g} Hz miss its spectrum: --features vibration is meant for it"
+            f"{request.feature_set} features of a signal at {rate_hz:g} Hz miss its spectrum: "
+            "--features vibration is meant for it"
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from cloud_sink.commissioning import Commissioned, commission, recentring_spec
+from cloud_sink.commissioning import Commissioned, commission, placed, recentring_spec
 from cloud_sink.dataset import Dataset
 from cloud_sink.edgetpu import compile_for_edge_tpu
 from cloud_sink.export import float_model, int8_model
@@ -110,7 +110,9 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
     recentring = recentring_spec(window) if options.recentring and recentred.any() else None
 
     tick("fitting")
-    whole = commission(rows, np.ones(rows.shape[0], np.bool_), recentring, recentred, dataset.min_scale)
+    whole = commission(
+        rows, np.ones(rows.shape[0], np.bool_), recentring, recentred, dataset.min_scale, dataset.infos
+    )
     fitted = fit_model(options.family, whole.inputs, seed=options.seed)
     tick("choosing int8 ranges")
     found = sweep(fitted, whole.inputs, [info.channel for info in dataset.infos], seed=options.seed)
@@ -120,7 +122,7 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
         tick(f"cross-fit, block {i + 1} of {len(folds)}")
         mask = np.zeros(rows.shape[0], np.bool_)
         mask[train] = True
-        part = commission(rows, mask, recentring, recentred, dataset.min_scale)
+        part = commission(rows, mask, recentring, recentred, dataset.min_scale, dataset.infos)
         model = fit_model(options.family, part.inputs[mask], seed=options.seed)
         for name, (graph, scale) in graphs_of(model, part.inputs[mask], found.sigmas).items():
             out_of_fold[name][test] = graph_scores(model, graph, scale, part.inputs[test])
@@ -320,7 +322,7 @@ def _auc(
     truth = dataset.anomalous[last + 1 :]
     after = bool(truth.any() and not truth.all())
     rows = dataset.features[last + 1 :] if after else dataset.features
-    moved = np.ascontiguousarray(rows)
+    moved = placed(np.ascontiguousarray(rows), whole.centre, whole.scale, dataset.infos)
     if recentring is not None:
         start = whole.last_centre if after else whole.first_centre
         moved, _ = Recentring(recentring, whole.centre, whole.scale, recentred, start).apply(moved)

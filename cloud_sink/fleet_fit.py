@@ -117,15 +117,17 @@ class Evidence:
 
 
 def anchored(template: ModelManifest, basis: Basis) -> Basis:
-    """The same model, of the same scores, where features that are re-centred have the centre and scale of ``template``.
+    """The same model, of the same scores, where features that are re-centred or ranged have the centre and scale of
+    ``template``.
 
-    Re-centring has taken them there before they were summed up, and its bound is measured from there, in that scale: were
-    these learned anew each time, a slow fault that is beyond the bound would be learned away little by little, and its ``drift``
-    with it.
+    Re-centring, or their place in the running range, has taken them there before they were summed up, and its bound is
+    measured from there, in that scale: were these learned anew each time, a slow fault that is beyond the bound would be
+    learned away little by little, and its ``drift`` with it.
     """
-    if template.recentring is None:
+    recentres = template.recentring is not None
+    moves = np.array([info.ranged or (info.recentred and recentres) for info in infos_of(template)])
+    if not moves.any():
         return basis
-    moves = np.array([info.recentred for info in infos_of(template)])
     normal = template.normalisation
     centre = np.where(moves, normal.centre, basis.centre)
     scale = np.where(moves, normal.scale, basis.scale)

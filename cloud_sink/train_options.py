@@ -33,8 +33,8 @@ def add(train: argparse.ArgumentParser) -> None:
     what = train.add_argument_group("the model")
     what.add_argument(
         "--features",
-        choices=("slow", "vibration"),
-        help="slow: around 1 Hz; vibration: kHz; needed without --like",
+        choices=("slow", "vibration", "telemetry"),
+        help="slow: around 1 Hz; vibration: kHz; telemetry: counts and loads whose normal is not steady; needed without --like",
     )
     what.add_argument(
         "--like",
@@ -53,13 +53,13 @@ def add(train: argparse.ArgumentParser) -> None:
         "--window",
         metavar="N",
         type=count(2),
-        help="samples; default 60 slow, 1024 vibration, the record of a burst",
+        help="samples; default 60 slow and telemetry, 1024 vibration, the record of a burst",
     )
     what.add_argument(
         "--hop",
         metavar="N",
         type=count(1),
-        help="samples; default 1 slow, 512 vibration, the record of a burst",
+        help="samples; default 1 slow and telemetry, 512 vibration, the record of a burst",
     )
     what.add_argument(
         "--n-fast",

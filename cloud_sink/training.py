@@ -22,8 +22,8 @@ from cloud_sink.dataset import Dataset, read_dataset
 from cloud_sink.fit import FitOptions, Trained, fit_dataset, n_steps
 from cloud_sink.sample_size import duration
 from models import manifest as manifests
+from models.alerting import usual_policy
 from models.calibration import AlertLevel, level_for_budget
-from models.episodes import AlertPolicy
 from models.evidence import Mark
 from models.gating import GateSpec
 from models.labels import merge
@@ -147,7 +147,9 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
     ]
     artifact = manifest.artifact("cpu-float32")
     assert artifact is not None
-    level = level_for_budget(artifact.calibration, AlertPolicy(), window.hop_ns, alerts_per_week)
+    level = level_for_budget(
+        artifact.calibration, usual_policy(manifest.features.set, window), window.hop_ns, alerts_per_week
+    )
     facts.append(("level", f"{level.text()}; p <= {level.p_raise:.2g}"))
     lines = [
         tabulate(facts, tablefmt="plain", disable_numparse=True),
@@ -228,7 +230,8 @@ def _gate(gate: GateSpec) -> str:
 def _recentring(trained: Trained) -> str:
     spec = trained.manifest.recentring
     if spec is None:
-        return "no"
+        ranged = trained.manifest.features.set == "telemetry"
+        return "no: features are judged by the range of all before them" if ranged else "no"
     window = trained.manifest.window
     tau = duration(spec.tau_windows * window.hop_ns / NS_PER_S)
     return f"time constant {tau}, at most {spec.max_drift_sigma:g} sigma"

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from edge_node.config import Config, ConfigError, Settled
 from edge_node.config_devices import DeviceConfig
 from edge_node.config_schema import Backend, Gateway, Precision
@@ -29,7 +31,7 @@ from edge_node.runs import Runs
 from edge_node.scorer import Scorer
 from edge_node.workers import SHARED, Workers
 from models import codec
-from models.alerting import AlertPolicy
+from models.alerting import AlertPolicy, usual_policy
 from models.calibration import AlertLevel, level_for_budget, level_for_p
 from models.manifest import ModelManifest
 from models.messages import ModelStatus
@@ -246,7 +248,7 @@ def _plan_of(device: DeviceConfig, settled: Settled, bundle: Bundle | None, engi
         device=settled.device,
         window=settled.window,
         time=settled.time,
-        alert=device.alert,
+        alert=device.alert if bundle is None else _policy(bundle.manifest, device.alert),
         model=None if bundle is None else ServedModel.build(bundle.manifest, settled.device),
         engine=engine,
         levels={} if bundle is None else alert_levels(bundle.manifest, device),
@@ -312,7 +314,16 @@ def _identity(manifest: ModelManifest) -> str:
 
 def alert_levels(manifest: ModelManifest, device: DeviceConfig) -> dict[ArtifactTarget, AlertLevel]:
     """Where each artifact's scores begin to count as anomalous, from the device's budget or p-value."""
-    return _levels(manifest, device.alert, device.alerts_per_week, device.p_threshold)
+    return _levels(manifest, _policy(manifest, device.alert), device.alerts_per_week, device.p_threshold)
+
+
+def _policy(manifest: ModelManifest, configured: AlertPolicy) -> AlertPolicy:
+    """``configured``, or the usual one of the model's features where that says nothing but how often to update."""
+    usual = AlertPolicy(update_s=configured.update_s)
+    if configured != usual:
+        return configured
+    suited = usual_policy(manifest.features.set, manifest.window)
+    return msgspec.structs.replace(suited, update_s=configured.update_s)
 
 
 def _levels(
@@ -348,14 +359,14 @@ def assemble_bundle(
     *,
     alerts_per_week: float | None = None,
     p_threshold: float | None = None,
-    policy: AlertPolicy = AlertPolicy(),  # noqa: B008 (frozen)
+    policy: AlertPolicy | None = None,
     site: str = "replay",
     gateway: str = "replay",
     precision: Precision = "float32",
     on_notice: Callable[[str], None],
 ) -> Core:
     """A core for one device that is just as ``bundle`` was trained: no configuration needed. It scores on the CPU in
-    ``precision``.
+    ``precision``; ``policy`` None: the usual one of its features.
 
     Raises BundleRefused when the bundle's worked examples come out otherwise here, and what Engine raises.
     """
@@ -372,6 +383,7 @@ def assemble_bundle(
     )
     engine = Engine(manifest, bundle.artifacts, precision=precision, on_notice=on_notice)
     check_golden(bundle, engine)
+    policy = usual_policy(manifest.features.set, window) if policy is None else policy
     budget = alerts_per_week if alerts_per_week is not None or p_threshold is not None else 1.0
     plan = DevicePlan(
         device=device,

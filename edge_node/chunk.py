@@ -19,6 +19,20 @@ MAX_CHUNK = 256
 _INDEX = np.arange(MAX_CHUNK)
 _INDEX.flags.writeable = False
 
+_OF_ROWS = (
+    "values",
+    "valid",
+    "raw",
+    "features",
+    "drifted",
+    "low",
+    "high",
+    "residual",
+    "score",
+    "p",
+    "saturated",
+)
+
 Stage = Literal["gated", "ready", "out", "done"]
 
 
@@ -30,8 +44,9 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     (None: no fault), ``suspect`` [w, c]: the channel has stood still for longer than it should (None: none
     has), ``violated``, ``extreme`` and ``violated_since_ns`` [w, l] (None: no limit). Per row to score: everything from
     ``values`` on; ``valid`` may be None where all of ``values`` is; ``features`` are ``raw`` re-centred, and
-    ``drifted`` as it says (None: none has); ``saturated`` [m]: the score is at least this (None: all are as they are).
-    No ``p`` is below ``least_p``.
+    ``drifted`` as it says (None: none has), or ``raw`` by its place in the running range, of which ``low`` and ``high`` are
+    the ends before the row, as ``raw`` has them (None: the model has no such range); ``saturated`` [m]: the score is
+    at least this (None: all are as they are). No ``p`` is below ``least_p``.
     """
 
     device_id: str
@@ -54,6 +69,8 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     raw: NDArray[np.float32] | None = None
     features: NDArray[np.float32] | None = None
     drifted: NDArray[np.int8] | None = None
+    low: NDArray[np.float32] | None = None
+    high: NDArray[np.float32] | None = None
     residual: NDArray[np.float32] | None = None
     score: NDArray[np.float32] | None = None
     p: NDArray[np.float64] | None = None
@@ -103,7 +120,7 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     def keep_rows(self, keep: NDArray[np.bool_]) -> None:
         """Score only the rows of which ``keep`` bool[m] is True."""
         self.rows = self.rows[keep]
-        for name in ("values", "valid", "raw", "features", "drifted", "residual", "score", "p", "saturated"):
+        for name in _OF_ROWS:
             array = getattr(self, name)
             if array is not None:
                 setattr(self, name, np.ascontiguousarray(array[keep]))
@@ -111,7 +128,7 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     def forget_rows(self) -> None:
         """Score none."""
         self.rows = self.rows[:0]
-        self.values = self.valid = self.raw = self.features = self.drifted = None
+        self.values = self.valid = self.raw = self.features = self.drifted = self.low = self.high = None
 
 
 class Silence(msgspec.Struct, tag="silence", kw_only=True, eq=False):

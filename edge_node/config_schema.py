@@ -32,6 +32,7 @@ from models.broker_options import (
     PortOrOff,
     Positive,
 )
+from models.features import FeatureSet
 from models.logs import LogOptions
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Mode
@@ -226,7 +227,7 @@ class DeviceOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     window_s: Positive | None = None
     hop: Annotated[int, msgspec.Meta(ge=1, le=MAX_WINDOW)] | None = None
     hop_s: Positive | None = None
-    features: Literal["slow", "vibration"] | None = None
+    features: FeatureSet | None = None
     model: Name | None = None
     backend: Backend = "cpu"
     precision: Precision = "float32"

@@ -26,6 +26,7 @@ from models.acceptance import Acceptance
 from models.gating import Gate
 from models.recentring import Recentring, RecentringState
 from models.requests import Refusal
+from models.running_range import RangeState
 from models.signal import (
     Clock,
     DeviceCondition,
@@ -52,6 +53,7 @@ class LaneState(msgspec.Struct, kw_only=True):
     stale: bool
     finishing: bool
     verdicts: list[Verdict] = []
+    ranges: RangeState | None = None
     featured_ns: int | None = None
 
 
@@ -64,6 +66,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     recentring: RecentringState | None
     settler: SettlerState
     featured_ns: int | None
+    ranges: RangeState | None = None
 
 
 class Lane:
@@ -98,6 +101,7 @@ class Lane:
         self._n_fed = 0
         self._inspection = Inspection(plan)
         self._recentring = _recentring(plan)
+        self._ranges = None if plan.model is None else plan.model.running_range()
 
     @property
     def outbox(self) -> list[PipelineEvent]:
@@ -213,7 +217,7 @@ class Lane:
         return taken
 
     def put_features(self, chunk: Chunk, matrix: NDArray[np.float32]) -> None:
-        """Features float32[m, k] of the chunk's rows; re-centred here, in order."""
+        """Features float32[m, k] of the chunk's rows; re-centred, or placed in their running range, here, in order."""
         chunk.raw = matrix
         self.featured_ns = int(chunk.start_ns[chunk.rows[-1]])
         if self.featured is not None:
@@ -223,6 +227,10 @@ class Lane:
             chunk.features, drifted = self._recentring.apply(chunk.features)
             if np.count_nonzero(drifted):
                 chunk.drifted = drifted
+        if self._ranges is not None:
+            chunk.features, chunk.low, chunk.high = self._ranges.apply(chunk.features)
+            if (accepted := self.settler.accepted) is not None:
+                chunk.low, chunk.high = moved(chunk.low, -accepted), moved(chunk.high, -accepted)
         chunk.values = chunk.valid = None
 
     def feed(self, rows: FeatureRows) -> None:
@@ -308,7 +316,13 @@ class Lane:
             else:  # it is measured from where the operators put the centre, which stays where it was
                 recentring.restore(before.state())
             self.settler.recentred(recentring.offset)
-        self.plan, self._inspection, self._recentring = plan, inspection, recentring
+        ranges = None if plan.model is None else plan.model.running_range()
+        if ranges is not None and self._ranges is not None:
+            if self.settler.accepted is None:
+                ranges.follow(self._ranges)
+            else:
+                ranges.restore(self._ranges.state())
+        self.plan, self._inspection, self._recentring, self._ranges = plan, inspection, recentring, ranges
 
     def judgement(self) -> Judgement:
         """What is remembered beside the signal, of a lane that has a model."""
@@ -319,6 +333,7 @@ class Lane:
             recentring=self._recentring.state() if self._recentring is not None else None,
             settler=msgspec.structs.replace(self.settler.state(), tally=None),
             featured_ns=self.featured_ns,
+            ranges=self._ranges.state() if self._ranges is not None else None,
         )
 
     def judge_on(self, judgement: Judgement) -> bool:
@@ -329,6 +344,8 @@ class Lane:
         self.settler.restore(judgement.settler)
         if self._recentring is not None and judgement.recentring is not None:
             self._recentring.restore(judgement.recentring)
+        if self._ranges is not None and judgement.ranges is not None:
+            self._ranges.restore(judgement.ranges)
         self.featured_ns = judgement.featured_ns
         return True
 
@@ -347,6 +364,7 @@ class Lane:
             stale=self._stale,
             finishing=self._finishing,
             verdicts=list(self.verdicts),
+            ranges=self._ranges.state() if self._ranges is not None else None,
             featured_ns=self.featured_ns,
         )
 
@@ -362,7 +380,8 @@ class Lane:
         self._n_trials = sum(isinstance(item, Trial) for item in self._order)
         chunks = [c for c in self._order if isinstance(c, Chunk)]
         for chunk in chunks:
-            if chunk.raw is not None and self._recentring is None and state.settler.accepted is None:
+            as_measured = self._recentring is None and self._ranges is None and state.settler.accepted is None
+            if chunk.raw is not None and as_measured:
                 chunk.features = chunk.raw
         self._ready, self._held, self._fresh = deque(), deque(), []
         for item in self._order:
@@ -379,6 +398,8 @@ class Lane:
         self._inspection.restore(state.inspection)
         if self._recentring is not None and state.recentring is not None:
             self._recentring.restore(state.recentring)
+        if self._ranges is not None and state.ranges is not None:
+            self._ranges.restore(state.ranges)
         self.settler.restore(state.settler)
         self._n_scored = state.counters.n_windows_scored
         self._n_taken = state.n_taken
@@ -506,6 +527,13 @@ class Lane:
         if trial.stage == "waiting" and self.settler.prepare(
             trial, None if recentring is None else recentring.offset
         ):
+            model = self.plan.model
+            if (
+                model is not None
+                and (anew := model.running_range()) is not None
+                and trial.features is not None
+            ):
+                trial.features, _, _ = anew.apply(trial.features)
             self._ready.append(trial)
         if trial.stage != "done":
             return False
@@ -515,6 +543,8 @@ class Lane:
             self.settler.accept(trial)
             if recentring is not None:
                 recentring.begin_anew()
+            if self._ranges is not None:
+                self._ranges.begin_anew()
         self.verdicts.append(trial.verdict)
         return True
 

@@ -34,6 +34,8 @@ class Worst(msgspec.Struct, kw_only=True):
     residual: NDArray[np.float32]
     raw: NDArray[np.float32]
     shift: NDArray[np.float32]  # how far re-centring had moved
+    low: NDArray[np.float32] | None = None  # the running range before it
+    high: NDArray[np.float32] | None = None
 
 
 class MachineState(msgspec.Struct, kw_only=True):
@@ -200,6 +202,8 @@ class MachineAlerts:
                 residual=chunk.residual[i].copy(),
                 raw=chunk.raw[i].copy(),
                 shift=chunk.raw[i] - chunk.features[i],
+                low=None if chunk.low is None else chunk.low[i].copy(),
+                high=None if chunk.high is None else chunk.high[i].copy(),
             )
 
     def _forget(self) -> None:
@@ -208,9 +212,12 @@ class MachineAlerts:
 
     def _alert(self, change: Transition, threshold: float | None, clock: str) -> Alert:
         model, worst = self._model, self._worst[change.detail]
-        centre = model.centre + worst.shift
+        centre, scale, sigma = model.centre + worst.shift, model.scale, alerting.EXPECTED_SIGMA
+        if worst.low is not None and worst.high is not None:  # expected is what there had been
+            low, high = worst.low.astype(np.float64), worst.high.astype(np.float64)
+            centre, scale, sigma = (low + high) / 2.0, (high - low) / 2.0, 1.0
         contributions = alerting.blame(
-            worst.residual, model.infos, worst.raw, centre, model.scale, self._origins
+            worst.residual, model.infos, worst.raw, centre, scale, self._origins, sigma=sigma
         )
         text = alerting.machine_sentence(
             self._plan.device.machine,

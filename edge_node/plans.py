@@ -15,6 +15,7 @@ from models.features import FeatureInfo, describe
 from models.gating import GateSpec
 from models.limits import LimitSpec
 from models.manifest import ModelManifest
+from models.running_range import RunningRange
 from models.signal import ArtifactTarget, Device, ScoredOn, WindowSpec
 from models.windowing import TimePolicy
 
@@ -57,6 +58,12 @@ class ServedModel:
             residual_scale={a.target: np.array(a.residual_scale) for a in manifest.artifacts},
             calibration={a.target: a.calibration for a in manifest.artifacts},
         )
+
+    def running_range(self) -> RunningRange | None:
+        """The running range of its features, as commissioned; None: its features are not judged by it."""
+        if not any(info.ranged for info in self.infos):
+            return None
+        return RunningRange(self.centre, self.scale, np.array([i.widens for i in self.infos], dtype=np.bool_))
 
     @property
     def model_id(self) -> str:

@@ -364,8 +364,8 @@ class Settler:
                 self._exclude(summariser, chunk, i, j, b - a)
 
     def _note_shift(self, chunk: Chunk, n: int) -> None:
-        """The first ``n`` rows of ``chunk`` are in the summary."""
-        if chunk.raw is not chunk.features:
+        """The first ``n`` rows of ``chunk`` are in the summary. A place in a running range is no shift."""
+        if chunk.low is None and chunk.raw is not chunk.features:
             assert chunk.raw is not None
             assert chunk.features is not None
             self._shift = chunk.raw[n - 1].astype(np.float64) - chunk.features[n - 1]

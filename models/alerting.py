@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from models.episode_counts import count_episodes
 from models.episodes import AlertPolicy, Episodes, EpisodesState, Transition
-from models.features import FeatureInfo, readable
+from models.features import FeatureInfo, FeatureSet, readable
 from models.limits import LimitSpec
 from models.messages import AlertState, Contribution
-from models.signal import Channel
+from models.signal import NS_PER_S, Channel, WindowSpec
 from models.wording import against, compared, duration, quantity, significant, times_normal
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "quantity",
     "sensor_sentence",
     "stale_sentence",
+    "usual_policy",
 ]
 
 EXPECTED_SIGMA = 3.0  # half the width of an expected range, in healthy standard deviations
@@ -44,6 +45,17 @@ EXPECTED_SIGMA = 3.0  # half the width of an expected range, in healthy standard
 MIN_SHARE = 0.05  # a channel with less of the score than this is not worth a reader's time
 
 _FAULTS = {"flatline": "flat", "stuck": "stuck", "saturated": "saturated", "out_of_range": "out of range"}
+
+
+def usual_policy(features: FeatureSet, window: WindowSpec) -> AlertPolicy:
+    """How windows become alerts where nothing else is configured.
+
+    A new extreme of telemetry is new in one window alone, so one raises; then there is rest for as long as windows share
+    samples with it.
+    """
+    if features != "telemetry":
+        return AlertPolicy()
+    return AlertPolicy(n_raise=1, m_raise=1, cooldown_s=max(300.0, window.window_ns / NS_PER_S))
 
 
 def contribution(
@@ -78,13 +90,14 @@ def blame(
     scale: NDArray[np.float64],
     origins: Sequence[float],
     n: int = 3,
+    sigma: float = EXPECTED_SIGMA,
 ) -> tuple[Contribution, ...]:
     """The ``n`` channels that did most, each by its strongest feature, the strongest channel first.
 
     ``residual`` float32[k] of one window; a channel's share is its part of the squared residual, and one
     below 5 % is left out (never the first). ``observed`` float32[k] are the features as measured, ``centre``
     float64[k] where re-centring stood, ``scale`` float64[k] the commissioned spread, ``origins`` one per
-    channel in order of first appearance in ``infos``.
+    channel in order of first appearance in ``infos``; expected is what lies within ``sigma`` times the spread.
     """
     power = residual.astype(np.float64) ** 2
     total = float(power.sum()) or 1.0
@@ -99,7 +112,9 @@ def blame(
         j = members[c][int(np.argmax(power[members[c]]))]
         origin = origins[channels.index(c)]
         found.append(
-            contribution(infos[j], float(observed[j]), float(centre[j]), float(scale[j]), share[c], origin)
+            contribution(
+                infos[j], float(observed[j]), float(centre[j]), float(scale[j]), share[c], origin, sigma
+            )
         )
     return tuple(found)
 

@@ -24,15 +24,9 @@ _TINY = 1e-30
 
 def slow(x: Floats, ok: Bools | None, floors: Sequence[float], n_fast: int) -> Floats:
     """mean, log_std, last and, where ``n_fast`` > 0, mean_fast and log_std_fast. ``ok`` None: all valid."""
-    n = x.shape[-1]
     floor_power = _floor_power(floors, x, ok)
     mean, _, variance = _moments(x, ok)
-    if ok is None:
-        last = x[..., -1]
-    else:
-        newest = n - 1 - np.argmax(ok[..., ::-1], axis=-1)
-        last = np.where(ok.any(axis=-1), np.take_along_axis(x, newest[..., None], axis=-1)[..., 0], np.nan)
-    columns = [mean, _log_amplitude(variance, floor_power), last]
+    columns = [mean, _log_amplitude(variance, floor_power), _last(x, ok)]
     if n_fast:
         tail = np.ascontiguousarray(x[..., -n_fast:])
         tail_ok = None if ok is None else np.ascontiguousarray(ok[..., -n_fast:])
@@ -44,6 +38,12 @@ def slow(x: Floats, ok: Bools | None, floors: Sequence[float], n_fast: int) -> F
             variance_fast = np.where(sparse, variance, variance_fast)
         columns += [mean_fast, _log_amplitude(variance_fast, floor_power)]
     return np.stack(columns, axis=-1)
+
+
+def telemetry(x: Floats, ok: Bools | None) -> Floats:
+    """deviation (of the last value from the mean) and mean. ``ok`` None: all valid."""
+    mean, _ = _centred(x, ok)
+    return np.stack([_last(x, ok) - mean, mean], axis=-1)
 
 
 def vibration(x: Floats, ok: Bools | None, floors: Sequence[float], n_bands: int) -> Floats:
@@ -113,6 +113,15 @@ def _floor_power(floors: Sequence[float], x: Floats, ok: Bools | None) -> Floats
 
 def _log_amplitude(power: Floats, floor_power: Floats) -> Floats:
     return np.asarray(0.5 * np.log(power + floor_power), dtype=np.float64)
+
+
+def _last(x: Floats, ok: Bools | None) -> Floats:
+    """The newest valid sample [b, c], NaN where there is none."""
+    if ok is None:
+        return x[..., -1]
+    newest = x.shape[-1] - 1 - np.argmax(ok[..., ::-1], axis=-1)
+    value = np.take_along_axis(x, newest[..., None], axis=-1)[..., 0]
+    return np.where(ok.any(axis=-1), value, np.nan)
 
 
 def _centred(x: Floats, ok: Bools | None) -> tuple[Floats, Floats]:

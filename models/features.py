@@ -22,14 +22,17 @@ from numpy.typing import NDArray
 from models import codec, feature_kernels
 from models.feature_kernels import learn_floors as learn_floors
 from models.recentring import RecentringSpec
+from models.running_range import MARGIN, STRETCH, WIDEST
 from models.signal import Channel, WindowSpec
 
-FeatureSet = Literal["slow", "vibration"]
-FeatureKind = Literal["mean", "log_std", "last", "log_band", "log_rms", "crest", "kurtosis", "peak"]
+FeatureSet = Literal["slow", "vibration", "telemetry"]
+FeatureKind = Literal[
+    "mean", "log_std", "last", "deviation", "log_band", "log_rms", "crest", "kurtosis", "peak"
+]
 
 # The versions of each set that this release computes. A version is new when, and only when, golden outputs
 # change.
-VERSIONS: dict[FeatureSet, tuple[int, ...]] = {"slow": (1,), "vibration": (1,)}
+VERSIONS: dict[FeatureSet, tuple[int, ...]] = {"slow": (1,), "vibration": (1,), "telemetry": (1,)}
 
 # Units of vibration: what is measured in them wears, and a wear indicator is never re-centred.
 WEAR_UNITS = frozenset(
@@ -65,6 +68,8 @@ class FeatureInfo(msgspec.Struct, frozen=True, kw_only=True):
     ``unit`` is that of the readable value (:func:`readable`), "" for a ratio. ``label`` fits into a sentence
     ("x vibration at 312-375 Hz"). ``log``: the column is a natural logarithm, so a difference d reads
     "exp(d) times normal". ``low_hz``, ``high_hz`` bound a band. ``fast``: over the tail of the window only.
+    ``ranged``: it is judged by its place in the range of all that came before
+    (:mod:`models.running_range`), which ``widens`` with it or not.
     """
 
     name: str
@@ -77,6 +82,8 @@ class FeatureInfo(msgspec.Struct, frozen=True, kw_only=True):
     low_hz: float | None = None
     high_hz: float | None = None
     fast: bool = False
+    ranged: bool = False
+    widens: bool = False
 
 
 def describe(
@@ -102,16 +109,25 @@ def describe(
       kurtosis   ln (mean(y^4) / mean(y^2)^2), y = x + Gaussian noise of deviation f; readable: 3 if Gaussian
       peak       max|x|                                   in the channel's unit, not a logarithm
 
+    telemetry (x as in slow)::
+
+      deviation  the newest valid x less the mean         in the channel's unit
+      mean       sum(x) / n                               in the channel's unit
+
     The peak stays linear: a failing bearing multiplies it by ten, which its logarithm hides (worst of three
     bearings: ROC AUC 1.00 linear, .87 as a logarithm). A taper loses impacts near the ends of a window (up
     to .1 there).
 
+    Telemetry is ranged: a new extreme is what it shows. The deviation and not the last value is there since that and the
+    mean belong together, which a range that has widened undoes. Its ranges widen unless the channel is a wear indicator.
     Slow features are re-centred unless the channel is a wear indicator (``wear``, or a unit of vibration);
     vibration features never are. ValueError for an unknown version, or a window too short for the bands.
     """
     _check(spec, len(channels), n)
     if spec.set == "slow":
         return tuple(info for c in channels for info in _describe_slow(spec, c, rate_hz, n))
+    if spec.set == "telemetry":
+        return tuple(info for c in channels for info in _describe_telemetry(c))
     return tuple(info for c in channels for info in _describe_vibration(spec, c, rate_hz))
 
 
@@ -127,7 +143,13 @@ def schema_id(
     _check(spec, len(channel_names), window.n)
     if spec.set == "slow" and window.n_fast not in (0, spec.n_fast):
         raise ValueError(f"the window's n_fast is {window.n_fast}, the feature set's {spec.n_fast}")
-    parameters = {"n_fast": _n_fast(spec, window.n)} if spec.set == "slow" else {"n_bands": spec.n_bands}
+    parameters: dict[str, float]
+    if spec.set == "slow":
+        parameters = {"n_fast": _n_fast(spec, window.n)}
+    elif spec.set == "vibration":
+        parameters = {"n_bands": spec.n_bands}
+    else:
+        parameters = {"margin": MARGIN, "stretch": STRETCH, "widest": WIDEST}
     meaning = (
         (spec.set, spec.version, parameters, spec.floors),
         tuple(channel_names),
@@ -143,7 +165,7 @@ def extract(
     """Features float32[w, k] of windows ``values`` float32[w, n, c], ``valid`` bool[w, n, c] (None: all); see
     :func:`describe`.
 
-    Invalid samples are left out of slow statistics; in vibration the mean of the window's valid ones stands
+    Invalid samples are left out of slow and telemetry statistics; in vibration the mean of the window's valid ones stands
     in for them. A fast window of which less than four fifths are valid takes the statistics of the whole one; a
     channel without a valid sample gives NaN. ``rate_hz`` names the bands and does not change the numbers. ValueError for shapes
     that do not agree, an unknown version, a window too short.
@@ -178,6 +200,8 @@ def extract_pieces(
             ok = np.ascontiguousarray(valid[part].transpose(0, 2, 1))
         if spec.set == "slow":
             columns = feature_kernels.slow(x, ok, spec.floors, _n_fast(spec, n))
+        elif spec.set == "telemetry":
+            columns = feature_kernels.telemetry(x, ok)
         else:
             columns = feature_kernels.vibration(x, ok, spec.floors, spec.n_bands)
         out[part] = columns.reshape(x.shape[0], k)
@@ -218,7 +242,10 @@ def min_scales(spec: FeatureSpec, n_channels: int, n: int) -> NDArray[np.float64
     as a fault."""
     per_channel = _n_per_channel(spec, n)
     result = np.full((n_channels, per_channel), _MIN_LOG_SCALE)
-    linear = [i for i in (0, 2, 3) if i < per_channel] if spec.set == "slow" else [per_channel - 1]
+    if spec.set == "slow":
+        linear = [i for i in (0, 2, 3) if i < per_channel]
+    else:
+        linear = [per_channel - 1] if spec.set == "vibration" else [0, 1]
     result[:, linear] = np.asarray(spec.floors or (np.finfo(np.float32).tiny,))[:, None]
     return result.reshape(-1)
 
@@ -243,11 +270,11 @@ def _n_fast(spec: FeatureSpec, n: int) -> int:
 def _n_per_channel(spec: FeatureSpec, n: int) -> int:
     if spec.set == "slow":
         return 5 if _n_fast(spec, n) else 3
-    return spec.n_bands + 4
+    return 2 if spec.set == "telemetry" else spec.n_bands + 4
 
 
 def _describe_slow(spec: FeatureSpec, channel: Channel, rate_hz: Fraction, n: int) -> list[FeatureInfo]:
-    recentred = not (channel.wear or channel.unit.strip().lower() in WEAR_UNITS)
+    recentred = not _wears(channel)
 
     def info(name: str, kind: FeatureKind, label: str, fast: bool = False) -> FeatureInfo:
         return FeatureInfo(
@@ -271,6 +298,28 @@ def _describe_slow(spec: FeatureSpec, channel: Channel, rate_hz: Fraction, n: in
         columns.append(info("mean_fast", "mean", f"mean {over}", fast=True))
         columns.append(info("log_std_fast", "log_std", f"standard deviation {over}", fast=True))
     return columns
+
+
+def _describe_telemetry(channel: Channel) -> list[FeatureInfo]:
+    def info(kind: FeatureKind, label: str) -> FeatureInfo:
+        return FeatureInfo(
+            name=f"{channel.name}.{kind}",
+            channel=channel.name,
+            kind=kind,
+            unit=channel.unit,
+            label=f"{channel.name} {label}",
+            recentred=False,
+            log=False,
+            ranged=True,
+            widens=not _wears(channel),
+        )
+
+    return [info("deviation", "off its mean by"), info("mean", "mean")]
+
+
+def _wears(channel: Channel) -> bool:
+    """Whether what it measures may never become its new normal by itself."""
+    return channel.wear or channel.unit.strip().lower() in WEAR_UNITS
 
 
 def _describe_vibration(spec: FeatureSpec, channel: Channel, rate_hz: Fraction) -> list[FeatureInfo]:

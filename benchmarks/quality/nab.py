@@ -1,9 +1,10 @@
 """The Numenta Anomaly Benchmark (Lavin & Ahmad 2015; MIT): series of one value, most of servers, five minutes apart.
 
-A model is trained on what the benchmark gives for learning, the first 15 % of a file, of 750 rows at most; where that is too
-short for the product's usual window, the window is halved until it is not. One threshold serves all files: a level of p, since
-that alone means the same in each. It is learned on the files of even or of odd index, by name, and judged on the others.
-Detections are alerts as a gateway raises them; ``windows`` figures are of every window at or below the level instead.
+A model of telemetry features is trained on what the benchmark gives for learning, the first 15 % of a file, of 750 rows at
+most; where that is too short for the product's usual window, the window is halved until it is not. One threshold serves all
+files: a level of p, since that alone means the same in each. It is learned on the files of even or of odd index, by name, and
+judged on the others. Detections are alerts as a gateway raises them of such features, of a random score and a clock as well;
+``windows`` figures are of every window at or below the level instead.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from cloud_sink.cutting import SLOW_WINDOW, Request
 from cloud_sink.fit import Trained
 from cloud_sink.train import FitError
 from edge_node.config_schema import Precision
+from models.alerting import usual_policy
+from models.features import FeatureSet
 from models.logs import LogOptions
 from models.manifest import Family
 from models.signal import NS_PER_S, Mode, WindowSpec
@@ -31,6 +34,7 @@ from models.signal import NS_PER_S, Mode, WindowSpec
 OPTIONS = LogOptions(timezone="UTC")
 LEVELS = tuple(float(p) for p in np.logspace(-0.5, -12, 24))  # of p, half a decade apart
 LEAST_WINDOW = 8
+FEATURES: FeatureSet = "telemetry"
 
 Windows = tuple[tuple[int, int], ...]
 
@@ -206,7 +210,7 @@ def _trained(file: File, family: Family, seed: int) -> Trained:
     n = SLOW_WINDOW
     while True:
         request = Request(
-            logs=(file.case.path,), options=OPTIONS, feature_set="slow", n=n, n_rows=file.case.first_row
+            logs=(file.case.path,), options=OPTIONS, feature_set=FEATURES, n=n, n_rows=file.case.first_row
         )
         try:
             return trained(request, family, seed=seed)
@@ -225,7 +229,8 @@ def _heard(file: File, scored: Scored, window: WindowSpec) -> Track:
     times = file.case.times_ns
     until = np.append(times[1:], np.iinfo(np.int64).max)
     rows = at_rows(scored, times)
-    raised = tuple(np.unique(np.searchsorted(until, raised_at(scored, window, p))) for p in LEVELS)
+    policy = usual_policy(FEATURES, window)
+    raised = tuple(np.unique(np.searchsorted(until, raised_at(scored, window, p, policy))) for p in LEVELS)
     return Track(-np.log10(rows.p), raised)
 
 

@@ -125,10 +125,13 @@ def at_rows(scored: Scored, times_ns: NDArray[np.int64]) -> Rows:
     )
 
 
-def raised_at(scored: Scored, window: WindowSpec, level: float) -> NDArray[np.int64]:
-    """Ends int64[r] of the windows with which the gateway's alerting would raise at ``level`` of p, by default policy: what
+def raised_at(
+    scored: Scored, window: WindowSpec, level: float, policy: AlertPolicy | None = None
+) -> NDArray[np.int64]:
+    """Ends int64[r] of the windows with which the gateway's alerting would raise at ``level`` of p, by ``policy`` (None: that
+    of slow features): what
     another replay would say, but for alerts that re-centring holds open."""
-    policy = AlertPolicy()
+    policy = AlertPolicy() if policy is None else policy
     gap_ns = max(policy.m_raise * window.hop_ns, window.window_ns)
     episodes = Episodes(policy, window.hop_ns, gap_ns)
     p_clear = min(level * policy.clear_ratio, 0.5)

@@ -18,7 +18,8 @@ from cloud_sink.train import FitError
 from edge_node.model_store import load_bundle
 from models import manifest as manifests
 from models.calibration import p_values
-from models.manifest import ModelManifest
+from models.features import FeatureSpec
+from models.manifest import ModelManifest, Normalisation
 from models.messages import Summary, pack_floats
 from models.recentring import Recentring
 from models.runtime import Graph
@@ -151,6 +152,21 @@ def test_a_slow_fault_is_not_learned_away_however_often_one_learns(template: Mod
     rows = np.tile(off, (round(10 * template.recentring.tau_windows), 1)).astype(np.float32)
     _, drifted = recentring.apply(rows)
     assert (drifted[-1][moves] == 1).all()
+
+
+def test_the_ranges_of_telemetry_stay_as_commissioned(template: ModelManifest) -> None:
+    """They are what its centre and scale are; its features are told by their place in them."""
+    spec = FeatureSpec(set="telemetry", floors=template.features.floors)
+    k = 2 * len(template.channels)
+    normal = Normalisation(centre=(5.0,) * k, scale=(2.0,) * k, start_centre=(5.0,) * k)
+    ranged = msgspec.structs.replace(template, features=spec, recentring=None, normalisation=normal)
+    known = fleet(ranged, shift=0.3)
+    basis = fit_moments("mahalanobis", known.total, known.rows, np.full(k, 1e-9))
+    moved = anchored(ranged, basis)
+    assert moved.centre.tolist() == [5.0] * k
+    assert moved.scale.tolist() == [2.0] * k
+    before, after = (b.fitted.scores(normalise(known.rows, b.centre, b.scale)) for b in (basis, moved))
+    assert np.allclose(before, after, rtol=1e-3, atol=1e-4)
 
 
 def test_the_same_fleet_gives_the_same_model(template: ModelManifest) -> None:

@@ -19,6 +19,7 @@ from tests.data import data_path
 RATE = Fraction(1000)
 SLOW = FeatureSpec(set="slow")
 VIBRATION = FeatureSpec(set="vibration")
+TELEMETRY = FeatureSpec(set="telemetry")
 X = Channel(name="x", unit="g")
 
 
@@ -79,10 +80,11 @@ GOLDEN = {
         0.93636024,
         0.98115671,
     ],
+    "telemetry": [0.75330182, 2.9180861, 0.42832315, 2.9804993],
 }
 
 
-@pytest.mark.parametrize("name", ["slow", "vibration"])
+@pytest.mark.parametrize("name", ["slow", "vibration", "telemetry"])
 def test_outputs_of_version_1_never_change(name: str) -> None:
     values = windows(1, 64, 2) + np.float32(3)
     floors = (0.0078125, 0.5)
@@ -96,6 +98,8 @@ def test_schema_ids_of_version_1_never_change() -> None:
     assert schema_id(VIBRATION, ("x", "y", "z"), window, None) == "cadc79d588daa428"
     slow = WindowSpec(n=60, hop=1, rate_hz=Fraction(1), mode=Mode.IRREGULAR, n_fast=10)
     assert schema_id(SLOW, ("p", "t"), slow, RecentringSpec()) == "2ea5acf5519379b0"
+    telemetry = WindowSpec(n=60, hop=1, rate_hz=Fraction(1, 300), mode=Mode.CONTINUOUS)
+    assert schema_id(TELEMETRY, ("v",), telemetry, None) == "8d0c604088edf037"
 
 
 class TestSlow:
@@ -204,7 +208,7 @@ class TestVibration:
         assert np.isfinite(extract(VIBRATION, values, all_valid(values), RATE)).all()
 
 
-@pytest.mark.parametrize("spec", [SLOW, VIBRATION], ids=lambda s: s.set)
+@pytest.mark.parametrize("spec", [SLOW, VIBRATION, TELEMETRY], ids=lambda s: s.set)
 def test_a_channel_without_a_valid_sample_is_nan_and_the_others_are_not(spec: FeatureSpec) -> None:
     values = windows(2, 64, 2)
     valid = all_valid(values)
@@ -218,7 +222,7 @@ def test_a_channel_without_a_valid_sample_is_nan_and_the_others_are_not(spec: Fe
 
 @settings(max_examples=40, deadline=None)
 @given(
-    name=st.sampled_from(["slow", "vibration"]),
+    name=st.sampled_from(["slow", "vibration", "telemetry"]),
     w=st.integers(1, 40),
     n=st.integers(17, 200),
     c=st.integers(1, 4),
@@ -288,6 +292,14 @@ class TestDescribe:
         recentred = {i.channel: i.recentred for i in describe(SLOW, channels, RATE, 60)}
         assert recentred == {"temperature": True, "velocity": False, "debris": False}
         assert not any(i.recentred for i in describe(VIBRATION, channels, RATE, 64))
+
+    def test_telemetry_is_ranged_and_the_range_of_a_wear_indicator_does_not_widen(self) -> None:
+        channels = [Channel(name="load", unit="%"), Channel(name="debris", unit="ppm", wear=True)]
+        infos = describe(TELEMETRY, channels, RATE, 60)
+        assert [i.name for i in infos] == ["load.deviation", "load.mean", "debris.deviation", "debris.mean"]
+        assert all(i.ranged and not i.recentred for i in infos)
+        assert [i.widens for i in infos] == [True, True, False, False]
+        assert not any(i.ranged for spec in (SLOW, VIBRATION) for i in describe(spec, channels, RATE, 64))
 
     def test_a_mean_is_read_with_its_origin_and_an_amplitude_without(self) -> None:
         pressure = Channel(name="x", unit="Pa", origin=101325.0)
