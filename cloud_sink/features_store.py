@@ -47,6 +47,8 @@ _TEXTS = ("message_id", "site", "gateway", "machine", "device", "model_id")
 _NUMBERS = ("model_version", "start_ns", "end_ns", "n", "n_excluded")
 _ROWS = ("mean", "comoment", "centre", "minimum", "maximum", "score_quantiles")
 _NAMES = b"linewatch.feature_names"
+# Threads of Arrow's that are still there when a short command ends abort it, now and then.
+_ALONE: dict[str, Any] = {"use_threads": False, "pre_buffer": False}
 
 log = structlog.get_logger("linewatch.store")
 
@@ -200,7 +202,7 @@ class FeatureStore:
                 with self._errors("read"):
                     for path in self._files(folder):
                         with self._fs.open(path, "rb") as file:
-                            found.append((pq.read_table(file, **asked), path))
+                            found.append((pq.read_table(file, **_ALONE, **asked), path))
             except FileNotFoundError:
                 if attempt == READS - 1:
                     raise StoreError(f"{folder} changes faster than it can be read") from None

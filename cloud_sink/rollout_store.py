@@ -64,10 +64,7 @@ def begin(
     r = tables.rollouts
     with store.begin() as connection:
         store.alone(connection)  # else two that begin at once see nothing of each other
-        if (other := _open_of(connection, plan.model_id)) is not None:
-            raise NotBegun(
-                f"version {other} of {plan.model_id} is being rolled out: wait for it, or take it back (cloud-sink rollback)"
-            )
+        _require_none_open(connection, plan.model_id)
         for artifact in manifest.artifacts:
             known = connection.execute(
                 select(tables.blobs.c.sha256).where(tables.blobs.c.sha256 == artifact.sha256)
@@ -98,9 +95,10 @@ def begin(
 
 
 def require_new(store: EventStore, model_id: str, version: int) -> None:
-    """Raises NotBegun where it was rolled out before, which :func:`begin` would say at the end, and EventsUnavailable."""
+    """Raises NotBegun where :func:`begin` would, as far as that is known before anything is judged, and EventsUnavailable."""
     r = tables.rollouts.c
     with store.read() as connection:
+        _require_none_open(connection, model_id)
         found = connection.execute(select(r.version).where(r.model_id == model_id, r.version == version))
         if found.first() is not None:
             raise NotBegun(_before(model_id, version))
@@ -110,12 +108,15 @@ def _before(model_id: str, version: int) -> str:
     return f"version {version} of {model_id} has been rolled out before: make a newer one (cloud-sink learn)"
 
 
-def _open_of(connection: Connection, model_id: str) -> int | None:
+def _require_none_open(connection: Connection, model_id: str) -> None:
     r = tables.rollouts.c
-    found = connection.execute(
+    other = connection.execute(
         select(r.version).where(r.model_id == model_id, r.state.in_((*OPEN, PAUSED))).limit(1)
     ).scalar()
-    return None if found is None else int(found)
+    if other is not None:
+        raise NotBegun(
+            f"version {other} of {model_id} is being rolled out: wait for it, or take it back (cloud-sink rollback)"
+        )
 
 
 def rollouts(store: EventStore, states: Sequence[str] = ()) -> list[Rollout]:

@@ -26,7 +26,7 @@ def taken(
     message: Any, *, topic: str | None = None, limits: Limits | None = None, payload: bytes | None = None
 ) -> Any:
     place = place_of(topic or topic_of(message), "linewatch")
-    return decode(place, encode(message) if payload is None else payload, NOW, limits or Limits())
+    return decode(place, encode(message) if payload is None else payload, time.time_ns(), limits or Limits())
 
 
 def refusal(message: Any, **more: Any) -> str:

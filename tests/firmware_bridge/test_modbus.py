@@ -91,7 +91,7 @@ def test_one_dead_slave_does_not_hold_up_the_others(plant: Plant) -> None:
 
 def test_a_dead_slave_that_returns_is_read_at_every_turn(plant: Plant) -> None:
     plant.slaves.silent.add(2)
-    with polling(plant.bus(0.1), BOTH) as (told, _):
+    with polling(plant.bus(0.5), BOTH) as (told, _):
         wait_for(lambda: len(told.faults(2)) >= 2, "failures")
         plant.slaves.silent.clear()
         wait_for(lambda: len(told.readings(2)) >= 10, "readings")
