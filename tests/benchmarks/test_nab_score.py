@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.quality.nab_score import (
@@ -134,6 +134,7 @@ def corpora(draw: st.DrawFn) -> list[Series]:
     return found
 
 
+@settings(deadline=None)
 @given(corpora(), st.sampled_from(list(PROFILES.values())), st.sampled_from([0.1, 0.2, 0.4, 0.5, 0.95]))
 def test_all_thresholds_at_once_are_each_worked_out(
     corpus: list[Series], profile: Profile, at: float
