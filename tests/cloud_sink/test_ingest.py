@@ -26,7 +26,7 @@ def taken(
     message: Any, *, topic: str | None = None, limits: Limits | None = None, payload: bytes | None = None
 ) -> Any:
     place = place_of(topic or topic_of(message), "linewatch")
-    return decode(place, encode(message) if payload is None else payload, time.time_ns(), limits or Limits())
+    return decode(place, encode(message) if payload is None else payload, NOW, limits or Limits())
 
 
 def refusal(message: Any, **more: Any) -> str:
@@ -41,7 +41,7 @@ def bad(*summaries: Summary, limits: Limits | None = None) -> dict[int, str]:
 
 
 def test_what_gateways_publish_is_taken() -> None:
-    for message in (summary(1), alert(1), status(), label("a", "false_alarm")):
+    for message in (summary(1), alert(1), status(), label("a", "false_alarm", at_ns=NOW)):
         assert taken(message) == message
         assert any(filter_matches(f, topic_of(message)) for f, _ in filters("linewatch", None))
     shared = [f for f, _ in filters("linewatch", "all")]

@@ -245,8 +245,10 @@ def test_a_device_that_is_no_more_makes_room_for_another(tmp_path: Path) -> None
         with running(path):
             ready(port)
             publish(mosquitto.port, [summary(1, device=d) for d in ("d0", "d1", "d2")])
-            wait_for(lambda: metric(port, "sink_messages_heard_total") == 3, "all of them")
-            assert stored(tmp_path) == ["g1-d0-1", "g1-d1-1"]
+            wait_for(lambda: stored(tmp_path) == ["g1-d0-1", "g1-d1-1"], "those that there is room for")
+            wait_for(
+                lambda: 'reason="too_many_devices"' in fetched(port, "/metrics")[1], "the third's refusal"
+            )
             gateway.publish("linewatch/s1/g1/device/d0/state", b"")
             publish(mosquitto.port, [summary(2, device="d1"), summary(2, device="d2")])
             wait_for(lambda: stored(tmp_path)[-1] == "g1-d2-2", "the third")
