@@ -27,9 +27,8 @@ from models.manifest import ManifestError, ModelManifest, artifact_file, key_id
 from models.signal import ArtifactTarget
 
 MANIFEST_NAME = "manifest.json"
-SIGNER_NAME = (
-    "signer.pub"  # of whoever signed it: that it was changed since shows here, and not on gateways first
-)
+# The public key of whoever signed it: that it was changed since shows here, and not on gateways first.
+SIGNER_NAME = "signer.pub"
 # Graphs that we wrote, also before they were named after their content, and what a kill has left half-written.
 _OURS = re.compile(r"\.?(?:cpu-float32|cpu-int8|edgetpu-int8)(?:-[0-9a-f]{12})?\.tflite(?:\.new)?")
 

@@ -188,9 +188,8 @@ class Intake:
         if self._takes_over:
             link.unsubscribe([f for f, _ in {*wanted, *other}])
         else:
-            if (
-                link.session_present
-            ):  # it may be from when `shared` was another: everything would be heard twice
+            if link.session_present:
+                # It may be from when `shared` was another: everything would be heard twice.
                 link.unsubscribe([f for f, _ in other if (f, 1) not in wanted])
             link.subscribe(wanted)
 
