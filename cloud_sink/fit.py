@@ -136,9 +136,7 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
     n_judged = effective_windows(np.log(np.maximum(out_of_fold["float32"], 1e-12)), overlap)
     n_effective = n_judged * rows.shape[0] / (rows.shape[0] - first)
     require_enough(rows.shape[0], n_effective, window, dataset.step_ns)
-    calibration = {
-        name: fit_calibration(oof, n_judged, breaks, step_ns) for name, oof in out_of_fold.items()
-    }
+    calibration = {name: fit_calibration(oof, n_judged, breaks, step_ns) for name, oof in out_of_fold.items()}
 
     tick("checking the graphs")
     graphs = graphs_of(fitted, whole.inputs, found.sigmas)

@@ -316,7 +316,14 @@ def _count_alerts(
     for i, q in enumerate(levels.tolist()):
         above, held = places[p <= q], places[p <= _p_clear(q, policy)]
         counts[i] = count_episodes_at(
-            above, held, calibration.n_windows, policy, hop_ns, breaks, calibration.step_ns
+            above,
+            held,
+            calibration.n_windows,
+            policy,
+            hop_ns,
+            breaks,
+            calibration.step_ns,
+            places[p <= q / policy.critical_p_ratio],
         )
     return levels, np.maximum.accumulate(counts[::-1])[::-1]
 

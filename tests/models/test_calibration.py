@@ -29,7 +29,9 @@ from tests.models.healthy_scores import ar_scores, fitted, floats, long_run
 
 
 @given(st.integers(2, 300), st.integers(2, 9), st.integers(0, 20))
-def test_folds_are_contiguous_purged_and_cover_all_but_the_first_block(n: int, n_folds: int, purge: int) -> None:
+def test_folds_are_contiguous_purged_and_cover_all_but_the_first_block(
+    n: int, n_folds: int, purge: int
+) -> None:
     try:
         folds = block_folds(n, n_folds, purge)
     except ValueError:
