@@ -7,8 +7,9 @@ A feature's drift is named when the feature lastingly stands, on one side, beyon
 
 Which of the two ends an alert, the fault or the re-centring, shows only once the fault has left the windows. So until
 windows of a window's length have been normal to the model, and most of them beyond on that side, the drift is not named,
-and an alert that blames a channel is not cleared while that channel stands beyond. So a lasting fault is alerted or named, never silently normal; and a
-fault that is over, or a departure that re-centring can follow and that alarmed nobody, is not worth a message. Pure.
+and an alert that blames a channel is not cleared while that channel stands beyond. So a lasting fault is alerted or
+named, never silently normal; and a fault that is over, or a departure that re-centring can follow and that alarmed
+nobody, is not worth a message. Pure.
 """
 
 from __future__ import annotations

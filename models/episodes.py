@@ -2,9 +2,10 @@
 
 An episode is raised when ``n_raise`` of the last ``m_raise`` windows were above the raise level and it has
 lasted ``min_duration_s``; it is cleared after ``n_clear`` windows in a row below the clear level; the next
-is raised no sooner than ``cooldown_s`` after that, unless it is more severe: a false alarm silences no fault. Invariant: what a machine says depends on the windows it
-was shown and on nothing else. Windows that it is not shown (the machine at rest, the sensor faulty, the
-device silent) freeze it: an open episode stays open and is cleared by the windows after them. Pure.
+is raised no sooner than ``cooldown_s`` after that, unless it is more severe: a small alarm silences no fault.
+Invariant: what a machine says depends on the windows it was shown and on nothing else. Windows that it is not shown
+(the machine at rest, the sensor faulty, the device silent) freeze it: an open episode stays open and is cleared by the
+windows after them. Pure.
 
 :func:`models.episode_counts.count_episodes` counts the same episodes without stepping.
 """
