@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
+from scipy.stats import binom
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -27,7 +28,7 @@ from models.calibration import AlertLevel, level_for_budget
 from models.evidence import Mark
 from models.gating import GateSpec
 from models.labels import merge
-from models.manifest import Family, ModelManifest
+from models.manifest import Family, ModelManifest, TrainingReport
 from models.messages import rfc3339
 from models.recording import log_beginning
 from models.runtime import Graph, runtime_name
@@ -126,6 +127,8 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
     manifest = trained.manifest
     training = manifest.training
     window = dataset.window
+    artifact = manifest.artifact("cpu-float32")
+    assert artifact is not None
     facts: list[tuple[str, str]] = [
         ("trained on", f"{rfc3339(training.start_ns)[:19]}Z to {rfc3339(training.end_ns)[:19]}Z"),
         (
@@ -143,10 +146,8 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
         ("values dropped", _counts(dataset.sample_drops)),
         ("effective windows", f"{training.n_effective:.1f}"),
         ("re-centring", _recentring(trained)),
-        ("cross-fit false alarms", f"{training.cross_fit_far:.2%} of windows at p <= {training.far_level:g}"),
+        ("cross-fit false alarms", _false_alarms(training, artifact.calibration.n_effective)),
     ]
-    artifact = manifest.artifact("cpu-float32")
-    assert artifact is not None
     level = level_for_budget(
         artifact.calibration, usual_policy(manifest.features.set, window), window.hop_ns, alerts_per_week
     )
@@ -158,6 +159,17 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
         _graphs_table(dataset, trained),
     ]
     return "\n".join(lines)
+
+
+def _false_alarms(training: TrainingReport, n_effective: float) -> str:
+    """The rate, and up to where it may come by chance: the 97.5 % quantile of a binomial of as many windows as those that were
+    judged are worth."""
+    n = max(1, round(n_effective))
+    chance = float(binom.ppf(0.975, n, training.far_level)) / n
+    return (
+        f"{training.cross_fit_far:.2%} of windows at p <= {training.far_level:g}; of {n} effective ones, chance alone gives up "
+        f"to {chance:.2%}"
+    )
 
 
 def _graphs_table(dataset: Dataset, trained: Trained) -> str:
