@@ -22,7 +22,7 @@ def section(results: Mapping[str, Record]) -> str:
     if SKAB in results:
         record = results[SKAB]
         parts += [
-            "SKAB, file by file: Mahalanobis, float32. False alarms and misses are shares of the healthy and of the faulty rows, by "
+            "SKAB, file by file: Mahalanobis, float32. False alarms and misses: shares of the healthy and of the faulty rows, by "
             f"alerts at p ≤ {record['p_alarm']:g} and by single windows. Choices were made on the files of even index.",
             _table(
                 ("file", "index", "ROC AUC", "false alarms", "missed", "windows: false", "missed"),
