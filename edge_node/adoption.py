@@ -33,6 +33,7 @@ from edge_node.model_store import Bundle
 from edge_node.model_track import Track
 from edge_node.plans import DevicePlan
 from edge_node.running_sources import raise_failure
+from edge_node.self_taught import SelfTaught
 from models.acceptance import Acceptance
 from models.log_limit import LogLimit
 from models.manifest import ModelManifest
@@ -86,6 +87,7 @@ class Adoption:
         self._log_limit = LogLimit(SAME_LOG_S)
         self.inbox = ModelInbox(self._wake)
         self._tracks: dict[str, Track] = {}
+        self._self_taught = SelfTaught(self, state, self._stop, self._follow)
         self.take_over(config, core)
         self._listener = self.spawn(self._listen())
 
@@ -93,6 +95,7 @@ class Adoption:
         """A new configuration, and its core, to which nothing was pushed yet: what was adopted goes on serving in it, where
         it still may."""
         self.config, self.core = config, core
+        self._self_taught.take_over(config, core)
         before, self._tracks = self._tracks, {}
         served = dict.fromkeys(plan.model.model_id for plan in core.plans if plan.model is not None)
         for model_id in served:
@@ -126,6 +129,7 @@ class Adoption:
     def advance(self, now_ns: int) -> None:
         """What it was told of the time."""
         if not self._stop.is_set():
+            self._self_taught.step()
             for track in self._tracks.values():
                 track.advance(now_ns)
 
@@ -157,7 +161,10 @@ class Adoption:
 
     def troubles(self) -> list[Trouble]:
         """What an operator must know of."""
-        found = []
+        found = [
+            Trouble(f"learning/{device_id}", text, 1, math.inf)
+            for device_id, text in self._self_taught.trouble.items()
+        ]
         for model_id, track in self._tracks.items():
             if (text := track.trouble) is not None:
                 found.append(Trouble(f"model/{model_id}/{text}", f"model {model_id}: {text}", 1, math.inf))
@@ -296,6 +303,24 @@ class Adoption:
 
     def _wanted(self) -> dict[str, tuple[str, int]]:
         return {topic: blob for wants in self._waiting.values() for topic, blob in wants.items()}
+
+    def _follow(self, model_id: str) -> None:
+        """A device serves by a model of that id, which it has learned: hear of what is published in its place."""
+        if model_id in self._tracks:
+            return
+        shelf = Shelf(self._state, model_id)
+        restored = restore(
+            self.config,
+            self.core,
+            shelf,
+            shelf.load(),
+            None,
+            starting=False,
+            now_ns=self.now_ns(),
+            stop=self._stop,
+        )
+        self._tracks[model_id] = Track(self, shelf, restored)
+        self._aim()
 
     def _aim(self) -> None:
         """Hear of the models that run here, where there is a key to trust."""

@@ -6,6 +6,7 @@ open upstream because a configuration changed. Pure.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,8 @@ from models.messages import (
     rfc3339,
 )
 from models.signal import DeviceCondition, ScoredOn
+
+_STEPS = 10  # in which it is said how far learning is
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class AnnouncerState(msgspec.Struct, kw_only=True):
     published: tuple[DeviceCondition, tuple[str, ...]] | None
     n_states: int
     outbox: list[SavedEvent]
+    step: int | None = None
 
 
 class Announcer:
@@ -74,6 +78,8 @@ class Announcer:
         self._since_ns = 0
         self._published: tuple[DeviceCondition, tuple[str, ...]] | None = None
         self._n_states = 0  # published: tells apart equal states at one instant, where a clock went back
+        self._step: int | None = None  # how far it was said that learning is
+        self.progress: float | None = None  # how far it is, 0 to 1; None: the device does not learn
         self.condition = DeviceCondition.LEARNING
         self.outbox: list[PipelineEvent] = []
 
@@ -86,6 +92,11 @@ class Announcer:
     def spoke(self) -> bool:
         """Whether the device's state has been published yet."""
         return self._published is not None
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has, and is not that it learns."""
+        return self.spoke and self.condition is not DeviceCondition.LEARNING
 
     def last(self, key: str) -> Alert | None:
         """What was last said of the episode ``key``, while that is open."""
@@ -179,14 +190,20 @@ class Announcer:
             condition = DeviceCondition.SENSOR_FAULT
         elif kinds:
             condition = DeviceCondition.ANOMALOUS
+        elif self.progress is not None:
+            condition = DeviceCondition.LEARNING
         else:
             condition = DeviceCondition.NORMAL
         if condition != self.condition or self._published is None:
             self._since_ns = at_ns
         self.condition = condition
         now = (condition, tuple(sorted(alert.alert_id for alert in self._open.values())))
-        if now == self._published:
+        step = None
+        if condition is DeviceCondition.LEARNING and self.progress is not None:
+            step = math.floor(_STEPS * self.progress)
+        if now == self._published and step == self._step:
             return
+        self._step = step
         self._published = now
         device = self._plan.device
         self._n_states += 1
@@ -202,6 +219,7 @@ class Announcer:
             since_ns=self._since_ns,
             since_at=rfc3339(self._since_ns),
             open_alerts=now[1],
+            progress=None if step is None else step / _STEPS,
         )
         self.outbox.append(PipelineEvent(message, arrival_ns, None))
 
@@ -245,6 +263,7 @@ class Announcer:
             since_ns=self._since_ns,
             published=self._published,
             n_states=self._n_states,
+            step=self._step,
             outbox=[save_event(event) for event in self.outbox],
         )
 
@@ -253,7 +272,9 @@ class Announcer:
         self.condition = state.condition
         self._since_ns = state.since_ns
         self._published = state.published
-        self._n_states = state.n_states
+        self._n_states, self._step = state.n_states, state.step
+        if self._plan.model is None and state.step is not None:
+            self.progress = state.step / _STEPS
         self.outbox[:] = restored_outbox(state)
 
 

@@ -29,6 +29,7 @@ from edge_node.plans import DevicePlan, ServedModel
 from edge_node.portions import Portion
 from edge_node.runs import Runs
 from edge_node.scorer import Scorer
+from edge_node.teaching import learned_bundle
 from edge_node.workers import SHARED, Workers
 from models import codec
 from models.alerting import AlertPolicy, usual_policy
@@ -36,6 +37,7 @@ from models.calibration import AlertLevel, level_for_budget, level_for_p
 from models.manifest import ModelManifest
 from models.messages import ModelStatus
 from models.runtime import GraphUnusable
+from models.sample_size import FitError
 from models.signal import ArtifactTarget, Clock, Device, SampleBlock
 
 # Blocks of a device that complete more windows than this are scored in pieces: bounds memory, changes nothing else.
@@ -49,13 +51,14 @@ _BLOCKS_OF_A_DEVICE = 8
 @dataclass(slots=True)
 class Core:
     """A pipeline and the engines that score for it; ``workers``: where they do, None: in this process. ``bundles``: what
-    each device was configured with."""
+    each device was configured with, or has learned."""
 
     pipeline: Pipeline
     engines: dict[str, ScoringEngine]
     plans: tuple[DevicePlan, ...]
     workers: Workers | None = None
-    bundles: Mapping[str, Bundle] = field(default_factory=dict)
+    bundles: dict[str, Bundle] = field(default_factory=dict)
+    teach: Callable[[Core, str], None] | None = None  # at once, where nobody else does
     scorer: Scorer = field(init=False)
     _portions: dict[str, Portion] = field(init=False)
     _linked: frozenset[str] = field(init=False)
@@ -115,7 +118,12 @@ class Core:
 
     def score(self) -> int:
         """Score all that is ready, as :class:`Scorer` does; returns the number of windows."""
-        return self.scorer.score()
+        n = self.scorer.score()
+        while self.teach is not None and (learned := self.pipeline.learned):
+            for device_id in learned:
+                self.teach(self, device_id)
+            n += self.scorer.score()
+        return n
 
     def close(self) -> None:
         """Gives back what the engines hold: nothing is scored any more."""
@@ -143,7 +151,7 @@ class Core:
         """Serve the devices of ``plans`` as these say from their next window on, with ``engines`` beside those that are
         here; returns the engines that nobody uses any more, for the caller to close. NotDrained and ValueError as
         :meth:`Pipeline.adopt` raises them."""
-        self.score()
+        self.scorer.score()
         self.pipeline.adopt(plans)
         changed = {plan.device.device_id: plan for plan in plans}
         self.plans = tuple(changed.get(plan.device.device_id, plan) for plan in self.plans)
@@ -193,7 +201,22 @@ def assemble(config: Config, *, on_notice: Callable[[str], None], workers: Worke
         max_waiting=gateway.max_waiting,
     )
     configured = {d.device.device_id: bundles[d.model] for d in config.devices if d.model is not None}
-    return Core(pipeline, engines, tuple(plans), workers, configured)
+
+    def teach(core: Core, device_id: str) -> None:
+        plan = next(p for p in core.plans if p.device.device_id == device_id)
+        assert plan.learn is not None
+        try:
+            bundle = learned_bundle(core.pipeline.healthy(device_id), plan.learn)
+            fresh: dict[str, ScoringEngine] = {}
+            served = served_plan(config, config.device(device_id), bundle, fresh, on_notice, workers)
+        except (FitError, BundleRefused, ArtifactMissing, EdgeTpuUnavailable, GraphUnusable) as error:
+            on_notice(f"{device_id} learns on: {error}")
+            core.pipeline.learn_on(device_id)
+            return
+        core.bundles[device_id] = bundle
+        core.adopt([served], fresh)
+
+    return Core(pipeline, engines, tuple(plans), workers, configured, teach)
 
 
 def _plan(
@@ -251,6 +274,7 @@ def _plan_of(device: DeviceConfig, settled: Settled, bundle: Bundle | None, engi
         alert=device.alert if bundle is None else _policy(bundle.manifest, device.alert),
         model=None if bundle is None else ServedModel.build(bundle.manifest, settled.device),
         engine=engine,
+        learn=device.learn if bundle is None else None,
         levels={} if bundle is None else alert_levels(bundle.manifest, device),
         limits=device.limits,
         gate=device.gate,

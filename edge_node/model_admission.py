@@ -131,7 +131,9 @@ def fitting(config: Config, running: DevicePlan, bundle: Bundle) -> DevicePlan:
     except (BundleRefused, ConfigError) as error:
         raise NotAdmitted(RefusalReason.WRONG_SCHEMA, str(error)) from error
     if not running.fits(plan):
-        assert running.model is not None
+        if running.model is None:
+            text = f"{plan.device.device_id} has another configuration than when it was learned"
+            raise NotAdmitted(RefusalReason.WRONG_SCHEMA, text)
         ours, theirs = running.model.manifest, bundle.manifest
         cannot = f"{plan.device.device_id} cannot go on with it between two windows"
         text = f"it was made with another treatment of time: {cannot}"

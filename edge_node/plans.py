@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.alerting import AlertPolicy
 from models.calibration import AlertLevel, Calibration
-from models.features import FeatureInfo, describe
+from models.features import FeatureInfo, FeatureSet, FeatureSpec, describe
 from models.gating import GateSpec
 from models.limits import LimitSpec
 from models.manifest import ModelManifest
@@ -74,6 +74,18 @@ class ServedModel:
         return self.manifest.version
 
 
+@dataclass(frozen=True, slots=True)
+class LearnPlan:
+    """How a device without a model learns one by itself, and what that is called."""
+
+    feature_set: FeatureSet
+    model_id: str
+
+    def spec(self, floors: tuple[float, ...]) -> FeatureSpec:
+        """The features, once it is known how fine each channel is resolved."""
+        return FeatureSpec(set=self.feature_set, floors=floors)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DevicePlan:
     """One device: its signal, its windows, its model (None: limits and sensor checks only) and how it alerts."""
@@ -83,6 +95,7 @@ class DevicePlan:
     time: TimePolicy
     alert: AlertPolicy = field(default_factory=AlertPolicy)
     model: ServedModel | None = None
+    learn: LearnPlan | None = None  # of a device that has none yet
     engine: str = ""  # what scores for it: devices with one engine share batches
     levels: Mapping[ArtifactTarget, AlertLevel] = field(default_factory=dict)
     limits: tuple[LimitSpec, ...] = ()
@@ -101,10 +114,19 @@ class DevicePlan:
 
     def fits(self, other: DevicePlan) -> bool:
         """Whether a device may go on under ``other`` between two windows: it differs by a model of the same features
-        alone, and by what follows from that."""
-        if self.model is None or other.model is None or other.model.model_id != self.model.model_id:
+        alone, or by the one that it has learned, and by what follows from that."""
+        if self.model is None:
+            return self._learns(other)
+        if other.model is None or other.model.model_id != self.model.model_id:
             return False
         return self.model.manifest.schema_id == other.model.manifest.schema_id and self._rest == other._rest
+
+    def _learns(self, other: DevicePlan) -> bool:
+        """Whether ``other`` has the model that the device has learned here."""
+        learn, model = self.learn, other.model
+        if learn is None or model is None or self._rest != other._rest:
+            return False
+        return (learn.model_id, learn.feature_set) == (model.model_id, model.manifest.features.set)
 
     @property
     def _rest(self) -> tuple[object, ...]:

@@ -145,6 +145,8 @@ class Settler:
         """Every window of ``chunk`` has its score or will never have one: say what follows from it."""
         said: Said = []
         self._checks.settle(chunk, said)
+        if chunk.progress is not None or self._plan.model is not None:
+            self._announcer.progress = chunk.progress
         judged: Judged | None = None
         if self._machine is not None and chunk.n:
             judged = self._machine.settle(chunk, said, self._drift)
@@ -157,7 +159,7 @@ class Settler:
             self._trace(chunk, judged)
         idle = None if chunk.active is None else ~chunk.active
         done = 0
-        if said or idle is not None or self._idle or not self._announcer.spoke:
+        if said or idle is not None or self._idle or not self._announcer.settled:
             done = self._speak(chunk, judged, said, idle)
         self._summarise(chunk, judged, done, chunk.n_windows)
         self._idle = bool(idle is not None and idle[-1])
@@ -287,7 +289,7 @@ class Settler:
         w = chunk.n_windows
         idle = np.zeros(w, np.bool_) if idle is None else idle
         changed = np.zeros(w, np.bool_)
-        changed[0] = idle[0] != self._idle or not self._announcer.spoke
+        changed[0] = idle[0] != self._idle or not self._announcer.settled
         changed[1:] = idle[1:] != idle[:-1]
         said.sort(key=lambda item: item[0])
         for row, _, _ in said:

@@ -1,0 +1,160 @@
+"""Models that devices of this gateway have learned by themselves, into service and back after a restart.
+
+A device that has learned enough waits with its windows (:attr:`Pipeline.learned`). Its model is fitted off the loop, put on a
+shelf of its own, and then goes the way of any other: checked, probed, its worked examples run, adopted between two windows.
+It is on disk before it serves, so that no checkpoint names a model that is not there. Nobody has signed it, and nobody need:
+it was never offered from elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from edge_node import model_admission as admission
+from edge_node.assembly import Core
+from edge_node.config import Config
+from edge_node.model_attempt import between_windows
+from edge_node.model_home import ModelHome
+from edge_node.model_probe import ProbeStopped
+from edge_node.model_record import Kept, NotAdmitted, Record
+from edge_node.model_shelf import Shelf
+from edge_node.model_store import Bundle, BundleRefused, read_bundle
+from edge_node.plans import DevicePlan
+from edge_node.teaching import learned_bundle
+from models import manifest as manifests
+from models.refusals import RefusalReason
+from models.sample_size import FitError
+
+FOLDER = "learned"  # below the state directory
+
+log = structlog.get_logger("linewatch.models")
+
+
+class SelfTaught:
+    """See the module's docstring; ``state``: the state directory (None: nothing is kept). ``adopted`` is called with the id
+    of a model when it has gone into service."""
+
+    def __init__(
+        self, home: ModelHome, state: Path | None, stop: threading.Event, adopted: Callable[[str], None]
+    ) -> None:
+        self._home = home
+        self._state = None if state is None else state / FOLDER
+        self._stop = stop
+        self._adopted = adopted
+        self._bundles: dict[str, Bundle] = {}  # by device
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.trouble: dict[str, str] = {}  # by device: why it does not score by what it has learned
+
+    def take_over(self, config: Config, core: Core) -> None:
+        """Serves in ``core``, to which nothing was pushed yet, what its devices have learned before, where it still fits."""
+        core.teach = None  # it takes too long for the loop
+        for task in self._tasks.values():
+            task.cancel()
+        self._tasks = {}
+        for plan in core.plans:
+            if plan.learn is None or plan.model is not None:
+                continue
+            device_id, shelf = plan.device.device_id, self._shelf(plan)
+            try:
+                bundle = self._bundles.get(device_id) or _on_shelf(shelf)
+                if bundle is None:
+                    continue
+                prepared = admission.prepare(
+                    config,
+                    [plan],
+                    lambda _, bundle=bundle: bundle,  # type: ignore[misc]
+                    workers=core.workers,
+                    stop=self._stop,
+                    on_notice=log.warning,
+                    probed=True,  # it was when it was learned, and its worked examples run again
+                    apart=False,
+                )
+            except NotAdmitted as error:
+                log.error(f"what {device_id} has learned cannot be served again, so it learns anew: {error}")
+                self._bundles.pop(device_id, None)
+                continue
+            self._serve(core, device_id, bundle)
+            for engine in core.adopt(prepared.plans, prepared.engines):
+                engine.close()
+
+    def step(self) -> None:
+        """Makes models of what has been learned enough; once a tick."""
+        core = self._home.core
+        for device_id in core.pipeline.learned:
+            if device_id not in self._tasks and not self._stop.is_set():
+                self._tasks[device_id] = self._home.spawn(self._teach(device_id, core))
+
+    async def _teach(self, device_id: str, core: Core) -> None:
+        plan = next(p for p in core.plans if p.device.device_id == device_id)
+        assert plan.learn is not None
+        learn, healthy = plan.learn, core.pipeline.healthy(device_id)
+        try:
+            bundle = await asyncio.to_thread(learned_bundle, healthy, learn)
+            await asyncio.to_thread(self._keep, self._shelf(plan), bundle)
+            prepared = await self._home.prepare([plan], lambda _: bundle)
+
+            def swap() -> None:
+                if self._home.core is not core:
+                    raise NotAdmitted(RefusalReason.OVERLOADED, "a new configuration was taken up meanwhile")
+                self._home.retire(core.adopt(prepared.plans, prepared.engines))
+                self._serve(core, device_id, bundle)
+
+            try:
+                await between_windows(swap)
+            except BaseException:
+                self._home.retire(prepared.engines.values())
+                raise
+        except ProbeStopped:
+            return
+        except (FitError, NotAdmitted, BundleRefused) as error:
+            if self._home.core is core:
+                self.trouble[device_id] = (
+                    f"what {device_id} has learned makes no model yet, it learns on: {error}"
+                )
+                log.warning(self.trouble[device_id])
+                core.pipeline.learn_on(device_id)
+        else:
+            self._adopted(learn.model_id)
+            n = bundle.manifest.training.n_windows
+            text = f"{device_id} scores now, by what it has learned from {n} of its windows"
+            self._home.say(learn.model_id, "adopted", 0, 0, False, None, text)
+        finally:
+            if self._tasks.get(device_id) is asyncio.current_task():
+                del self._tasks[device_id]
+
+    def _serve(self, core: Core, device_id: str, bundle: Bundle) -> None:
+        core.bundles[device_id] = self._bundles[device_id] = bundle
+        self.trouble.pop(device_id, None)
+
+    def _shelf(self, plan: DevicePlan) -> Shelf:
+        assert plan.learn is not None
+        return Shelf(self._state, plan.learn.model_id)
+
+    def _keep(self, shelf: Shelf, bundle: Bundle) -> None:
+        kept = Kept(version=bundle.manifest.version, digest=manifests.digest(bundle.manifest))
+        try:
+            shelf.keep(Record(current=kept), bundle)
+        except OSError as error:
+            log.error(
+                f"model {shelf.model_id} cannot be kept ({error.strerror}): after a restart it is learned anew"
+            )
+
+
+def _on_shelf(shelf: Shelf) -> Bundle | None:
+    kept = shelf.load().current
+    place = None if kept is None else shelf.place(kept)
+    if kept is None or place is None:
+        return None
+    try:
+        bundle = read_bundle(place)
+        if manifests.digest(bundle.manifest) != kept.digest:
+            raise NotAdmitted(RefusalReason.CORRUPT, f"{place} holds another model than was put there")
+    except BundleRefused as error:
+        shelf.set_aside(kept, str(error))
+        raise NotAdmitted(error.reason, str(error)) from error
+    return bundle
