@@ -36,6 +36,7 @@ def _same(a: DevicePlan, b: DevicePlan) -> bool:
         a.limits,
         a.gate,
         a.summary_s,
+        a.learn,
     ) == (
         b.device,
         b.window,
@@ -44,4 +45,5 @@ def _same(a: DevicePlan, b: DevicePlan) -> bool:
         b.limits,
         b.gate,
         b.summary_s,
+        b.learn,
     )

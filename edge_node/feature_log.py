@@ -23,6 +23,7 @@ from edge_node.config import Config
 from edge_node.config_schema import BlackBox
 from edge_node.feature_rows import FeatureRows, as_block, column_names
 from edge_node.lane import Judgement
+from edge_node.plans import DevicePlan
 from edge_node.recorder import RETRY_S, Done, Recorder
 from edge_node.ring import Begin, segment_bytes
 from models import codec
@@ -90,6 +91,18 @@ class FeatureLog:
         self._take_up(config, core)
 
     # What the daemon calls in its turn.
+
+    def begin_turn(self, core: Core) -> None:
+        """Where a device has learned its model since the last turn, a file begins with what is remembered of it, before any
+        window of it has features."""
+        if core.plans is self._plans:
+            return
+        before, self._plans = self._columns, core.plans
+        self._columns = _columns(core)
+        if self._recorder is not None and self._columns.keys() != before.keys():
+            self._hand_over(list(self._gathered))
+            if self._paused is None:
+                self._begin(follows=True)
 
     def end_turn(self, core: Core) -> None:
         """All that was pushed has its features, as far as it will: they are taken, and a file may begin here."""
@@ -187,14 +200,8 @@ class FeatureLog:
         self._options = bounds_as_black_box(config)
         self._flush_s = config.feature_log.flush_s
         self._devices = [device.as_recorded() for device in config.devices]
-        self._columns = {
-            plan.device.device_id: (
-                len(plan.device.channels),
-                column_names(len(plan.device.channels), [info.name for info in plan.model.infos]),
-            )
-            for plan in core.plans
-            if plan.model is not None
-        }
+        self._plans: tuple[DevicePlan, ...] = core.plans
+        self._columns = _columns(core)
         if not self._options.enabled:
             self._end()
             return
@@ -237,3 +244,15 @@ class FeatureLog:
             self.n_pauses += 1
             log.warning("the feature log pauses: the disk is too slow for what comes")
         self._hand_over(list(self._gathered))  # dropped
+
+
+def _columns(core: Core) -> dict[str, tuple[int, tuple[str, ...]]]:
+    """(channels, names of the columns) of each device that has a model."""
+    return {
+        plan.device.device_id: (
+            len(plan.device.channels),
+            column_names(len(plan.device.channels), [info.name for info in plan.model.infos]),
+        )
+        for plan in core.plans
+        if plan.model is not None
+    }

@@ -542,7 +542,9 @@ class Lane:
             valid = np.ones(chunk.values.shape, np.bool_) if chunk.valid is None else chunk.valid
             rows, values = chunk.rows, chunk.values
             if chunk.violated is not None:
-                fine = ~chunk.violated[rows].any(axis=1)
+                fine = learner.sound(chunk.start_ns, chunk.end_ns, np.asarray(chunk.violated.any(axis=1)))[
+                    rows
+                ]
                 rows, values, valid = rows[fine], values[fine], valid[fine]
             if rows.size:
                 start, end = chunk.start_ns[rows], chunk.end_ns[rows]

@@ -32,6 +32,7 @@ MOST_TIMES = 4  # what was wanted first: the longest that it takes, whatever the
 MORE = 1.25  # times as many windows, where those that there are resemble each other
 TRANSIENT_SIGMAS = 3.0  # between the first fifth and the last, in units of the rows' noise
 _PARTS = 5
+_LONG_AGO_NS = -(1 << 62)
 
 Floats = NDArray[np.float32]
 
@@ -56,6 +57,7 @@ class LearnerState(msgspec.Struct, kw_only=True):
     run_value: Floats
     run_start_ns: NDArray[np.int64]
     run_seen_ns: NDArray[np.int64]
+    violated_to_ns: int
 
 
 class Learner:
@@ -66,16 +68,23 @@ class Learner:
         window, c = plan.window, len(plan.device.channels)
         self._overlap = max(1.0, window.n / window.hop)
         self.first_target = wanted_windows(window.n, window.hop)
-        self._raw: list[Floats] = []
-        self._floors: tuple[float, ...] = ()
-        self._parts: list[Floats] = []
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        self.n_seen = 0
+        self._raw: list[Floats]
+        self._floors: tuple[float, ...]
+        self._parts: list[Floats]
+        self._starts: list[int]
+        self._ends: list[int]
         self.target = self.first_target
         self.complete = False  # there is enough: nothing more is taken until :meth:`go_on`
         self._note = ""
         self._runs = Runs(c, window)
+        self._violated_to_ns = _LONG_AGO_NS  # end of the last window in which a limit was exceeded
+        self._begin()
+
+    def _begin(self) -> None:
+        c = len(self._plan.device.channels)
+        self._raw, self._parts, self._starts, self._ends = [], [], [], []
+        self._floors = ()
+        self.n_seen = 0
         self._longest_ns = np.zeros(c, np.int64)
         self._low = np.full(c, np.inf, np.float32)
         self._high = np.full(c, -np.inf, np.float32)
@@ -127,7 +136,20 @@ class Learner:
     def go_on(self) -> None:
         """What there was did not do: the oldest is forgotten, and more is wanted."""
         self.complete = False
-        self._forget_oldest()
+        if self._still:
+            self._begin()  # a channel that stood still says nothing of how fine it is resolved
+        else:
+            self._forget_oldest()
+
+    def sound(
+        self, start_ns: NDArray[np.int64], end_ns: NDArray[np.int64], violated: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Which of windows [w] hold nothing of a time at which a limit was exceeded, bool[w]; ``violated`` bool[w]: in the
+        part of it that the window before had not shown."""
+        ends = np.maximum.accumulate(np.where(violated, end_ns, self._violated_to_ns))
+        self._violated_to_ns = int(ends[-1])
+        fine: NDArray[np.bool_] = start_ns >= ends
+        return fine
 
     def healthy(self) -> HealthyRows:
         """What was learned from, once it is :attr:`complete`."""
@@ -165,6 +187,7 @@ class Learner:
             run_value=self._runs.value,
             run_start_ns=self._runs.start_ns,
             run_seen_ns=self._runs.seen_ns,
+            violated_to_ns=self._violated_to_ns,
         )
 
     def restore(self, state: LearnerState) -> None:
@@ -173,7 +196,7 @@ class Learner:
         self._parts = [state.rows] if len(state.rows) else []
         self._starts, self._ends = state.start_ns.tolist(), state.end_ns.tolist()
         self.n_seen, self.target, self.complete = state.n_seen, state.target, state.complete
-        self._note = state.note
+        self._note, self._violated_to_ns = state.note, state.violated_to_ns
         self._longest_ns, self._low, self._high = state.longest_ns, state.low, state.high
         self._runs.resume(state.run_end_ns, state.run_value, state.run_start_ns, state.run_seen_ns)
 
@@ -198,7 +221,7 @@ class Learner:
         rows = self._rows()
         bad = ~np.isfinite(rows).all(axis=1)
         moves, few = self._moves(rows[~bad]), self._few(rows[~bad])
-        if self.n_seen < MOST_TIMES * self.first_target:
+        if self.n_seen < MOST_TIMES * self.first_target and not self._still:
             if moves or bad.any():
                 self._forget_oldest()
                 return
@@ -212,6 +235,11 @@ class Learner:
         elif few:
             self._note = "few of the windows are independent of each other: false-alarm rates are rough"
         self.complete = True
+
+    @property
+    def _still(self) -> bool:
+        """Whether no channel has ever changed."""
+        return bool((self._low == self._high).all())
 
     def _moves(self, rows: Floats) -> bool:
         """Whether the beginning and the end of ``rows`` differ by more than their noise: that of windows that have no

@@ -8,11 +8,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from edge_node.assembly import Core, assemble
 from edge_node.config import load_config
-from edge_node.learner import wanted_windows
+from edge_node.learner import MOST_TIMES, wanted_windows
+from models import manifest as manifests
+from models import messages
 from models.messages import Alert, DeviceStateMessage
 from models.signal import NS_PER_S, DropReason, SampleBlock
 
@@ -20,6 +23,7 @@ RATE, WINDOW, HOP = 1000, 256, 128
 T0_NS = 1_790_000_000 * NS_PER_S
 WANTED = wanted_windows(WINDOW, HOP)
 N_LEARN = (WANTED - 1) * HOP + WINDOW  # samples until there is enough
+IN_PROCESS = 'inference = "in_process"\n'
 DEVICE = f"""
 [[device]]
 id = "press-4"
@@ -49,11 +53,9 @@ def broken(n: int, seed: int = 0, start: int = 0) -> NDArray[np.float32]:
     )
 
 
-def written(folder: Path, device: str = DEVICE, before: str = "", gateway: str = "") -> Path:
+def written(folder: Path, device: str = DEVICE, before: str = "", gateway: str = IN_PROCESS) -> Path:
     path = folder / "gateway.toml"
-    path.write_text(
-        f'[gateway]\nname = "g1"\nsite = "s1"\ninference = "in_process"\n{gateway}{before}{device}'
-    )
+    path.write_text(f'[gateway]\nname = "g1"\nsite = "s1"\n{gateway}{before}{device}')
     return path
 
 
@@ -111,3 +113,100 @@ def test_a_device_learns_then_scores_then_says_what_is_wrong(tmp_path: Path) -> 
     counters = core.pipeline.counters()
     assert counters.window_drops == {DropReason.LEARNING: WANTED}
     assert counters.n_windows_closed == counters.n_windows_scored + counters.n_windows_pending + WANTED
+
+
+def model_of(core: Core) -> bytes:
+    return manifests.encode(core.bundles["press-4"].manifest)
+
+
+def test_how_the_signal_comes_changes_neither_the_model_nor_the_alerts(tmp_path: Path) -> None:
+    n_well = N_LEARN + 5 * RATE
+    signal = np.concatenate([vibration(n_well), broken(5 * RATE, 1, n_well)])
+    found = []
+    for size in (37, 1000, len(signal)):
+        core = core_of(written(tmp_path))
+        alerts, _ = heard(core, blocks(signal, size))
+        found.append((model_of(core), [messages.encode(alert) for alert in alerts]))
+        assert alerts
+    assert found[1:] == found[:1] * 2
+
+
+@pytest.mark.parametrize("at", [3000, 9000, N_LEARN - 50, N_LEARN + 500])
+def test_what_was_learned_survives_a_restart(tmp_path: Path, at: int) -> None:
+    path, signal = written(tmp_path), vibration(N_LEARN + RATE)
+    whole = core_of(path)
+    heard(whole, blocks(signal, 100))
+    first, second = core_of(path), core_of(path)
+    first.teach = None  # as in the daemon: somebody else makes the model, later
+    heard(first, blocks(signal[:at], 100))
+    second.pipeline.restore(first.pipeline.snapshot())
+    heard(second, blocks(signal[at:], 100, at))
+    assert model_of(second) == model_of(whole)
+    assert second.pipeline.counters() == whole.pipeline.counters()
+
+
+def test_windows_wait_for_a_model_that_takes_its_time_but_not_without_bound(tmp_path: Path) -> None:
+    core = core_of(written(tmp_path, gateway=f"{IN_PROCESS}max_waiting = 40\n"))
+    teach, core.teach = core.teach, None
+    assert teach is not None
+    heard(core, blocks(vibration(N_LEARN + 30 * HOP), 100))
+    assert core.pipeline.learned == ["press-4"]
+    assert core.pipeline.counters().n_windows_pending == 30
+    heard(core, blocks(vibration(20 * HOP), 100, N_LEARN + 30 * HOP))
+    counters = core.pipeline.counters()
+    assert (counters.n_windows_pending, counters.window_drops[DropReason.BACKPRESSURE]) == (40, 10)
+    core.teach = teach
+    core.score()
+    assert core.pipeline.counters().n_windows_scored == 40
+
+
+def test_a_machine_that_is_still_warming_up_is_learned_from_once_it_is_warm(tmp_path: Path) -> None:
+    n = 2 * N_LEARN
+    gain = 1.0 + 2.0 * np.exp(-np.arange(n) / (0.2 * N_LEARN))
+    signal = vibration(n) * gain[:, None].astype(np.float32)
+    core = core_of(written(tmp_path))
+    heard(core, blocks(signal, 100))
+    training = core.bundles["press-4"].manifest.training
+    assert training.set_aside["forgotten"] >= WANTED // 5
+    assert not any("still on its way" in note for note in training.notes)
+    assert training.end_ns - T0_NS > 1.2 * N_LEARN * NS_PER_S / RATE
+
+
+def test_a_machine_that_never_settles_is_learned_from_in_the_end_and_it_is_said(tmp_path: Path) -> None:
+    n = MOST_TIMES * (N_LEARN + 10 * HOP)
+    signal = vibration(n) * np.linspace(1.0, 60.0, n)[:, None].astype(np.float32)
+    core = core_of(written(tmp_path))
+    heard(core, blocks(signal, 1000))
+    training = core.bundles["press-4"].manifest.training
+    assert any("still on its way" in note for note in training.notes)
+    assert training.n_windows + training.set_aside["forgotten"] <= 1.1 * MOST_TIMES * WANTED
+
+
+def test_rest_faults_gaps_and_exceeded_limits_are_not_learned_from(tmp_path: Path) -> None:
+    rules = 'active_when = "press-4.y > -100"\n[[device.limit]]\nname = "hit"\nchannel = "x"\nabove = 50\n'
+    core = core_of(written(tmp_path, DEVICE + rules))
+    signal = vibration(N_LEARN + 40 * HOP)
+    signal[2000:4000, 1] = -200.0  # at rest
+    signal[6000, 0] = 100.0  # hit
+    given = blocks(signal, 100)
+    del given[90:95]  # a gap
+    heard(core, given)
+    drops = core.pipeline.counters().window_drops
+    assert drops[DropReason.INACTIVE] >= 14
+    assert drops[DropReason.GAP] >= 3
+    (channel, other) = core.bundles["press-4"].manifest.channels
+    assert channel.baseline.maximum < 50
+    assert other.baseline.minimum > -100
+    assert core.bundles["press-4"].manifest.training.n_windows == WANTED
+    assert drops[DropReason.LEARNING] in (WANTED + 2, WANTED + 3)  # with those that the hit is in
+
+
+def test_a_machine_in_which_nothing_moves_is_learned_from_when_it_does(tmp_path: Path) -> None:
+    notices: list[str] = []
+    core = assemble(load_config(written(tmp_path)), on_notice=notices.append)
+    heard(core, blocks(np.full((N_LEARN + RATE, 2), 0.25, np.float32), 100))
+    assert core.models == ()
+    assert "nothing ever changes" in notices[0]
+    core.pipeline.counters()
+    heard(core, blocks(vibration(8 * N_LEARN), 100, N_LEARN + RATE))
+    assert [model.version for model in core.models] == [0]

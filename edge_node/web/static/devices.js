@@ -90,6 +90,12 @@ function Score({ device, now }) {
 function Hint({ device, now }) {
   if (now.state === "learning") {
     if (now.progress === 0) return html`<p class="hint">Nothing has come from it yet. ${unconnected(device) || "What feeds it is connected: does it send, and under this name?"}</p>`;
+    if (now.leftS !== null) {
+      return html`<p class="hint">
+        <label>It learns what is normal from its own windows: <progress max="1" value=${now.progress}></progress> ${Math.floor(100 * now.progress)} %</label>${" "}
+        ${now.progress < 1 ? `About ${duration(now.leftS)} of running are wanted yet; more, where the machine is still warming up.` : "Its model is being made."}
+      </p>`;
+    }
     if (now.progress === 1 && device.gate) return html`<p class="hint">It is not known yet whether its machine runs (<code>${device.gate}</code>).</p>`;
     return html`<p class="hint">
       <label>Its first window, of ${duration(device.window_s)}, is filling: <progress max="1" value=${now.progress}></progress> ${Math.floor(100 * now.progress)} %</label>
