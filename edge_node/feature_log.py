@@ -87,6 +87,8 @@ class FeatureLog:
         self._n_dropped: Counter[DropReason] = Counter()
         self._n_raw_bytes = self._most_bytes = 0
         self._flush_at_s = self._ends_s = 0.0
+        self._plans: tuple[DevicePlan, ...] = ()
+        self._columns: dict[str, tuple[int, tuple[str, ...]]] = {}  # by device
         self.n_pauses = 0  # because the disk was too slow
         self._take_up(config, core)
 
@@ -200,8 +202,7 @@ class FeatureLog:
         self._options = bounds_as_black_box(config)
         self._flush_s = config.feature_log.flush_s
         self._devices = [device.as_recorded() for device in config.devices]
-        self._plans: tuple[DevicePlan, ...] = core.plans
-        self._columns = _columns(core)
+        self._plans, self._columns = core.plans, _columns(core)
         if not self._options.enabled:
             self._end()
             return
