@@ -29,7 +29,8 @@ from edge_node.plans import DevicePlan, ServedModel
 from edge_node.portions import Portion
 from edge_node.runs import Runs
 from edge_node.scorer import Scorer
-from edge_node.teaching import learned_bundle
+from edge_node.state_dir import state_dir_of
+from edge_node.teaching import Teacher
 from edge_node.workers import SHARED, Workers
 from models import codec
 from models.alerting import AlertPolicy, usual_policy
@@ -37,7 +38,6 @@ from models.calibration import AlertLevel, level_for_budget, level_for_p
 from models.manifest import ModelManifest
 from models.messages import ModelStatus
 from models.runtime import GraphUnusable
-from models.sample_size import FitError
 from models.signal import ArtifactTarget, Clock, Device, SampleBlock
 
 # Blocks of a device that complete more windows than this are scored in pieces: bounds memory, changes nothing else.
@@ -58,7 +58,7 @@ class Core:
     plans: tuple[DevicePlan, ...]
     workers: Workers | None = None
     bundles: dict[str, Bundle] = field(default_factory=dict)
-    teach: Callable[[Core, str], None] | None = None  # at once, where nobody else does
+    teacher: Teacher | None = None  # puts into service what devices have learned, where nobody else does
     scorer: Scorer = field(init=False)
     _portions: dict[str, Portion] = field(init=False)
     _linked: frozenset[str] = field(init=False)
@@ -119,9 +119,9 @@ class Core:
     def score(self) -> int:
         """Score all that is ready, as :class:`Scorer` does; returns the number of windows."""
         n = self.scorer.score()
-        while self.teach is not None and (learned := self.pipeline.learned):
+        while self.teacher is not None and (learned := self.pipeline.learned):
             for device_id in learned:
-                self.teach(self, device_id)
+                self.teacher.teach(self, device_id)
             n += self.scorer.score()
         return n
 
@@ -202,21 +202,11 @@ def assemble(config: Config, *, on_notice: Callable[[str], None], workers: Worke
     )
     configured = {d.device.device_id: bundles[d.model] for d in config.devices if d.model is not None}
 
-    def teach(core: Core, device_id: str) -> None:
-        plan = next(p for p in core.plans if p.device.device_id == device_id)
-        assert plan.learn is not None
-        try:
-            bundle = learned_bundle(core.pipeline.healthy(device_id), plan.learn)
-            fresh: dict[str, ScoringEngine] = {}
-            served = served_plan(config, config.device(device_id), bundle, fresh, on_notice, workers)
-        except (FitError, BundleRefused, ArtifactMissing, EdgeTpuUnavailable, GraphUnusable) as error:
-            on_notice(f"{device_id} learns on: {error}")
-            core.pipeline.learn_on(device_id)
-            return
-        core.bundles[device_id] = bundle
-        core.adopt([served], fresh)
+    def served(device_id: str, bundle: Bundle, fresh: dict[str, ScoringEngine]) -> DevicePlan:
+        return served_plan(config, config.device(device_id), bundle, fresh, on_notice, workers)
 
-    return Core(pipeline, engines, tuple(plans), workers, configured, teach)
+    teacher = Teacher(served, on_notice, state_dir_of(config))
+    return Core(pipeline, engines, tuple(plans), workers, configured, teacher)
 
 
 def _plan(

@@ -19,11 +19,13 @@ from tabulate import tabulate
 from edge_node import cli_doctor, cli_plan, cli_recordings, cli_replay, probing
 from edge_node.assembly import assemble
 from edge_node.config import ConfigError, load_config
+from edge_node.learner import wanted_windows
 from edge_node.model_in_service import in_service
 from models.cli_values import Parser, positive
 from models.logs import LogError
 from models.program_log import set_up_logging
 from models.runtime import RuntimeUnavailable
+from models.wording import duration
 
 FAILED = 1
 
@@ -129,6 +131,10 @@ def _check(given: argparse.Namespace) -> int:
             engine = core.engines[plan.engine]
             model = f"{plan.model.model_id} v{plan.model.version} on {engine.backend}"
             level = plan.levels[engine.target].text()
+        elif plan.learn is not None:
+            n = wanted_windows(plan.window.n, plan.window.hop)
+            span = duration((n - 1) * plan.window.hop_ns + plan.window.window_ns)
+            model = f"{plan.learn.model_id}, learned here ({plan.learn.feature_set}): from {span} of running, or more"
         rows.append(
             (plan.device.device_id, plan.device.machine, len(plan.device.channels), window, model, level)
         )

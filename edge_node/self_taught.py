@@ -18,19 +18,17 @@ import structlog
 from edge_node import model_admission as admission
 from edge_node.assembly import Core
 from edge_node.config import Config
+from edge_node.learned_shelf import keep, learned_before, learned_shelf
 from edge_node.model_attempt import between_windows
 from edge_node.model_home import ModelHome
 from edge_node.model_probe import ProbeStopped
-from edge_node.model_record import Kept, NotAdmitted, Record
+from edge_node.model_record import NotAdmitted
 from edge_node.model_shelf import Shelf
-from edge_node.model_store import Bundle, BundleRefused, read_bundle
+from edge_node.model_store import Bundle, BundleRefused
 from edge_node.plans import DevicePlan
 from edge_node.teaching import learned_bundle
-from models import manifest as manifests
 from models.refusals import RefusalReason
 from models.sample_size import FitError
-
-FOLDER = "learned"  # below the state directory
 
 log = structlog.get_logger("linewatch.models")
 
@@ -43,7 +41,7 @@ class SelfTaught:
         self, home: ModelHome, state: Path | None, stop: threading.Event, adopted: Callable[[str], None]
     ) -> None:
         self._home = home
-        self._state = None if state is None else state / FOLDER
+        self._state = state
         self._stop = stop
         self._adopted = adopted
         self._bundles: dict[str, Bundle] = {}  # by device
@@ -52,7 +50,7 @@ class SelfTaught:
 
     def take_over(self, config: Config, core: Core) -> None:
         """Serves in ``core``, to which nothing was pushed yet, what its devices have learned before, where it still fits."""
-        core.teach = None  # it takes too long for the loop
+        core.teacher = None  # it takes too long for the loop
         for task in self._tasks.values():
             task.cancel()
         self._tasks = {}
@@ -61,7 +59,7 @@ class SelfTaught:
                 continue
             device_id, shelf = plan.device.device_id, self._shelf(plan)
             try:
-                bundle = self._bundles.get(device_id) or _on_shelf(shelf)
+                bundle = self._bundles.get(device_id) or learned_before(shelf)
                 if bundle is None:
                     continue
                 prepared = admission.prepare(
@@ -95,7 +93,7 @@ class SelfTaught:
         learn, healthy = plan.learn, core.pipeline.healthy(device_id)
         try:
             bundle = await asyncio.to_thread(learned_bundle, healthy, learn)
-            await asyncio.to_thread(self._keep, self._shelf(plan), bundle)
+            await asyncio.to_thread(_keep, self._shelf(plan), bundle)
             prepared = await self._home.prepare([plan], lambda _: bundle)
 
             def swap() -> None:
@@ -133,28 +131,13 @@ class SelfTaught:
 
     def _shelf(self, plan: DevicePlan) -> Shelf:
         assert plan.learn is not None
-        return Shelf(self._state, plan.learn.model_id)
-
-    def _keep(self, shelf: Shelf, bundle: Bundle) -> None:
-        kept = Kept(version=bundle.manifest.version, digest=manifests.digest(bundle.manifest))
-        try:
-            shelf.keep(Record(current=kept), bundle)
-        except OSError as error:
-            log.error(
-                f"model {shelf.model_id} cannot be kept ({error.strerror}): after a restart it is learned anew"
-            )
+        return learned_shelf(self._state, plan.learn)
 
 
-def _on_shelf(shelf: Shelf) -> Bundle | None:
-    kept = shelf.load().current
-    place = None if kept is None else shelf.place(kept)
-    if kept is None or place is None:
-        return None
+def _keep(shelf: Shelf, bundle: Bundle) -> None:
     try:
-        bundle = read_bundle(place)
-        if manifests.digest(bundle.manifest) != kept.digest:
-            raise NotAdmitted(RefusalReason.CORRUPT, f"{place} holds another model than was put there")
-    except BundleRefused as error:
-        shelf.set_aside(kept, str(error))
-        raise NotAdmitted(error.reason, str(error)) from error
-    return bundle
+        keep(shelf, bundle)
+    except OSError as error:
+        log.error(
+            f"model {shelf.model_id} cannot be kept ({error.strerror}): after a restart it is learned anew"
+        )

@@ -1,12 +1,57 @@
-"""From what a device has learned from to a bundle that may serve it."""
+"""From what a device has learned from to a bundle that may serve it, and, where nobody else does that, into service at once."""
 
 from __future__ import annotations
 
-from edge_node.model_store import Bundle, examine
-from edge_node.plans import LearnPlan
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_node.inference import ArtifactMissing, EdgeTpuUnavailable, ScoringEngine
+from edge_node.learned_shelf import learned_before, learned_shelf
+from edge_node.model_store import Bundle, BundleRefused, examine
+from edge_node.plans import DevicePlan, LearnPlan
 from models.healthy_rows import HealthyRows
+from models.runtime import GraphUnusable
+from models.sample_size import FitError
+
+if TYPE_CHECKING:
+    from edge_node.assembly import Core
 
 VERSION = 0  # any that is published is above it
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """``served(device_id, bundle, engines)``: the plan of a device with a bundle, whose engine it adds. ``state``: the gateway's
+    state directory, which is read alone."""
+
+    served: Callable[[str, Bundle, dict[str, ScoringEngine]], DevicePlan]
+    on_notice: Callable[[str], None]
+    state: Path | None
+
+    def teach(self, core: Core, device_id: str) -> None:
+        """``device_id`` has learned enough: it scores by that from its next window on, or learns on."""
+        plan = next(p for p in core.plans if p.device.device_id == device_id)
+        assert plan.learn is not None
+        try:
+            self.serve(core, device_id, learned_bundle(core.pipeline.healthy(device_id), plan.learn))
+        except (FitError, BundleRefused, ArtifactMissing, EdgeTpuUnavailable, GraphUnusable) as error:
+            self.on_notice(f"{device_id} learns on: {error}")
+            core.pipeline.learn_on(device_id)
+
+    def serve(self, core: Core, device_id: str, bundle: Bundle) -> None:
+        """``device_id`` scores by ``bundle``, which it has learned, from its next window on. Raises as
+        :func:`edge_node.assembly.served_plan` does, and ValueError where it does not fit any more."""
+        engines: dict[str, ScoringEngine] = {}
+        plan = self.served(device_id, bundle, engines)
+        core.adopt([plan], engines)
+        core.bundles[device_id] = bundle
+
+    def before(self, plan: DevicePlan) -> Bundle | None:
+        """What the device of ``plan`` has learned on this gateway before, if anything; NotAdmitted where it is damaged."""
+        assert plan.learn is not None
+        return learned_before(learned_shelf(self.state, plan.learn))
 
 
 def learned_bundle(healthy: HealthyRows, learn: LearnPlan) -> Bundle:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_node.self_taught import FOLDER
+from edge_node.learned_shelf import FOLDER
 from models import manifest as manifests
 from models.manifest import ModelManifest
 from models.topics import ModelTopics
@@ -124,6 +124,21 @@ def test_it_learns_over_a_kill_raises_what_is_wrong_and_knows_its_model_after_a_
             wait_for(lambda: connected(port), "the source's connection")
             assert metrics(port)[f'linewatch_model_version{{model="{MODEL}"}}'] == 0
             assert learned not in metrics(port)
+            n_said = len(alerts(seen))
+            board.until(lambda: [a for a in alerts(seen)[n_said:] if a["state"] == "cleared"], "its end")
+            n_said = len(alerts(seen))
+            board.send(10 * RATE, broken)
+            raised = wait_for(lambda: alerts(seen)[n_said:], "another alert")[0]
+            # a part of the black box that begins after learning is judged by what was learned
+            out, said = tmp_path / "part.parquet", tmp_path / "said.jsonl"
+            for command in (
+                ("recordings", "export", "-c", path, "--alert", raised["alert_id"], "-o", out),
+                ("replay", out, "-c", path, "--output", said),
+            ):
+                done = subprocess.run(edge_node(*command), capture_output=True, text=True, timeout=60)
+                assert done.returncode == 0, done.stderr
+            told = [json.loads(line) for line in said.read_text().splitlines()]
+            assert of_the_signal(raised) in [of_the_signal(alert) for alert in told]
             daemon.send_signal(signals.SIGTERM)
             assert daemon.wait(15) == 0
 

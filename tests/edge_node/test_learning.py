@@ -137,7 +137,7 @@ def test_what_was_learned_survives_a_restart(tmp_path: Path, at: int) -> None:
     whole = core_of(path)
     heard(whole, blocks(signal, 100))
     first, second = core_of(path), core_of(path)
-    first.teach = None  # as in the daemon: somebody else makes the model, later
+    first.teacher = None  # as in the daemon: somebody else makes the model, later
     heard(first, blocks(signal[:at], 100))
     second.pipeline.restore(first.pipeline.snapshot())
     heard(second, blocks(signal[at:], 100, at))
@@ -147,15 +147,14 @@ def test_what_was_learned_survives_a_restart(tmp_path: Path, at: int) -> None:
 
 def test_windows_wait_for_a_model_that_takes_its_time_but_not_without_bound(tmp_path: Path) -> None:
     core = core_of(written(tmp_path, gateway=f"{IN_PROCESS}max_waiting = 40\n"))
-    teach, core.teach = core.teach, None
-    assert teach is not None
+    teacher, core.teacher = core.teacher, None
     heard(core, blocks(vibration(N_LEARN + 30 * HOP), 100))
     assert core.pipeline.learned == ["press-4"]
     assert core.pipeline.counters().n_windows_pending == 30
     heard(core, blocks(vibration(20 * HOP), 100, N_LEARN + 30 * HOP))
     counters = core.pipeline.counters()
     assert (counters.n_windows_pending, counters.window_drops[DropReason.BACKPRESSURE]) == (40, 10)
-    core.teach = teach
+    core.teacher = teacher
     core.score()
     assert core.pipeline.counters().n_windows_scored == 40
 
