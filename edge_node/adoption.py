@@ -165,6 +165,10 @@ class Adoption:
             Trouble(f"learning/{device_id}", text, 1, math.inf)
             for device_id, text in self._self_taught.trouble.items()
         ]
+        found += [
+            Trouble(f"model_kept/{model_id}", text, 1, math.inf)
+            for model_id, text in self._self_taught.unkept.items()
+        ]
         for model_id, track in self._tracks.items():
             if (text := track.trouble) is not None:
                 found.append(Trouble(f"model/{model_id}/{text}", f"model {model_id}: {text}", 1, math.inf))

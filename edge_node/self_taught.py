@@ -47,6 +47,7 @@ class SelfTaught:
         self._bundles: dict[str, Bundle] = {}  # by device
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.trouble: dict[str, str] = {}  # by device: why it does not score by what it has learned
+        self.unkept: dict[str, str] = {}  # by model: why a restart forgets it
 
     def take_over(self, config: Config, core: Core) -> None:
         """Serves in ``core``, to which nothing was pushed yet, what its devices have learned before, where it still fits."""
@@ -93,7 +94,7 @@ class SelfTaught:
         learn, healthy = plan.learn, core.pipeline.healthy(device_id)
         try:
             bundle = await asyncio.to_thread(learned_bundle, healthy, learn)
-            await asyncio.to_thread(_keep, self._shelf(plan), bundle)
+            await asyncio.to_thread(self._keep, self._shelf(plan), bundle)
             prepared = await self._home.prepare([plan], lambda _: bundle)
 
             def swap() -> None:
@@ -129,15 +130,15 @@ class SelfTaught:
         core.bundles[device_id] = self._bundles[device_id] = bundle
         self.trouble.pop(device_id, None)
 
+    def _keep(self, shelf: Shelf, bundle: Bundle) -> None:
+        try:
+            keep(shelf, bundle)
+        except OSError as error:
+            why = error.strerror or error
+            text = f"model {shelf.model_id} cannot be kept ({why}): after a restart it is learned anew"
+            self.unkept[shelf.model_id] = text
+            log.error(text)
+
     def _shelf(self, plan: DevicePlan) -> Shelf:
         assert plan.learn is not None
         return learned_shelf(self._state, plan.learn)
-
-
-def _keep(shelf: Shelf, bundle: Bundle) -> None:
-    try:
-        keep(shelf, bundle)
-    except OSError as error:
-        log.error(
-            f"model {shelf.model_id} cannot be kept ({error.strerror}): after a restart it is learned anew"
-        )

@@ -69,7 +69,7 @@ topic = "plant/{{device}}"
 time_key = "t"
 qos = 1
 """
-    return written(folder, DEVICE, before, gateway="")
+    return written(folder, f"{DEVICE}alert = {{ cooldown_s = 0 }}\n", before, gateway="")
 
 
 def states(seen: Subscriber) -> list[tuple[str, float | None]]:
@@ -131,12 +131,13 @@ def test_it_learns_over_a_kill_raises_what_is_wrong_and_knows_its_model_after_a_
             raised = wait_for(lambda: alerts(seen)[n_said:], "another alert")[0]
             # a part of the black box that begins after learning is judged by what was learned
             out, said = tmp_path / "part.parquet", tmp_path / "said.jsonl"
-            for command in (
-                ("recordings", "export", "-c", path, "--alert", raised["alert_id"], "-o", out),
-                ("replay", out, "-c", path, "--output", said),
-            ):
-                done = subprocess.run(edge_node(*command), capture_output=True, text=True, timeout=60)
-                assert done.returncode == 0, done.stderr
+            export = edge_node("recordings", "export", "-c", path, "--alert", raised["alert_id"], "-o", out)
+            wait_for(
+                lambda: subprocess.run(export, capture_output=True, timeout=60).returncode == 0, "a part"
+            )
+            replay = edge_node("replay", out, "-c", path, "--output", said)
+            done = subprocess.run(replay, capture_output=True, text=True, timeout=60)
+            assert (done.returncode, "learns anew" in done.stderr) == (0, False), done.stderr
             told = [json.loads(line) for line in said.read_text().splitlines()]
             assert of_the_signal(raised) in [of_the_signal(alert) for alert in told]
             daemon.send_signal(signals.SIGTERM)
