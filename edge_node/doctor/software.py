@@ -67,7 +67,9 @@ def assembled(config: Config, *, gateway_runs: bool = False) -> tuple[Core | Non
             of = f"{n} device{'s' * (n != 1)}"
             backend = core.engines[plan.engine].backend
             found.append(ok("models", f"{plan.model.model_id} v{plan.model.version} for {of} on {backend}"))
-    if n := sum(plan.model is None for plan in core.plans):
+    if n := sum(plan.learn is not None for plan in core.plans):
+        found.append(ok("models", f"{n} device{'s' * (n != 1)} whose model this gateway learns by itself"))
+    if n := sum(plan.model is None and plan.learn is None for plan in core.plans):
         without = f"{n} device{'s' * (n != 1)} without a model: limits and sensor checks only"
         found.append(ok("models", without))
     return core, found

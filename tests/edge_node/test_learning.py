@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge_node.assembly import Core, assemble
 from edge_node.config import load_config
 from edge_node.learner import MOST_TIMES, wanted_windows
+from examples.simulated_plant import AXES, PLANT, Fault, FaultKind, Plant
 from models import manifest as manifests
 from models import messages
 from models.messages import Alert, DeviceStateMessage
@@ -209,3 +210,32 @@ def test_a_machine_in_which_nothing_moves_is_learned_from_when_it_does(tmp_path:
     core.pipeline.counters()
     heard(core, blocks(vibration(8 * N_LEARN), 100, N_LEARN + RATE))
     assert [model.version for model in core.models] == [0]
+
+
+@pytest.mark.parametrize("kind", [FaultKind.BEARING, FaultKind.IMBALANCE])
+def test_a_board_of_the_simulated_plant_alerts_minutes_after_its_first_sample(
+    tmp_path: Path, kind: FaultKind
+) -> None:
+    board = next(s for s in PLANT if s.device == "press-1-vibration")
+    text = (
+        '[[device]]\nid = "press-1-vibration"\nrate_hz = 1000\nchannels = ["x", "y", "z"]\nmodel = "learn"\n'
+    )
+    core, begins_s = core_of(written(tmp_path, text)), 180
+    plant = Plant([Fault(kind, board.device, begins_s, growth_s=60.0)])
+    alerts: list[Alert] = []
+    for second in range(begins_s + 60):
+        values = plant.second(board, second)
+        assert values is not None
+        start_ns = T0_NS + second * NS_PER_S
+        block = SampleBlock.uniform(
+            board.device,
+            AXES,
+            values,
+            start_ns=start_ns,
+            rate_hz=Fraction(1000),
+            arrival_ns=start_ns + NS_PER_S,
+        )
+        alerts += heard(core, [block])[0]
+    raised = [a for a in alerts if a.state == "raised"]
+    assert [a.kind for a in raised] == ["machine"]
+    assert begins_s < (raised[0].end_ns - T0_NS) / NS_PER_S < begins_s + 60
