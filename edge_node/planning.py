@@ -134,7 +134,7 @@ def plan_of(config: Config, core: Core, offline_s: float) -> Plan:
         model_bytes=sum(f.stat().st_size for folder in folders for f in folder.iterdir() if f.is_file()),
         memory_bytes=memory,
         memory_most_bytes=memory + 4 * config.gateway.queue_samples,
-        alerts_per_week=sum(d.alerts_per_week or 0.0 for d in config.devices if d.model is not None),
+        alerts_per_week=sum(d.alerts_per_week or 0.0 for d in config.devices if d.model or d.learn),
         held_s=held_s,
         held_by=held_by,
     )

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_node.assembly import Core, assemble
+from edge_node.cli import main
 from edge_node.config import load_config
 from edge_node.learner import MOST_TIMES, wanted_windows
 from examples.simulated_plant import AXES, PLANT, Fault, FaultKind, Plant
@@ -239,3 +240,15 @@ def test_a_board_of_the_simulated_plant_alerts_minutes_after_its_first_sample(
     raised = [a for a in alerts if a.state == "raised"]
     assert [a.kind for a in raised] == ["machine"]
     assert begins_s < (raised[0].end_ns - T0_NS) / NS_PER_S < begins_s + 60
+
+
+def test_commands_say_what_will_be_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path)
+    assert main(["check", "-c", str(path)]) == 0
+    assert (
+        "learned-press-4, learned here (vibration): from 13 s of running, or more" in capsys.readouterr().out
+    )
+    assert main(["plan", "-c", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "1 device makes its model here" in out
+    assert "budget  1 false alarms a week" in out
