@@ -18,6 +18,7 @@ from models import manifest as manifests
 from models.manifest import ModelManifest
 from models.topics import ModelTopics
 from tests.brokers import Subscriber, broker, free_port, wait_for
+from tests.edge_node.browsers import browser
 from tests.edge_node.daemons import alerts, connected, edge_node, metrics, of_the_signal, running, status
 from tests.edge_node.test_learning import DEVICE, HOP, N_LEARN, RATE, broken, vibration, written
 from tests.edge_node.versions import PUBLIC, messages, signed
@@ -187,3 +188,26 @@ def test_a_recording_of_a_run_that_learned_replays_to_its_alerts(tmp_path: Path)
     )
     assert done.returncode == 0, done.stderr
     assert [json.loads(line) for line in out.read_text().splitlines()] == live
+
+
+def test_the_page_says_how_far_it_is(tmp_path: Path) -> None:
+    port, device = free_port(), '[data-device="press-4"]'
+    with (
+        broker(tmp_path) as mosquitto,
+        Subscriber(mosquitto.port, "linewatch/#") as seen,
+        browser() as page,
+    ):
+        path, board = gateway(tmp_path, mosquitto.port, port), Board(seen)
+        with running(path):
+            wait_for(lambda: connected(port), "the source's connection")
+            page.open(f"http://127.0.0.1:{port}/")
+            board.send(N_LEARN // 2)
+            page.find(f"{device} .state", "Learning")
+            page.find(device, "It learns what is normal from its own windows:")
+            page.find(f"{device} progress")
+            page.find(device, "of running are wanted yet")
+            board.send(N_LEARN // 2)
+            board.until(lambda: states(seen)[-1] == ("normal", None), "a device that is normal")
+            page.find(f"{device} .state", "Normal")
+            page.find(f"{device} .score", "alert level")
+            assert page.complaints() == []
