@@ -58,7 +58,7 @@ class LaneState(msgspec.Struct, kw_only=True):
     ranges: RangeState | None = None
     featured_ns: int | None = None
     learner: LearnerState | None = None
-    kept_back: list[WindowBatch] = []
+    kept_back: list[tuple[WindowBatch | None, Silence | None]] = []
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,8 +107,9 @@ class Lane:
         self._recentring = _recentring(plan)
         self._ranges = None if plan.model is None else plan.model.running_range()
         self._learner = None if plan.learn is None or plan.model is not None else Learner(plan, plan.learn)
-        # Of a device that learns: windows not looked at yet, since how is only known once those before have been learned from.
-        self._kept_back: deque[WindowBatch] = deque()
+        # Of a device that learns: windows not looked at yet, since how is only known once those before have been learned from,
+        # and the silences between them.
+        self._kept_back: deque[tuple[WindowBatch | None, Silence | None]] = deque()
 
     @property
     def outbox(self) -> list[PipelineEvent]:
@@ -145,7 +146,7 @@ class Lane:
             sample_drops=dict(windower.sample_drops),
             n_windows_closed=windower.n_closed + self._n_fed,
             n_windows_scored=self._n_scored,
-            n_windows_pending=self._n_untaken + pending + sum(batch.n for batch in self._kept_back),
+            n_windows_pending=self._n_untaken + pending + self._n_kept_back,
             window_drops=added(windower.window_drops, self._window_drops),
         )
 
@@ -153,6 +154,10 @@ class Lane:
     def _n_untaken(self) -> int:
         windower = self.windower
         return windower.n_closed - sum(windower.window_drops.values()) - self._n_taken
+
+    @property
+    def _n_kept_back(self) -> int:
+        return sum(batch.n for batch, _ in self._kept_back if batch is not None)
 
     def push(self, block: SampleBlock) -> list[ClockEvent]:
         """Take a block; returns the restarts of event time that it made."""
@@ -171,8 +176,7 @@ class Lane:
         if self.windower.stale and not self._stale:
             self._stale = True
             self.collect()
-            self._order.append(fell_silent(self.windower, now_ns, self._clock))
-            self._settle()
+            self._hear_silence(fell_silent(self.windower, now_ns, self._clock))
         return self._n_untaken > 0 or bool(self._gated or self._ready)
 
     def resume(self, now_ns: int) -> None:
@@ -198,7 +202,7 @@ class Lane:
             if self._learner is None:
                 self._inspect(batch)
             else:
-                self._kept_back.append(batch)
+                self._kept_back.append((batch, None))
         self._learn()
         if self._gated:
             self._open_gate()
@@ -343,8 +347,12 @@ class Lane:
         self.plan, self._inspection, self._recentring, self._ranges = plan, inspection, recentring, ranges
         if self._learner is not None:
             self._learner = None
-            while self._kept_back:
-                self._inspect(self._kept_back.popleft())
+            for batch, silence in self._kept_back:
+                if batch is not None:
+                    self._inspect(batch)
+                elif silence is not None:
+                    self._order.append(silence)
+            self._kept_back.clear()
             self.collect()
 
     def judgement(self) -> Judgement:
@@ -421,7 +429,7 @@ class Lane:
         self._gated = deque(c for c in chunks if c.stage == "gated")
         self._kept_back = deque(state.kept_back)
         self._n_waiting = sum(c.n for c in chunks if c.stage in ("gated", "ready"))
-        self._n_waiting += sum(batch.n for batch in self._kept_back)
+        self._n_waiting += self._n_kept_back
         if self._learner is not None and state.learner is not None:
             self._learner.restore(state.learner)
         self._inspection.restore(state.inspection)
@@ -462,11 +470,18 @@ class Lane:
             if not self.windower.stale:
                 self._stale = False
                 self.collect()
-                self._order.append(spoke_again(row))
-                self._settle()
+                self._hear_silence(spoke_again(row))
             elif len(self.windower.stale_channels) >= len(silent):
                 break  # by its own reckoning the windower did not hear them
         return block
+
+    def _hear_silence(self, silence: Silence) -> None:
+        """After all windows that have closed."""
+        if self._kept_back:
+            self._kept_back.append((None, silence))
+            return
+        self._order.append(silence)
+        self._settle()
 
     def _inspect(self, batch: WindowBatch) -> None:
         for chunk in self._inspection.chunks(batch, self.windower.last_arrival_ns, self._clock):
@@ -479,12 +494,20 @@ class Lane:
     def _learn(self) -> None:
         """Learn from what was kept back, until there is enough: how the rest is looked at, the model says that follows."""
         while self._kept_back and self._learner is not None and not self._learner.complete:
-            batch, room = self._kept_back.popleft(), self._learner.room
-            if batch.n > room:
-                self._kept_back.appendleft(_part(batch, slice(room, None)))
-                batch = _part(batch, slice(room))
-            self._inspect(batch)
-            self._open_gate()
+            batch, silence = self._kept_back[0]
+            n = 0 if batch is None else min(self._learner.room, batch.n)
+            if n and batch is not None and self._gate is not None and not self._finishing:
+                n = min(n, self._gate.n_known(batch.end_ns))
+                if not n:
+                    return
+            self._kept_back.popleft()
+            if silence is not None:
+                self._order.append(silence)
+            if batch is not None:
+                if n < batch.n:
+                    self._kept_back.appendleft((_part(batch, slice(n, None)), None))
+                self._inspect(_part(batch, slice(n)))
+                self._open_gate()
 
     def _open_gate(self) -> None:
         """Resolve the windows of which it is known whether the machine ran, the oldest first."""
@@ -570,10 +593,13 @@ class Lane:
 
     def _shed(self, bound: int) -> None:
         """Past ``bound`` waiting windows, drop the oldest that are not out."""
-        while self._kept_back and self._n_waiting > bound:
-            n = self._kept_back.popleft().n
-            self._n_waiting -= n
-            self._drop(DropReason.BACKPRESSURE, n)
+        kept, self._kept_back = self._kept_back, deque()
+        for batch, silence in kept:
+            if batch is not None and self._n_waiting > bound:
+                self._n_waiting -= batch.n
+                self._drop(DropReason.BACKPRESSURE, batch.n)
+            else:
+                self._kept_back.append((batch, silence))
         for chunk in self._order:
             if self._n_waiting <= bound:
                 return

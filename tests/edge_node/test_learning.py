@@ -252,3 +252,32 @@ def test_commands_say_what_will_be_learned(tmp_path: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "1 device makes its model here" in out
     assert "budget  1 false alarms a week" in out
+
+
+def test_a_silence_while_a_model_is_made_comes_after_the_windows_before_it(tmp_path: Path) -> None:
+    gated = DEVICE + 'active_when = "press-4.y > -100"\n'
+    n = N_LEARN + 30 * HOP
+    signal = np.concatenate([vibration(n - 10 * HOP), broken(10 * HOP, 1)])
+    silent_ns = T0_NS + n * NS_PER_S // RATE + 120 * NS_PER_S
+    found = []
+    for waits in (False, True):
+        core = core_of(written(tmp_path, gated))
+        teacher = core.teacher
+        if waits:
+            core.teacher = None
+        alerts, _ = heard(core, blocks(signal, 100))
+        core.pipeline.advance(silent_ns)
+        alerts += heard(core, [])[0]
+        if waits:
+            assert core.pipeline.learned == ["press-4"]
+            other = core_of(written(tmp_path, gated))  # and over a restart
+            other.pipeline.restore(core.pipeline.snapshot())
+            core = other
+        core.teacher = teacher
+        core.score()
+        alerts += [e.event for e in core.pipeline.events() if isinstance(e.event, Alert)]
+        again = blocks(vibration(RATE), 100, n + 200 * RATE)
+        found.append([messages.encode(a) for a in [*alerts, *heard(core, again)[0]]])
+        assert core.pipeline.conditions() == {"press-4": "anomalous"}
+    assert found[0] == found[1]
+    assert len(found[0]) == 3  # wrong, silent, and heard again
