@@ -38,10 +38,11 @@ Floats = NDArray[np.float32]
 
 
 class LearnerState(msgspec.Struct, kw_only=True):
-    """Everything a :class:`Learner` remembers. ``raw`` float32[e, n, c]: the first windows; once ``floors`` are known, the
-    first and the last."""
+    """Everything a :class:`Learner` remembers. ``raw`` float32[e, n, c] and ``raw_valid`` bool[e, n, c]: the first windows; once
+    ``floors`` are known, one of the first and one of the last, and none."""
 
     raw: Floats
+    raw_valid: NDArray[np.bool_]
     floors: tuple[float, ...]
     rows: Floats
     start_ns: NDArray[np.int64]
@@ -69,6 +70,7 @@ class Learner:
         self._overlap = max(1.0, window.n / window.hop)
         self.first_target = wanted_windows(window.n, window.hop)
         self._raw: list[Floats]
+        self._raw_valid: list[NDArray[np.bool_]]
         self._floors: tuple[float, ...]
         self._parts: list[Floats]
         self._starts: list[int]
@@ -82,7 +84,8 @@ class Learner:
 
     def _begin(self) -> None:
         c = len(self._plan.device.channels)
-        self._raw, self._parts, self._starts, self._ends = [], [], [], []
+        self._raw, self._raw_valid, self._parts = [], [], []
+        self._starts, self._ends = [], []
         self._floors = ()
         self.n_seen = 0
         self._longest_ns = np.zeros(c, np.int64)
@@ -115,21 +118,20 @@ class Learner:
         self._longest_ns = np.maximum(self._longest_ns, (seen - starts).max(axis=0))
         self._low = np.minimum(self._low, np.where(batch.valid, batch.values, np.inf).min(axis=(0, 1)))
         self._high = np.maximum(self._high, np.where(batch.valid, batch.values, -np.inf).max(axis=(0, 1)))
-        whole = np.asarray(batch.valid.all(axis=(1, 2)))
-        i = 0
-        while i < batch.n and not self._floors:  # what is not whole says too little of them
-            if whole[i]:
-                self._raw.append(batch.values[i].copy())
-                self._note_times(batch, i, i + 1)
-                if len(self._raw) == FLOOR_WINDOWS:
-                    self._resolve()
-            i += 1
+        i = min(batch.n, 0 if self._floors else FLOOR_WINDOWS - len(self._raw))
+        if i:
+            self._raw += list(batch.values[:i].copy())
+            self._raw_valid += list(batch.valid[:i].copy())
+            self._note_times(batch, 0, i)
+            if len(self._raw) == FLOOR_WINDOWS:
+                self._resolve()
         if i < batch.n:
             rate_hz = self._plan.window.rate_hz
             self._parts.append(extract(self._spec(), batch.values[i:], batch.valid[i:], rate_hz))
             self._note_times(batch, i, batch.n)
-            if whole[i:].any():
-                self._raw[1] = batch.values[i + int(np.flatnonzero(whole[i:])[-1])].copy()
+            whole = np.flatnonzero(batch.valid[i:].all(axis=(1, 2)))
+            if whole.size:
+                self._raw[1] = batch.values[i + int(whole[-1])].copy()
         if self.n >= self.target:
             self._look()
 
@@ -172,6 +174,7 @@ class Learner:
         window, c = self._plan.window, len(self._plan.device.channels)
         return LearnerState(
             raw=np.stack(self._raw) if self._raw else np.zeros((0, window.n, c), np.float32),
+            raw_valid=np.stack(self._raw_valid) if self._raw_valid else np.zeros((0, window.n, c), np.bool_),
             floors=self._floors,
             rows=self._rows(),
             start_ns=np.array(self._starts, np.int64),
@@ -191,7 +194,7 @@ class Learner:
         )
 
     def restore(self, state: LearnerState) -> None:
-        self._raw = list(state.raw)
+        self._raw, self._raw_valid = list(state.raw), list(state.raw_valid)
         self._floors = state.floors
         self._parts = [state.rows] if len(state.rows) else []
         self._starts, self._ends = state.start_ns.tolist(), state.end_ns.tolist()
@@ -205,11 +208,12 @@ class Learner:
 
     def _resolve(self) -> None:
         """How fine each channel is resolved, from the windows that were kept as signal."""
-        values = np.stack(self._raw)
-        self._floors = learn_floors(values, np.ones(values.shape, np.bool_))
-        valid = np.ones(values.shape, np.bool_)
+        values, valid = np.stack(self._raw), np.stack(self._raw_valid)
+        self._floors = learn_floors(values, valid)
         self._parts = [extract(self._spec(), values, valid, self._plan.window.rate_hz)]
-        self._raw = [self._raw[0], self._raw[-1]]
+        whole = values[valid.all(axis=(1, 2))]
+        examples = whole if len(whole) else values  # else as windows are filled
+        self._raw, self._raw_valid = [examples[0], examples[-1]], []
 
     def _note_times(self, batch: WindowBatch, begin: int, end: int) -> None:
         self._starts += batch.start_ns[begin:end].tolist()

@@ -281,3 +281,32 @@ def test_a_silence_while_a_model_is_made_comes_after_the_windows_before_it(tmp_p
         assert core.pipeline.conditions() == {"press-4": "anomalous"}
     assert found[0] == found[1]
     assert len(found[0]) == 3  # wrong, silent, and heard again
+
+
+def test_a_device_whose_windows_always_have_a_hole_learns_all_the_same(tmp_path: Path) -> None:
+    slow = DEVICE.replace(f"rate_hz = {RATE}\nwindow = {WINDOW}\nhop = {HOP}", "rate_hz = 1")
+    values = np.random.default_rng(0).normal([60.0, 8.0], 0.5, (4000, 2)).astype(np.float32)
+    values[::20, 1] = np.nan
+    core = core_of(written(tmp_path, slow))
+    for i in range(0, len(values), 50):
+        start_ns = T0_NS + i * NS_PER_S
+        heard(
+            core,
+            [
+                SampleBlock.uniform(
+                    "press-4",
+                    ("x", "y"),
+                    values[i : i + 50],
+                    start_ns=start_ns,
+                    rate_hz=Fraction(1),
+                    arrival_ns=start_ns + 50 * NS_PER_S,
+                )
+            ],
+        )
+    manifest = core.bundles["press-4"].manifest
+    assert (manifest.features.set, manifest.window.n, manifest.training.n_windows) == (
+        "slow",
+        60,
+        wanted_windows(60, 1),
+    )
+    assert core.pipeline.counters().n_windows_scored > 800
