@@ -30,8 +30,7 @@ from models.windowing import Windower
 _INTERVAL_ROWS = 20_000  # looked at to learn how far apart values usually are
 MAX_BATCH_VALUES = 1 << 22  # of the windows cut from one push: 16 MB as float32
 
-SLOW_WINDOW, SLOW_HOP = USUAL_WINDOWS["slow"]
-VIBRATION_WINDOW, VIBRATION_HOP = USUAL_WINDOWS["vibration"]
+SLOW_WINDOW, _ = USUAL_WINDOWS["slow"]
 
 Progress = Callable[[int], None]
 
@@ -180,12 +179,9 @@ def _channels(request: Request, device: Device, is_recorded: bool) -> tuple[Chan
 
 
 def _lengths(request: Request, mode: Mode, record: int) -> tuple[int, int]:
-    if request.feature_set != "vibration":
-        n, hop = SLOW_WINDOW, SLOW_HOP
-    elif mode is Mode.BURST:
+    n, hop = USUAL_WINDOWS[request.feature_set]
+    if request.feature_set == "vibration" and mode is Mode.BURST:
         n = hop = record
-    else:
-        n, hop = VIBRATION_WINDOW, VIBRATION_HOP
     if request.n is not None:
         n = request.n
         hop = min(hop, n)

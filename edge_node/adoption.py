@@ -87,7 +87,7 @@ class Adoption:
         self._log_limit = LogLimit(SAME_LOG_S)
         self.inbox = ModelInbox(self._wake)
         self._tracks: dict[str, Track] = {}
-        self._self_taught = SelfTaught(self, state, self._stop, self._follow)
+        self._self_taught = SelfTaught(self, state, self._stop)
         self.take_over(config, core)
         self._listener = self.spawn(self._listen())
 
@@ -97,7 +97,7 @@ class Adoption:
         self.config, self.core = config, core
         self._self_taught.take_over(config, core)
         before, self._tracks = self._tracks, {}
-        served = dict.fromkeys(plan.model.model_id for plan in core.plans if plan.model is not None)
+        served = dict.fromkeys(plan.track for plan in core.plans if plan.track is not None)
         for model_id in served:
             track = before.pop(model_id, None)
             shelf = Shelf(self._state, model_id) if track is None else track.shelf
@@ -178,7 +178,10 @@ class Adoption:
 
     def families(self) -> list[Family]:
         """What is counted."""
-        serving = {model_id: track.serving for model_id, track in self._tracks.items()}
+        models = [plan.model for plan in self.core.plans if plan.model is not None]
+        serving: dict[str, int] = {}
+        for model in models:
+            serving[model.model_id] = max(model.version, serving.get(model.model_id, 0))
         trials = {model_id: track.attempt.n_windows for model_id, track in self._tracks.items()}
         return families(self.adoptions, self.refusals, self.rollbacks, serving, trials)
 
@@ -244,7 +247,7 @@ class Adoption:
                 raise NotAdmitted(error.reason, str(error)) from error
 
     async def prepare(
-        self, plans: Sequence[DevicePlan], bundles: Callable[[str], Bundle], *, probed: bool = False
+        self, plans: Sequence[DevicePlan], bundles: Callable[[str], Bundle | None], *, probed: bool = False
     ) -> Prepared:
         async with contextlib.AsyncExitStack() as held:
             if not probed:
@@ -307,24 +310,6 @@ class Adoption:
 
     def _wanted(self) -> dict[str, tuple[str, int]]:
         return {topic: blob for wants in self._waiting.values() for topic, blob in wants.items()}
-
-    def _follow(self, model_id: str) -> None:
-        """A device serves by a model of that id, which it has learned: hear of what is published in its place."""
-        if model_id in self._tracks:
-            return
-        shelf = Shelf(self._state, model_id)
-        restored = restore(
-            self.config,
-            self.core,
-            shelf,
-            shelf.load(),
-            None,
-            starting=False,
-            now_ns=self.now_ns(),
-            stop=self._stop,
-        )
-        self._tracks[model_id] = Track(self, shelf, restored)
-        self._aim()
 
     def _aim(self) -> None:
         """Hear of the models that run here, where there is a key to trust."""

@@ -95,8 +95,8 @@ class Announcer:
 
     @property
     def settled(self) -> bool:
-        """Whether it has, and is not that it learns."""
-        return self.spoke and self.condition is not DeviceCondition.LEARNING
+        """Whether it has, is not that it learns, and need not become that."""
+        return self.spoke and self.condition is not DeviceCondition.LEARNING and self.progress is None
 
     def last(self, key: str) -> Alert | None:
         """What was last said of the episode ``key``, while that is open."""
@@ -167,13 +167,23 @@ class Announcer:
     def accept(self, key: str, change: Transition, by: str) -> None:
         """Send the end of the episode ``key``, which is open: ``by`` says that it is normal."""
         before = self._open[key]
+        self._end(key, change, alerting.accepted_sentence(before.machine, by, before.message))
+
+    def let_go(self, key: str, change: Transition) -> None:
+        """Send the end of the episode ``key``, which is open: nobody can tell any more whether it lasts."""
+        before = self._open[key]
+        text = f"{before.machine}: the model that said this scores no more: {before.message}"
+        self._end(key, change, text)
+
+    def _end(self, key: str, change: Transition, text: str) -> None:
+        before = self._open[key]
         alert = msgspec.structs.replace(
             before,
             state=change.state,
             seq=change.seq,
             message_id=f"{before.alert_id}-{change.seq}",
             severity=change.severity,
-            message=alerting.accepted_sentence(before.machine, by, before.message),
+            message=text,
             end_ns=change.end_ns,
             end_at=rfc3339(change.end_ns),
         )

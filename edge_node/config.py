@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge_node.config_device_checks import check_device
 from edge_node.config_devices import SPELLINGS, DeviceConfig, differences, resolve_device
-from edge_node.config_models import check_models
+from edge_node.config_models import check_models, lacks_to_take_models
 from edge_node.config_schema import (
     BlackBox,
     DeviceSection,
@@ -192,7 +192,8 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
                 text = 'there is no [uplink] over which a sink could be asked: add one, or set "never"'
                 problems.append(Problem(("device", i, "cloud"), text, section.cloud, True))
     if need_models:
-        problems += check_models(sections, path)
+        inheriting = [i for i in sections if "fleet_model" not in raw["device"][i]]
+        problems += check_models(sections, inheriting, path, lacks=lacks_to_take_models(raw))
     if problems:
         raise ConfigError(report(path, problems, lines, name_tables(raw)), partial=partial)
     devices = [resolve_device(section, known, base) for section in sections.values()]

@@ -170,7 +170,8 @@ def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]],
     hop = in_samples(section.hop, section.hop_s, rate_hz)
     learn = None
     if section.model == LEARN:
-        learn = LearnPlan(learned_features(section), f"learned-{ODD.sub('-', section.id)}")
+        model_id = f"learned-{ODD.sub('-', section.id)}"
+        learn = LearnPlan(learned_features(section), model_id, section.fleet_model or model_id)
         usual_n, usual_hop = USUAL_WINDOWS[learn.feature_set]
         hop = hop or min(usual_hop, n or usual_n)
         n = n or usual_n

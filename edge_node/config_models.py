@@ -1,16 +1,19 @@
-"""Rules on ``model``: a device that names a model which is not there, or that cannot learn one, is told what to do."""
+"""Rules on ``model`` and ``fleet_model``: a device whose model is not there, cannot be learned or could never be taken over is
+told what to do."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from edge_node.config_devices import (
     LEARN,
     NO_MODEL,
+    ODD,
     channels_of,
     in_samples,
     learned_features,
@@ -39,12 +42,20 @@ _LEARNED_BY = (
 )
 
 
-def check_models(sections: Mapping[int, DeviceSection], config: Path) -> Iterator[Problem]:
-    """All that is wrong with the models of ``sections``, by index in the file ``config``, of which parts may be UNKNOWN."""
+def check_models(
+    sections: Mapping[int, DeviceSection], inheriting: Collection[int], config: Path, *, lacks: str | None
+) -> Iterator[Problem]:
+    """All that is wrong with the models of ``sections``, by index in the file ``config``, of which parts may be UNKNOWN;
+    those in ``inheriting`` have their ``fleet_model`` from [defaults]. ``lacks``: what keeps models that are published from
+    being taken."""
     sections = {i: section for i, section in sections.items() if known(section) and known(section.model)}
     for i, section in sections.items():
         if section.model == LEARN and known(*(getattr(section, key) for key in _LEARNED_BY)):
             yield from (replace(p, path=("device", i, *p.path)) for p in _check_learning(section))
+    for i, section in sections.items():
+        if section.fleet_model is not None and known(section.fleet_model):
+            for text in _check_fleet(section, i in inheriting, lacks):
+                yield Problem(("device", i, "fleet_model"), text, section.fleet_model, True)
     base = config.absolute().parent
     for i, section in sections.items():
         name = section.model
@@ -94,6 +105,30 @@ def _check_learning(section: DeviceSection) -> Iterator[Problem]:
                 getattr(section, key),
                 True,
             )
+
+
+def _check_fleet(section: DeviceSection, inherits: bool, lacks: str | None) -> Iterator[str]:
+    """What keeps a fleet's model from taking over."""
+    if section.model != LEARN:
+        if not inherits:
+            yield (
+                'it takes the place of what a device learns by itself: set model = "learn", or leave it out (a model that is '
+                "named is replaced by versions of its own id)"
+            )
+    elif ODD.search(section.fleet_model or ""):
+        yield "no model can be published under this name: use letters, digits, '.', '_' and '-'"
+    elif lacks is not None:
+        yield f"no model that is published is ever taken here: {lacks}"
+
+
+def lacks_to_take_models(raw: Mapping[str, Any]) -> str | None:
+    """What the file lacks for models to be taken over MQTT, as what to do; None: nothing."""
+    if "uplink" not in raw:
+        return "add an [uplink]"
+    models = raw.get("models", {})
+    if isinstance(models, dict) and not models.get("trusted_keys"):
+        return "name the public key that it is signed with in [models] trusted_keys (cloud-sink keygen makes one)"
+    return None
 
 
 def _models_beside(name: str, base: Path) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -95,13 +95,13 @@ class FeatureLog:
     # What the daemon calls in its turn.
 
     def begin_turn(self, core: Core) -> None:
-        """Where a device has learned its model since the last turn, a file begins with what is remembered of it, before any
-        window of it has features."""
+        """Where a device has learned its model since the last turn, or has another one whose features mean something else, a
+        file begins with what is remembered of it, before any window of it has features."""
         if core.plans is self._plans:
             return
-        before, self._plans = self._columns, core.plans
+        before, self._plans = _schemas(self._plans), core.plans
         self._columns = _columns(core)
-        if self._recorder is not None and self._columns.keys() != before.keys():
+        if self._recorder is not None and _schemas(core.plans) != before:
             self._hand_over(list(self._gathered))
             if self._paused is None:
                 self._begin(follows=True)
@@ -257,3 +257,8 @@ def _columns(core: Core) -> dict[str, tuple[int, tuple[str, ...]]]:
         for plan in core.plans
         if plan.model is not None
     }
+
+
+def _schemas(plans: Sequence[DevicePlan]) -> dict[str, str]:
+    """What the features of each device that has a model mean."""
+    return {p.device.device_id: p.model.manifest.schema_id for p in plans if p.model is not None}

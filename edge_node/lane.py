@@ -106,7 +106,7 @@ class Lane:
         self._inspection = Inspection(plan)
         self._recentring = _recentring(plan)
         self._ranges = None if plan.model is None else plan.model.running_range()
-        self._learner = None if plan.learn is None or plan.model is not None else Learner(plan, plan.learn)
+        self._learner = _learner(plan)
         # Of a device that learns: windows not looked at yet, since how is only known once those before have been learned from,
         # and the silences between them.
         self._kept_back: deque[tuple[WindowBatch | None, Silence | None]] = deque()
@@ -325,7 +325,7 @@ class Lane:
         """Score by the model of ``plan`` from the next window on; of a lane that is drained. It has the features of
         the one before, or was learned here, and all else in ``plan`` is as it was: windows in progress, counts, alerts that
         are open, what operators have accepted and where re-centring stands go on. The summary in progress ends here, for it is
-        of one model."""
+        of one model. Without a model, learning begins anew."""
         assert self.is_drained
         inspection = Inspection(plan)
         inspection.restore(self._inspection.state())
@@ -345,8 +345,8 @@ class Lane:
             else:
                 ranges.restore(self._ranges.state())
         self.plan, self._inspection, self._recentring, self._ranges = plan, inspection, recentring, ranges
-        if self._learner is not None:
-            self._learner = None
+        learns, self._learner = self._learner is not None, _learner(plan)
+        if learns and self._learner is None:
             for batch, silence in self._kept_back:
                 if batch is not None:
                     self._inspect(batch)
@@ -680,6 +680,10 @@ def _part(batch: WindowBatch, rows: slice) -> WindowBatch:
         batch.valid[rows],
         batch.whole,
     )
+
+
+def _learner(plan: DevicePlan) -> Learner | None:
+    return None if plan.learn is None or plan.model is not None else Learner(plan, plan.learn)
 
 
 def _recentring(plan: DevicePlan) -> Recentring | None:

@@ -2,9 +2,9 @@
 
 Strategy: the first FLOOR_WINDOWS are kept as signal, to find how fine each channel is resolved; from then on rows of features
 alone, and one raw window early and one late, for the worked examples. When there are ``target`` windows, it looks: while the
-machine still moves (a thermal transient: the rows' beginning and end differ by more than their noise), the oldest fifth is
-forgotten and it goes on; where neighbours resemble each other so much that the rows are worth fewer than WARN_EFFECTIVE, more
-are wanted. Both end at MOST_TIMES what was wanted first: then what is there is taken, and a note says so.
+machine still moves (a thermal transient: the rows' beginning and end differ by more than their noise; ranges of telemetry may),
+the oldest fifth is forgotten and it goes on; where neighbours resemble each other so much that the rows are worth fewer than
+WARN_EFFECTIVE, more are wanted. Both end at MOST_TIMES what was wanted first: then what is there is taken, and a note says so.
 
 Invariants: when it has enough, and of what, depends on the windows alone, not on how they were grouped; memory is bounded by
 the windows wanted.
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.plans import DevicePlan, LearnPlan
-from models.features import FeatureSpec, extract, learn_floors, min_scales
+from models.features import FeatureSpec, describe, extract, learn_floors, min_scales
 from models.healthy_rows import HealthyRows, effective_rows
 from models.runs import Runs
 from models.sample_size import WARN_EFFECTIVE
@@ -67,6 +67,9 @@ class Learner:
     def __init__(self, plan: DevicePlan, learn: LearnPlan) -> None:
         self._plan, self._learn = plan, learn
         window, c = plan.window, len(plan.device.channels)
+        infos = describe(learn.spec(()), plan.device.channels, window.rate_hz, window.n)
+        # Telemetry is never steady: its range goes on widening whenever learning ends.
+        self._steady = np.array([not (info.ranged and info.widens) for info in infos], dtype=np.bool_)
         self._overlap = max(1.0, window.n / window.hop)
         self.first_target = wanted_windows(window.n, window.hop)
         self._raw: list[Floats]
@@ -252,7 +255,8 @@ class Learner:
         noise = np.sqrt(np.mean(np.diff(apart, axis=0) ** 2, axis=0) / 2)
         part = len(rows) // _PARTS
         first, last = (r.mean(axis=0, dtype=np.float64) for r in (rows[:part], rows[-part:]))
-        return bool((np.abs(last - first) > TRANSIENT_SIGMAS * np.maximum(noise, self._least())).any())
+        far = np.abs(last - first) > TRANSIENT_SIGMAS * np.maximum(noise, self._least())
+        return bool((far & self._steady).any())
 
     def _few(self, rows: Floats) -> bool:
         wide = rows.astype(np.float64)

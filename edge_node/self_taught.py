@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -34,16 +33,12 @@ log = structlog.get_logger("linewatch.models")
 
 
 class SelfTaught:
-    """See the module's docstring; ``state``: the state directory (None: nothing is kept). ``adopted`` is called with the id
-    of a model when it has gone into service."""
+    """See the module's docstring; ``state``: the state directory (None: nothing is kept)."""
 
-    def __init__(
-        self, home: ModelHome, state: Path | None, stop: threading.Event, adopted: Callable[[str], None]
-    ) -> None:
+    def __init__(self, home: ModelHome, state: Path | None, stop: threading.Event) -> None:
         self._home = home
         self._state = state
         self._stop = stop
-        self._adopted = adopted
         self._bundles: dict[str, Bundle] = {}  # by device
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.trouble: dict[str, str] = {}  # by device: why it does not score by what it has learned
@@ -84,6 +79,8 @@ class SelfTaught:
     def step(self) -> None:
         """Makes models of what has been learned enough; once a tick."""
         core = self._home.core
+        for device_id in self.trouble.keys() - core.pipeline.learning():
+            del self.trouble[device_id]  # a fleet's model scores
         for device_id in core.pipeline.learned:
             if device_id not in self._tasks and not self._stop.is_set():
                 self._tasks[device_id] = self._home.spawn(self._teach(device_id, core))
@@ -97,31 +94,36 @@ class SelfTaught:
             await asyncio.to_thread(self._keep, self._shelf(plan), bundle)
             prepared = await self._home.prepare([plan], lambda _: bundle)
 
-            def swap() -> None:
+            def swap() -> bool:
                 if self._home.core is not core:
                     raise NotAdmitted(RefusalReason.OVERLOADED, "a new configuration was taken up meanwhile")
-                self._home.retire(core.adopt(prepared.plans, prepared.engines))
+                waits = (
+                    device_id in core.pipeline.learned
+                )  # else a fleet's model has taken over: this is what to go back to
+                unused = core.adopt(prepared.plans, prepared.engines) if waits else prepared.engines.values()
+                self._home.retire(unused)
                 self._serve(core, device_id, bundle)
+                return waits
 
             try:
-                await between_windows(swap)
+                serves = await between_windows(swap)
             except BaseException:
                 self._home.retire(prepared.engines.values())
                 raise
         except ProbeStopped:
             return
         except (FitError, NotAdmitted, BundleRefused) as error:
-            if self._home.core is core:
+            if self._home.core is core and device_id in core.pipeline.learned:
                 self.trouble[device_id] = (
                     f"what {device_id} has learned makes no model yet, it learns on: {error}"
                 )
                 log.warning(self.trouble[device_id])
                 core.pipeline.learn_on(device_id)
         else:
-            self._adopted(learn.model_id)
             n = bundle.manifest.training.n_windows
             text = f"{device_id} scores now, by what it has learned from {n} of its windows"
-            self._home.say(learn.model_id, "adopted", 0, 0, False, None, text)
+            if serves:
+                self._home.say(learn.model_id, "adopted", 0, 0, False, None, text)
         finally:
             if self._tasks.get(device_id) is asyncio.current_task():
                 del self._tasks[device_id]

@@ -104,7 +104,13 @@ class Settler:
 
     def adopt(self, plan: DevicePlan) -> Settler:
         """What settles on under ``plan``, whose model has the same features: all that was said and is open goes on, and a
-        centre that operators have moved stays where it is. The caller has called :meth:`finish`."""
+        centre that operators have moved stays where it is. Without a model, what is open of the machine ends. The caller has
+        called :meth:`finish`."""
+        if plan.model is None:
+            for key, alerts in (("machine", self._machine), ("drift", self._drift)):
+                if alerts is not None and (change := alerts.end()) is not None:
+                    self._announcer.let_go(key, change)
+            self.accepted = None
         state = self.state()
         if self.accepted is not None and self._plan.model is not None and plan.model is not None:
             state.accepted = self.accepted + self._plan.model.centre - plan.model.centre

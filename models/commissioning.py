@@ -15,7 +15,11 @@ from models.scoring import normalise
 from models.signal import WindowSpec
 
 # (window, hop) in samples where nothing else is asked for, by feature set.
-USUAL_WINDOWS: Mapping[FeatureSet, tuple[int, int]] = {"slow": (60, 1), "vibration": (1024, 512)}
+USUAL_WINDOWS: Mapping[FeatureSet, tuple[int, int]] = {
+    "slow": (60, 1),
+    "vibration": (1024, 512),
+    "telemetry": (60, 1),
+}
 RECENTRING_WINDOW_LENGTHS = 10.0  # its time constant: 600 windows at window 60 and hop 1
 
 

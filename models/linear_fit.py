@@ -72,14 +72,14 @@ def fit_linear(healthy: HealthyRows, model_id: str, version: int = 0) -> tuple[M
     recentring = recentring_spec(window) if recentred.any() else None
     least = min_scales(healthy.spec, len(device.channels), window.n)
 
-    whole = commission(rows, np.ones(len(rows), np.bool_), recentring, recentred, least)
+    whole = commission(rows, np.ones(len(rows), np.bool_), recentring, recentred, least, infos)
     layers = _whitening(whole.inputs, overlap)
     graph, unit = DenseGraph(layers), np.ones(rows.shape[1])
     out_of_fold = np.empty(len(rows), np.float32)
     for train, test in folds:
         mask = np.zeros(len(rows), np.bool_)
         mask[train] = True
-        part = commission(rows, mask, recentring, recentred, least)
+        part = commission(rows, mask, recentring, recentred, least, infos)
         output, _ = DenseGraph(_whitening(part.inputs[mask], overlap)).run(part.inputs[test])
         out_of_fold[test] = scores(residuals(part.inputs[test], output, "whitened", unit))
     n_effective = effective_windows(np.log(np.maximum(out_of_fold, 1e-12)), overlap)
