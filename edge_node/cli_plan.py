@@ -136,7 +136,7 @@ def lines(config: Config, plan: Plan) -> Iterable[str]:
     yield f"budget  {plan.alerts_per_week:g} false alarms a week, all devices together"
     if n_learn := sum(device.learn is not None for device in config.devices):
         what = "1 device makes its model" if n_learn == 1 else f"{n_learn} devices make their models"
-        yield f"learn   {what} here, and what will be sent and kept with it is not in these figures"
+        yield f"learn   {what} here: these figures are of the time from then on"
     place = state_dir_of(config)
     yield f"disk    {size(free_bytes(place))} free where the outbox is, {place}"
     if plan.held_s is None:

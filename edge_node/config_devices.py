@@ -55,6 +55,7 @@ class DeviceConfig:
     interval_s: float | None
     features: str | None
     model: Path | None
+    says_no_model: bool  # not even "none"
     learn: LearnPlan | None  # of a device that is to learn its model by itself
     backend: Backend
     precision: Precision
@@ -205,6 +206,7 @@ def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]],
         interval_s=section.interval_s,
         features=section.features,
         model=model,
+        says_no_model=section.model is None,
         learn=learn,
         backend=section.backend,
         precision=section.precision,

@@ -154,6 +154,9 @@ def _unlike(running: DevicePlan, plan: DevicePlan, manifest: ModelManifest) -> s
     here, there = running.device.channel_names, plan.device.channel_names
     if here != there:
         return f"its channels are in the order {', '.join(there)}, and here in the order {', '.join(here)}"
+    ours = running.learn.feature_set if running.learn is not None else ""
+    if manifest.features.set != ours:
+        return f'its features are of the set "{manifest.features.set}", and "{ours}" is learned here'
     if running.window != plan.window or (running.learn is not None and not running.learn.takes(manifest)):
         return "its features have other parameters than those that are learned here"
     treated = TimeTreatment.of(plan.time).departures(running.time, plan.window.mode)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_node.inference import ArtifactMissing, EdgeTpuUnavailable, ScoringEngine
-from edge_node.learned_shelf import learned_before, learned_shelf
+from edge_node.learned_shelf import learned_shelf, seen
 from edge_node.model_store import Bundle, BundleRefused, examine
 from edge_node.plans import DevicePlan, LearnPlan
 from models.healthy_rows import HealthyRows
@@ -51,7 +51,7 @@ class Teacher:
     def before(self, plan: DevicePlan) -> Bundle | None:
         """What the device of ``plan`` has learned on this gateway before, if anything; NotAdmitted where it is damaged."""
         assert plan.learn is not None
-        return learned_before(learned_shelf(self.state, plan.learn))
+        return seen(learned_shelf(self.state, plan.learn))
 
 
 def learned_bundle(healthy: HealthyRows, learn: LearnPlan) -> Bundle:

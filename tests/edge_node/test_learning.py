@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -20,6 +21,8 @@ from models import manifest as manifests
 from models import messages
 from models.messages import Alert, DeviceStateMessage
 from models.signal import NS_PER_S, DropReason, SampleBlock
+from tests.edge_node.versions import KEY
+from tests.edge_node.versions import written as bundle_written
 
 RATE, WINDOW, HOP = 1000, 256, 128
 T0_NS = 1_790_000_000 * NS_PER_S
@@ -245,13 +248,46 @@ def test_a_board_of_the_simulated_plant_alerts_minutes_after_its_first_sample(
 def test_commands_say_what_will_be_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path)
     assert main(["check", "-c", str(path)]) == 0
-    assert (
-        "learned-press-4, learned here (vibration): from 13 s of running, or more" in capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    assert "learned-press-4, learned here (vibration): from 13 s of running, or more" in out
+    assert "no model named" not in out
     assert main(["plan", "-c", str(path)]) == 0
     out = capsys.readouterr().out
-    assert "1 device makes its model here" in out
+    assert "1 device makes its model here: these figures are of the time from then on" in out
     assert "budget  1 false alarms a week" in out
+
+
+def test_a_plan_counts_what_a_device_will_have_learned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    core = core_of(written(tmp_path))
+    heard(core, blocks(vibration(N_LEARN), 1000))
+    bundle, folder = core.bundles["press-4"], tmp_path / "learned"
+    folder.mkdir()
+    manifest = manifests.sign(bundle.manifest, KEY)
+    bundle_written(folder / "press-4", (manifest, bundle.artifacts))
+    found = []
+    for model in ("learn", str(folder / "press-4")):
+        path = written(tmp_path, DEVICE.replace('"learn"', f'"{model}"'))
+        assert main(["plan", "--json", "-c", str(path)]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    ours, theirs = found
+    assert (ours["n_models"], ours["n_devices"]) == (1, 1)
+    for of in ("summary", "alert"):
+        one, other = (next(m for m in plan["messages"] if m["kind"] == of) for plan in found)
+        assert one["n"] == other["n"]
+        assert one["mean_bytes"] == pytest.approx(other["mean_bytes"], rel=0.05)
+    for key in ("state_bytes", "model_bytes", "feature_log_bytes"):
+        assert ours[key] == pytest.approx(theirs[key], rel=0.15), key
+
+
+def test_a_device_that_names_no_model_is_told_how_to_get_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = DEVICE.replace('model = "learn"\n', "")
+    path = written(tmp_path, bare + DEVICE.replace("press-4", "press-5").replace('"learn"', '"none"'))
+    assert main(["check", "-c", str(path)]) == 0
+    assert 'no model named for press-4: model = "learn" has this gateway make one' in capsys.readouterr().out
 
 
 def test_a_silence_while_a_model_is_made_comes_after_the_windows_before_it(tmp_path: Path) -> None:
@@ -310,3 +346,56 @@ def test_a_device_whose_windows_always_have_a_hole_learns_all_the_same(tmp_path:
         wanted_windows(60, 1),
     )
     assert core.pipeline.counters().n_windows_scored > 800
+
+
+def requests_a_minute(n: int, seed: int) -> NDArray[np.float32]:
+    """Counts with a day in them and noise, and the load that goes with them."""
+    rng = np.random.default_rng(seed)
+    day = 1.0 + 0.6 * np.sin(2 * math.pi * np.arange(n) / 400)
+    count = rng.poisson(200 * day)
+    return np.stack([count, 0.2 * count + rng.normal(0, 2.0, n)], axis=1).astype(np.float32)
+
+
+def minutes(values: NDArray[np.float32], start: int) -> list[SampleBlock]:
+    given = []
+    for i in range(0, len(values), 20):
+        part = values[i : i + 20]
+        first_ns = T0_NS + 60 * (start + i) * NS_PER_S
+        arrival_ns = first_ns + 60 * len(part) * NS_PER_S
+        rate = Fraction(1, 60)
+        block = SampleBlock.uniform(
+            "press-4", ("x", "y"), part, start_ns=first_ns, rate_hz=rate, arrival_ns=arrival_ns
+        )
+        given.append(block)
+    return given
+
+
+def test_telemetry_is_learned_with_its_range_and_a_new_extreme_is_said(tmp_path: Path) -> None:
+    device = DEVICE.replace(
+        f"rate_hz = {RATE}\nwindow = {WINDOW}\nhop = {HOP}", "interval_s = 60\nwindow = 20"
+    )
+    device = device.replace("[[device]]", '[[device]]\nmode = "continuous"\nfeatures = "telemetry"')
+    path = written(tmp_path, device.replace("m/s2", ""))
+    core = core_of(path)
+    wanted = wanted_windows(20, 1)
+    n = wanted + 19
+    alerts, _ = heard(core, minutes(requests_a_minute(n, 0), 0))
+    manifest = core.bundles["press-4"].manifest
+    assert (manifest.features.set, manifest.window.n, manifest.window.hop) == ("telemetry", 20, 1)
+    assert (manifest.recentring, manifest.training.n_windows) == (None, wanted)
+    assert manifest.training.notes == ("fitted by the gateway itself",)  # a day is no warming up
+    plan = core.plans[0]
+    assert (plan.alert.n_raise, plan.alert.m_raise) == (1, 1)  # a new extreme is in one window alone
+    later = requests_a_minute(1000, 1)
+    alerts, _ = heard(core, minutes(later, n))
+    n_before = len([a for a in alerts if a.state == "raised"])
+    spike = requests_a_minute(40, 2)
+    spike[20:22] *= 8
+    alerts, _ = heard(core, minutes(spike, n + 1000))
+    raised = [a for a in alerts if a.state == "raised"]
+    assert [a.kind for a in raised] == ["machine"]
+    assert n_before <= 2
+    fresh = core_of(path)  # and a restart goes on from where the range stood
+    fresh.teacher.serve(fresh, "press-4", core.bundles["press-4"])  # type: ignore[union-attr]
+    fresh.pipeline.restore(core.pipeline.snapshot())
+    assert fresh.pipeline.snapshot() == core.pipeline.snapshot()
