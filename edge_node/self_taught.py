@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 
 import structlog
@@ -26,8 +27,14 @@ from edge_node.model_shelf import Shelf
 from edge_node.model_store import Bundle, BundleRefused
 from edge_node.plans import DevicePlan
 from edge_node.teaching import learned_bundle
+from models.log_limit import LogLimit
 from models.refusals import RefusalReason
 from models.sample_size import FitError
+from models.signal import NS_PER_S
+from models.wording import duration
+
+_QUARTERS = 4
+SAME_LOG_S = 60.0
 
 log = structlog.get_logger("linewatch.models")
 
@@ -41,6 +48,8 @@ class SelfTaught:
         self._stop = stop
         self._bundles: dict[str, Bundle] = {}  # by device
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._told: dict[str, int] = {}  # by device: how far it was said to be, in quarters
+        self._log_limit = LogLimit(SAME_LOG_S)
         self.trouble: dict[str, str] = {}  # by device: why it does not score by what it has learned
         self.unkept: dict[str, str] = {}  # by model: why a restart forgets it
 
@@ -79,11 +88,37 @@ class SelfTaught:
     def step(self) -> None:
         """Makes models of what has been learned enough; once a tick."""
         core = self._home.core
-        for device_id in self.trouble.keys() - core.pipeline.learning():
+        learning = core.pipeline.learning()
+        for device_id in self.trouble.keys() - learning:
             del self.trouble[device_id]  # a fleet's model scores
+        self._told = {
+            device_id: quarter for device_id, quarter in self._told.items() if device_id in learning
+        }
+        for device_id, (progress, left_s) in learning.items():
+            self._tell(device_id, progress, left_s)
         for device_id in core.pipeline.learned:
             if device_id not in self._tasks and not self._stop.is_set():
                 self._tasks[device_id] = self._home.spawn(self._teach(device_id, core))
+
+    def _tell(self, device_id: str, progress: float, left_s: float) -> None:
+        """Say in the log how far a device is: as it begins, at every quarter, and where more is wanted than was."""
+        quarter, last = int(_QUARTERS * progress), self._told.get(device_id)
+        if quarter == last:
+            return
+        self._told[device_id] = quarter
+        if quarter == _QUARTERS:
+            return  # what becomes of it is said next
+        n_held: int | None = 0
+        wanted = f"about {duration(round(left_s * NS_PER_S))} of running"
+        if last is None:
+            text = f"it learns what is normal from its own windows: {wanted} are wanted yet, more while that is not steady"
+        elif quarter > last:
+            text = f"{25 * quarter} % of what it learns from is there, {wanted} are wanted yet"
+        else:
+            text = f"what it has learned from was not steady, or too much alike: {wanted} more are wanted"
+            n_held = self._log_limit.due(device_id, time.monotonic())
+        if n_held is not None:
+            log.info(f"{device_id}: {text}")
 
     async def _teach(self, device_id: str, core: Core) -> None:
         plan = next(p for p in core.plans if p.device.device_id == device_id)

@@ -100,8 +100,9 @@ class Page:
         """Keeps what ``core`` has scored since the last call; once a tick."""
         if not self._is_open:
             return
-        if self._heard:
-            self._book.add(self._heard, self._levels)
+        if self._heard:  # what the last model scored, or, where there was none, this one
+            now = {plan.device.device_id: plan.levels for plan in core.plans}
+            self._book.add(self._heard, {d: self._levels.get(d) or now[d] for d in now})
             self._heard.clear()
         if core is not self._core:
             self._core = core
