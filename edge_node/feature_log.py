@@ -100,11 +100,14 @@ class FeatureLog:
         if core.plans is self._plans:
             return
         before, self._plans = _schemas(self._plans), core.plans
-        self._columns = _columns(core)
-        if self._recorder is not None and _schemas(core.plans) != before:
+        anew = self._recorder is not None and _schemas(core.plans) != before
+        if anew:
+            self._columns = {**_columns(core), **self._columns}  # what waits is of the models before
+            self._gather(core)
             self._hand_over(list(self._gathered))
-            if self._paused is None:
-                self._begin(follows=True)
+        self._columns = _columns(core)
+        if anew and self._paused is None:
+            self._begin(follows=True)
 
     def end_turn(self, core: Core) -> None:
         """All that was pushed has its features, as far as it will: they are taken, and a file may begin here."""
@@ -131,6 +134,7 @@ class FeatureLog:
 
     def go_on_with(self, config: Config, core: Core) -> None:
         """From here on the pipeline is that of ``core``; what the one before has extracted is written as it was."""
+        self.begin_turn(self._core)
         if self._recorder is not None:
             self._gather(self._core)
             self._hand_over(list(self._gathered))
@@ -138,6 +142,7 @@ class FeatureLog:
 
     def close(self) -> None:
         """Writes what is gathered and queued, and waits for that."""
+        self.begin_turn(self._core)
         if self._recorder is not None:
             self._gather(self._core)
             self._hand_over(list(self._gathered))

@@ -19,12 +19,15 @@ from edge_node.assembly import assemble
 from edge_node.carry_over import carry_over
 from edge_node.cli import main as edge_node
 from edge_node.config import ConfigError, load_config
+from edge_node.feature_log import FOLDER, FeatureLog
 from edge_node.model_store import load_bundle
+from edge_node.segments import load
 from models.messages import Alert, DeviceStateMessage, ModelState
 from models.refusals import RefusalReason
 from models.signal import NS_PER_S, SampleBlock
 from models.time_policy import TimeTreatment
 from models.topics import ModelTopics
+from tests.edge_node.test_feature_log import rows_of
 from tests.edge_node.test_learning import (
     DEVICE,
     HOP,
@@ -90,6 +93,7 @@ class Gateway:
             publish=self.said.append,
             now_ns=lambda: self.now_ns,
         )
+        self.log = FeatureLog(folder / "state", self.config, self.core)
 
     @property
     def serving(self) -> dict[str, tuple[str, int] | None]:
@@ -110,7 +114,12 @@ class Gateway:
                 self._take(block)
         self.n += n
 
+    async def stop(self) -> None:
+        await self.models.stop()
+        self.log.close()
+
     def _take(self, block: SampleBlock) -> None:
+        self.log.begin_turn(self.core)
         self.core.push(block)
         self.models.push([block])
         self.now_ns = block.arrival_ns
@@ -121,6 +130,7 @@ class Gateway:
                 self.alerts.append(event.event)
             elif isinstance(event.event, DeviceStateMessage):
                 self.states.append((event.event.device, event.event.state.value))
+        self.log.end_turn(self.core)
 
     def offer(self, version: Version, gateway: str | None = None) -> None:
         *blobs, (topic, manifest) = messages(version, gateway, ModelTopics("linewatch", FLEET))
@@ -140,6 +150,12 @@ class Gateway:
             self.models.advance(self.now_ns)
             await asyncio.sleep(0.01)
 
+    async def taken_over(self, version: int) -> None:
+        await self.until(
+            lambda: self.told[-1:] == [(FLEET, "adopted", version)], f"takeover by {version}", feeding=True
+        )
+        assert set(self.serving.values()) == {(FLEET, version)}
+
     async def learn(self) -> None:
         self.feed(N_LEARN)
         await self.until(lambda: None not in self.serving.values(), "a model of its own", feeding=True)
@@ -155,7 +171,7 @@ def test_it_takes_the_place_of_what_was_learned_and_that_comes_back(tmp_path: Pa
         await gateway.learn()
         assert gateway.serving == {"press-4": (OWN, 0)}
         gateway.offer(signed(fleet, version=3))
-        await gateway.until(lambda: gateway.serving == {"press-4": (FLEET, 3)}, "takeover", feeding=True)
+        await gateway.taken_over(3)
         assert gateway.told == [(OWN, "adopted", 0), (FLEET, "shadow", 3), (FLEET, "adopted", 3)]
         counters = gateway.core.pipeline.counters()
         assert counters.n_windows_closed == sum(
@@ -165,7 +181,14 @@ def test_it_takes_the_place_of_what_was_learned_and_that_comes_back(tmp_path: Pa
         assert gateway.alerts == []
         gateway.feed(10 * RATE, broken)
         assert (gateway.alerts[0].state, gateway.alerts[0].model_id) == ("raised", FLEET)
-        await gateway.models.stop()
+        n_scored = gateway.core.pipeline.counters().n_windows_scored
+        await gateway.stop()
+        files = [rows_of(segment.path) for segment in load(tmp_path / "state" / FOLDER)]
+        assert [len(rows) > 0 for rows in files] == [
+            True,
+            True,
+        ]  # features of either mean something of their own
+        assert sum(map(len, files)) == n_scored
 
     async def second() -> None:
         gateway = Gateway(tmp_path)  # a restart: what was adopted serves
@@ -175,7 +198,7 @@ def test_it_takes_the_place_of_what_was_learned_and_that_comes_back(tmp_path: Pa
         await gateway.until(lambda: gateway.serving == {"press-4": (OWN, 0)}, "back to its own")
         await gateway.until(lambda: (FLEET, "rolled_back", 3) in gateway.told, "a word")
         assert "rolled back to what is learned here: it alerts too often" in gateway.said[-1].text
-        await gateway.models.stop()
+        await gateway.stop()
 
     run(first)
     run(second)
@@ -188,14 +211,13 @@ def test_it_takes_over_from_devices_that_still_learn_after_a_trial_of_their_own(
         gateway = Gateway(tmp_path, ONE + OTHER)
         gateway.feed(20 * HOP)
         gateway.offer(signed(fleet, version=1))
-        both = {"press-4": (FLEET, 1), "press-5": (FLEET, 1)}
-        await gateway.until(lambda: gateway.serving == both, "takeover", feeding=True)
+        await gateway.taken_over(1)
         assert gateway.told == [(FLEET, "shadow", 1), (FLEET, "adopted", 1)]
         assert f"{2 * FEW} windows on trial" in gateway.said[-1].text
         gateway.feed(5 * RATE)
         assert set(gateway.states[-2:]) == {("press-4", "normal"), ("press-5", "normal")}
         assert gateway.core.pipeline.learning() == {}
-        await gateway.models.stop()
+        await gateway.stop()
 
     run(story)
 
@@ -214,8 +236,8 @@ def test_one_that_these_machines_are_not_like_is_refused_and_they_learn_on(
         await gateway.learn()
         assert gateway.serving == {"press-4": (OWN, 0)}
         gateway.offer(signed(fleet, version=2))
-        await gateway.until(lambda: gateway.serving == {"press-4": (FLEET, 2)}, "takeover", feeding=True)
-        await gateway.models.stop()
+        await gateway.taken_over(2)
+        await gateway.stop()
 
     run(story)
 
@@ -226,7 +248,7 @@ def test_a_device_that_had_learned_nothing_learns_anew_when_it_is_rolled_back(
     async def story() -> None:
         gateway = Gateway(tmp_path)
         gateway.offer(signed(fleet, version=1))
-        await gateway.until(lambda: gateway.serving == {"press-4": (FLEET, 1)}, "takeover", feeding=True)
+        await gateway.taken_over(1)
         gateway.feed(10 * RATE, broken)
         (alert,) = gateway.alerts
         assert gateway.states[-1] == ("press-4", "anomalous")
@@ -240,7 +262,10 @@ def test_a_device_that_had_learned_nothing_learns_anew_when_it_is_rolled_back(
         assert gateway.states[-1] == ("press-4", "learning")
         assert 0 < gateway.core.pipeline.learning()["press-4"][0] < 0.1
         snapshot = gateway.core.pipeline.snapshot()
-        await gateway.models.stop()
+        n_scored = gateway.core.pipeline.counters().n_windows_scored
+        await gateway.stop()
+        files = [segment.path for segment in load(tmp_path / "state" / FOLDER)]
+        assert sum(len(rows_of(path)) for path in files) == n_scored
         again = Gateway(tmp_path)  # and so it does after a restart
         again.core.pipeline.restore(snapshot)
         assert again.serving == {"press-4": None}
@@ -249,7 +274,7 @@ def test_a_device_that_had_learned_nothing_learns_anew_when_it_is_rolled_back(
         assert again.serving == {"press-4": (OWN, 0)}
         again.offer(signed(fleet, version=1))
         await again.until(lambda: (FLEET, "refused", 1) in again.told, "refusal of what misbehaved")
-        await again.models.stop()
+        await again.stop()
 
     run(story)
 
@@ -258,13 +283,13 @@ def test_a_canary_takes_over_and_is_taken_back(tmp_path: Path, fleet: Version) -
     async def story() -> None:
         gateway = Gateway(tmp_path)
         gateway.offer(signed(fleet, version=2), gateway="s1/g1")
-        await gateway.until(lambda: gateway.serving == {"press-4": (FLEET, 2)}, "takeover", feeding=True)
+        await gateway.taken_over(2)
         topic = ModelTopics("linewatch", FLEET).canary("s1/g1")
         gateway.models.inbox.hear(topic, b"", False)
         await gateway.until(lambda: gateway.serving == {"press-4": None}, "what it had before")
         gateway.offer(signed(fleet, version=1))
-        await gateway.until(lambda: gateway.serving == {"press-4": (FLEET, 1)}, "stable", feeding=True)
-        await gateway.models.stop()
+        await gateway.taken_over(1)
+        await gateway.stop()
 
     run(story)
 
@@ -273,12 +298,12 @@ def test_a_reload_goes_on_with_it(tmp_path: Path, fleet: Version) -> None:
     async def story() -> None:
         gateway = Gateway(tmp_path)
         gateway.offer(signed(fleet, version=1))
-        await gateway.until(lambda: gateway.serving == {"press-4": (FLEET, 1)}, "takeover", feeding=True)
+        await gateway.taken_over(1)
         again = assemble(gateway.config, on_notice=lambda text: None)
         gateway.models.take_over(gateway.config, again)
         assert carry_over(gateway.core, again, same_gateway=True) == 1
         assert [(m.model_id, m.version) for m in again.models] == [(FLEET, 1)]
-        await gateway.models.stop()
+        await gateway.stop()
 
     run(story)
 
@@ -304,7 +329,7 @@ def test_one_of_other_windows_or_features_is_refused_by_line(
         await gateway.until(lambda: (FLEET, "refused", 1) in gateway.told, "refusal")
         assert gateway.said[-1].reason is RefusalReason.WRONG_SCHEMA
         assert said in gateway.said[-1].text
-        await gateway.models.stop()
+        await gateway.stop()
 
     run(story)
 
@@ -318,7 +343,7 @@ def test_one_of_another_treatment_of_time_says_which(tmp_path: Path, fleet: Vers
         gateway.offer(signed(fleet, version=1, time=loose))
         await gateway.until(lambda: (FLEET, "refused", 1) in gateway.told, "refusal")
         assert "it was trained with min_valid = 0.5 where 1 is used here" in gateway.said[-1].text
-        await gateway.models.stop()
+        await gateway.stop()
 
     run(story)
 
@@ -329,8 +354,8 @@ def test_commands_say_that_it_serves(
     async def story() -> None:
         gateway = Gateway(tmp_path)
         gateway.offer(signed(fleet, version=4))
-        await gateway.until(lambda: gateway.serving == {"press-4": (FLEET, 4)}, "takeover", feeding=True)
-        await gateway.models.stop()
+        await gateway.taken_over(4)
+        await gateway.stop()
 
     path = written(tmp_path, ONE, MODELS + UPLINK, STATE)
     assert edge_node(["check", "-c", str(path)]) == 0
