@@ -20,6 +20,7 @@ from models.topics import ModelTopics
 from tests.brokers import Subscriber, broker, free_port, wait_for
 from tests.edge_node.browsers import browser
 from tests.edge_node.daemons import alerts, connected, edge_node, metrics, of_the_signal, running, status
+from tests.edge_node.test_fleet_takeover import FLEET, VIBRATION, trained
 from tests.edge_node.test_learning import DEVICE, HOP, N_LEARN, RATE, broken, vibration, written
 from tests.edge_node.versions import PUBLIC, messages, signed
 
@@ -52,7 +53,7 @@ class Board:
             self.send(N_AT_ONCE)
 
 
-def gateway(folder: Path, broker_port: int, port: int, more: str = "") -> Path:
+def gateway(folder: Path, broker_port: int, port: int, more: str = "", device: str = "") -> Path:
     before = f"""
 metrics_port = {port}
 checkpoint_s = 0.5
@@ -70,7 +71,7 @@ topic = "plant/{{device}}"
 time_key = "t"
 qos = 1
 """
-    return written(folder, f"{DEVICE}alert = {{ cooldown_s = 0 }}\n", before, gateway="")
+    return written(folder, f"{DEVICE}{device}alert = {{ cooldown_s = 0 }}\n", before, gateway="")
 
 
 def states(seen: Subscriber) -> list[tuple[str, float | None]]:
@@ -165,6 +166,31 @@ def test_a_published_model_takes_over_and_stays_over_a_restart(tmp_path: Path) -
         with running(path):
             wait_for(lambda: connected(port), "the source's connection")
             assert metrics(port)[f'linewatch_model_version{{model="{MODEL}"}}'] == 1
+
+
+def test_a_fleets_model_that_is_there_takes_over_while_a_device_learns_and_stays(tmp_path: Path) -> None:
+    port = free_port()
+    keys = f'[models]\ntrusted_keys = ["{PUBLIC}"]\nshadow_windows = 30\n'
+    fleet = trained(tmp_path / "sink", vibration(60 * RATE, seed=9), *VIBRATION)
+    with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
+        for topic, payload in messages(fleet, topics=ModelTopics("linewatch", FLEET)):
+            seen.publish(topic, payload, retain=True)
+        path, board = gateway(tmp_path, mosquitto.port, port, keys, f'fleet_model = "{FLEET}"\n'), Board(seen)
+        with running(path) as daemon:
+            wait_for(lambda: connected(port), "the source's connection")
+            board.until(lambda: serving(seen) == [(FLEET, 1)], "the fleet's model in service")
+            board.until(lambda: states(seen)[-1] == ("normal", None), "a device that is normal")
+            assert {state for state, _ in states(seen)} == {"learning", "normal"}
+            assert metrics(port)[f'linewatch_model_version{{model="{FLEET}"}}'] == 1
+            daemon.kill()
+            daemon.wait(10)
+        assert not (tmp_path / "state" / FOLDER).exists()  # it had not learned yet
+        with running(path):
+            wait_for(lambda: connected(port), "the source's connection")
+            assert metrics(port)[f'linewatch_model_version{{model="{FLEET}"}}'] == 1
+            board.send(10 * RATE, broken)
+            raised = wait_for(lambda: [a for a in alerts(seen) if a["kind"] == "machine"], "an alert")[0]
+            assert (raised["model_id"], raised["model_version"]) == (FLEET, 1)
 
 
 def test_a_recording_of_a_run_that_learned_replays_to_its_alerts(tmp_path: Path) -> None:
