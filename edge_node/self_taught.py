@@ -48,7 +48,7 @@ class SelfTaught:
         self._stop = stop
         self._bundles: dict[str, Bundle] = {}  # by device
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._told: dict[str, int] = {}  # by device: how far it was said to be, in quarters
+        self._seen: dict[str, float] = {}  # by device: how far it was when last looked at
         self._log_limit = LogLimit(SAME_LOG_S)
         self.trouble: dict[str, str] = {}  # by device: why it does not score by what it has learned
         self.unkept: dict[str, str] = {}  # by model: why a restart forgets it
@@ -91,9 +91,7 @@ class SelfTaught:
         learning = core.pipeline.learning()
         for device_id in self.trouble.keys() - learning:
             del self.trouble[device_id]  # a fleet's model scores
-        self._told = {
-            device_id: quarter for device_id, quarter in self._told.items() if device_id in learning
-        }
+        self._seen = {device_id: last for device_id, last in self._seen.items() if device_id in learning}
         for device_id, (progress, left_s) in learning.items():
             self._tell(device_id, progress, left_s)
         for device_id in core.pipeline.learned:
@@ -102,17 +100,17 @@ class SelfTaught:
 
     def _tell(self, device_id: str, progress: float, left_s: float) -> None:
         """Say in the log how far a device is: as it begins, at every quarter, and where more is wanted than was."""
-        quarter, last = int(_QUARTERS * progress), self._told.get(device_id)
-        if quarter == last:
+        last, self._seen[device_id] = self._seen.get(device_id), progress
+        quarter = int(_QUARTERS * progress)
+        if last is not None and progress >= last and quarter == int(_QUARTERS * last):
             return
-        self._told[device_id] = quarter
         if quarter == _QUARTERS:
             return  # what becomes of it is said next
         n_held: int | None = 0
         wanted = f"about {duration(round(left_s * NS_PER_S))} of running"
         if last is None:
             text = f"it learns what is normal from its own windows: {wanted} are wanted yet, more while that is not steady"
-        elif quarter > last:
+        elif progress > last:
             text = f"{25 * quarter} % of what it learns from is there, {wanted} are wanted yet"
         else:
             text = f"what it has learned from was not steady, or too much alike: {wanted} more are wanted"

@@ -93,7 +93,7 @@ function Hint({ device, now }) {
     if (now.progress === 0) return html`<p class="hint">Nothing has come from it yet. ${unconnected(device) || "What feeds it is connected: does it send, and under this name?"}</p>`;
     if (now.leftS !== null) {
       return html`<p class="hint">
-        <label>It learns what is normal from its own windows: <progress max="1" value=${now.progress}></progress> ${Math.floor(100 * now.progress)} %</label>${" "}
+        <label>It learns what is normal from its own windows: <progress max="1" value=${now.progress}></progress> ${Math.floor(100 * now.progress)} %.</label>${" "}
         ${now.progress < 1 ? `About ${duration(now.leftS)} of running are wanted yet; more, while that is not steady.` : "Its model is being made."}
       </p>`;
     }
