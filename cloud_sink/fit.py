@@ -1,7 +1,8 @@
 """From a dataset to a model: commissioning, cross-fit, int8 twin, calibration, manifest.
 
 No number that a score is judged by is in-sample: out-of-fold scores come from models fitted on other blocks
-of time, a window's length away on either side, with normalisation and re-centring of their own. The int8
+of time, a window's length away on either side, with normalisation and re-centring of their own, and are of blocks that
+have something before them (``models.cross_fit``). The int8
 artifact has out-of-fold scores, and so a calibration, of its own.
 """
 
@@ -85,7 +86,7 @@ Tick = Callable[[str], None]
 
 def n_steps(dataset: Dataset) -> int:
     """How often :func:`fit_dataset` calls ``tick``."""
-    return N_FOLDS + 4
+    return N_FOLDS + 3
 
 
 def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: None) -> Trained:
@@ -116,24 +117,25 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
     tick("choosing int8 ranges")
     found = sweep(fitted, whole.inputs, [info.channel for info in dataset.infos], seed=options.seed)
 
-    out_of_fold = {name: np.empty(rows.shape[0], np.float32) for name in ("float32", "int8")}
-    for i, (train, test) in enumerate(folds):
+    first = int(folds[0][1][0])  # of the windows that are judged
+    blocks = [test - first for _, test in folds]
+    out_of_fold = {name: np.empty(rows.shape[0] - first, np.float32) for name in ("float32", "int8")}
+    for i, ((train, test), block) in enumerate(zip(folds, blocks, strict=True)):
         tick(f"cross-fit, block {i + 1} of {len(folds)}")
         mask = np.zeros(rows.shape[0], np.bool_)
         mask[train] = True
         part = commission(rows, mask, recentring, recentred, dataset.min_scale, dataset.infos)
         model = fit_model(options.family, part.inputs[mask], seed=options.seed)
         for name, (graph, scale) in graphs_of(model, part.inputs[mask], found.sigmas).items():
-            out_of_fold[name][test] = graph_scores(model, graph, scale, part.inputs[test])
+            out_of_fold[name][block] = graph_scores(model, graph, scale, part.inputs[test])
 
     tick("calibrating")
-    breaks = breaks_between(starts, window.hop_ns)
+    breaks = breaks_between(starts[first:], window.hop_ns)
     step_ns = dataset.step_ns if dataset.step_ns != window.hop_ns else None
-    n_effective = effective_windows(np.log(np.maximum(out_of_fold["float32"], 1e-12)), overlap)
+    n_judged = effective_windows(np.log(np.maximum(out_of_fold["float32"], 1e-12)), overlap)
+    n_effective = n_judged * rows.shape[0] / (rows.shape[0] - first)
     require_enough(rows.shape[0], n_effective, window, dataset.step_ns)
-    calibration = {
-        name: fit_calibration(oof, n_effective, breaks, step_ns) for name, oof in out_of_fold.items()
-    }
+    calibration = {name: fit_calibration(oof, n_judged, breaks, step_ns) for name, oof in out_of_fold.items()}
 
     tick("checking the graphs")
     graphs = graphs_of(fitted, whole.inputs, found.sigmas)
@@ -194,7 +196,7 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
             n_windows=rows.shape[0],
             set_aside=dict(dataset.set_aside),
             n_effective=round(n_effective, 3),
-            cross_fit_far=false_alarm_rate(out_of_fold["float32"], folds, n_effective),
+            cross_fit_far=false_alarm_rate(out_of_fold["float32"], blocks, n_judged),
             far_level=FAR_LEVEL,
             notes=tuple(notes),
         ),

@@ -246,7 +246,9 @@ def assembled(
             n_windows=evidence.n_windows,
             set_aside=dict(evidence.set_aside),
             n_effective=round(n_effective, 3),
-            cross_fit_far=false_alarm_rate(out_of_fold["float32"], evidence.folds, n_effective),
+            cross_fit_far=false_alarm_rate(
+                out_of_fold["float32"], [t for _, t in evidence.folds], n_effective
+            ),
             far_level=FAR_LEVEL,
             notes=(*evidence.notes, *notes),
         ),

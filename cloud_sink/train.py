@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 from sklearn.neural_network import MLPRegressor
 
-from models.commissioning import fit_normalisation as fit_normalisation
 from models.export import Dense
 from models.manifest import Family
 from models.sample_size import MIN_ROWS as MIN_ROWS

@@ -213,8 +213,9 @@ def _advice(level: AlertLevel) -> list[str]:
     n = f"{level.alerts_per_week:g} alert{'' if level.alerts_per_week == 1 else 's'} a week"
     return [
         "",
-        f"To verify a level of {n} takes about {wanted} of healthy recording, and this holds {held}: until then the "
-        "level is a cautious guess, and mild faults may be missed.",
+        f"To verify a level of {n} takes about {wanted} of healthy running that is judged, and this holds {held} (a "
+        "recording's first fifth is only learned from): until then the level is a cautious guess, and mild faults may be "
+        "missed.",
     ]
 
 

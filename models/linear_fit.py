@@ -75,18 +75,21 @@ def fit_linear(healthy: HealthyRows, model_id: str, version: int = 0) -> tuple[M
     whole = commission(rows, np.ones(len(rows), np.bool_), recentring, recentred, least, infos)
     layers = _whitening(whole.inputs, overlap)
     graph, unit = DenseGraph(layers), np.ones(rows.shape[1])
-    out_of_fold = np.empty(len(rows), np.float32)
-    for train, test in folds:
+    first = int(folds[0][1][0])  # of the windows that are judged
+    blocks = [test - first for _, test in folds]
+    out_of_fold = np.empty(len(rows) - first, np.float32)
+    for (train, test), block in zip(folds, blocks, strict=True):
         mask = np.zeros(len(rows), np.bool_)
         mask[train] = True
         part = commission(rows, mask, recentring, recentred, least, infos)
         output, _ = DenseGraph(_whitening(part.inputs[mask], overlap)).run(part.inputs[test])
-        out_of_fold[test] = scores(residuals(part.inputs[test], output, "whitened", unit))
-    n_effective = effective_windows(np.log(np.maximum(out_of_fold, 1e-12)), overlap)
+        out_of_fold[block] = scores(residuals(part.inputs[test], output, "whitened", unit))
+    n_judged = effective_windows(np.log(np.maximum(out_of_fold, 1e-12)), overlap)
+    n_effective = n_judged * len(rows) / (len(rows) - first)
     require_enough(len(rows), n_effective, window, healthy.step_ns)
     step_ns = healthy.step_ns if healthy.step_ns != window.hop_ns else None
-    breaks = breaks_between(healthy.start_ns, window.hop_ns)
-    calibration = fit_calibration(out_of_fold, n_effective, breaks, step_ns)
+    breaks = breaks_between(healthy.start_ns[first:], window.hop_ns)
+    calibration = fit_calibration(out_of_fold, n_judged, breaks, step_ns)
     model = float_model(layers)
     golden = golden_of(
         golden_windows(healthy.examples),
@@ -127,7 +130,7 @@ def fit_linear(healthy: HealthyRows, model_id: str, version: int = 0) -> tuple[M
             n_windows=len(rows),
             set_aside=dict(healthy.set_aside),
             n_effective=round(n_effective, 3),
-            cross_fit_far=false_alarm_rate(out_of_fold, folds, n_effective),
+            cross_fit_far=false_alarm_rate(out_of_fold, blocks, n_judged),
             far_level=FAR_LEVEL,
             notes=healthy.notes,
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,13 +24,13 @@ def breaks_between(start_ns: NDArray[np.int64], hop_ns: int) -> tuple[int, ...]:
 
 def false_alarm_rate(
     out_of_fold: NDArray[np.float32],
-    folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]],
+    blocks: Sequence[NDArray[np.intp]],
     n_effective: float,
 ) -> float:
     """Share of healthy windows at or below FAR_LEVEL, each judged by a calibration that has not seen its
-    block."""
+    block; ``blocks`` are indices into ``out_of_fold``."""
     n_alarms = 0
-    for _, test in folds:
+    for test in blocks:
         others = np.setdiff1d(np.arange(out_of_fold.size), test)
         calibration = fit_calibration(out_of_fold[others], n_effective * others.size / out_of_fold.size)
         n_alarms += int(np.count_nonzero(p_values(calibration, out_of_fold[test]) <= FAR_LEVEL))
