@@ -10,7 +10,9 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from edge_node.adoption import Adoption
 from edge_node.assembly import Core, assemble
@@ -97,6 +99,26 @@ def test_a_model_that_fails_the_probe_does_not_serve_and_the_device_learns_on(
         await gateway.models.stop()
 
     on_a_loop(work)
+
+
+def test_the_log_says_how_far_it_is_and_where_more_is_wanted(tmp_path: Path) -> None:
+    n = 2 * N_LEARN
+    warming = 1.0 + 2.0 * np.exp(-np.arange(n) / (0.2 * N_LEARN))
+
+    async def work() -> None:
+        gateway = Gateway(tmp_path)
+        for block in blocks(vibration(n) * warming[:, None].astype(np.float32), HOP):
+            gateway.feed([block])
+        await gateway.models.stop()
+
+    with capture_logs() as logs:
+        on_a_loop(work)
+    said = [entry["event"] for entry in logs if entry["event"].startswith("press-4: ")]
+    assert said[0].startswith("press-4: it learns what is normal from its own windows: about 13 s of running")
+    quarters = [text.split(":")[1].split("%")[0].strip() for text in said[1:4]]
+    assert quarters == ["25", "50", "75"]
+    assert "was not steady, or too much alike: about 2.6 s more are wanted" in said[4]
+    assert sum("more are wanted" in text for text in said) == 1  # of a line that repeats, one a minute
 
 
 def test_a_new_configuration_goes_on_with_what_was_learned(tmp_path: Path) -> None:
