@@ -107,13 +107,13 @@ class SelfTaught:
         if quarter == _QUARTERS:
             return  # what becomes of it is said next
         n_held: int | None = 0
-        wanted = f"about {duration(round(left_s * NS_PER_S))}"
+        left = f"about {duration(round(left_s * NS_PER_S))}"
         if last is None:
-            text = f"it learns what is normal from its own windows: {wanted} of running are wanted yet, more while that is not steady"
+            text = f"it learns what is normal from its own windows: {left} of running are wanted, more while that is not steady"
         elif progress > last:
-            text = f"{25 * quarter} % of what it learns from is there, {wanted} of running are wanted yet"
+            text = f"{25 * quarter} % of what it learns from is there, {left} of running are wanted yet"
         else:
-            text = f"what it has learned from was not steady, or too much alike: {wanted} more are wanted"
+            text = f"what it has learned from was not steady, or too much alike: {left} more are wanted"
             n_held = self._log_limit.due(device_id, time.monotonic())
         if n_held is not None:
             log.info(f"{device_id}: {text}")
