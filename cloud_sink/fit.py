@@ -10,27 +10,26 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from cloud_sink.commissioning import Commissioned, commission, placed, recentring_spec
 from cloud_sink.dataset import Dataset
 from cloud_sink.edgetpu import compile_for_edge_tpu
-from cloud_sink.export import float_model, int8_model
 from cloud_sink.golden import golden_vectors
 from cloud_sink.quantise import FloatGraph, Int8Graph, Sigmas, Sweep, ranges, rank_correlation, sweep
-from cloud_sink.sample_size import WARN_EFFECTIVE, more_data, require_enough
 from cloud_sink.train import (
     MIN_ROWS,
     Fitted,
     fit_model,
     residual_scale,
 )
-from models.calibration import Calibration, block_folds, effective_windows, fit_calibration, p_values
+from models.calibration import Calibration, block_folds, effective_windows, fit_calibration
+from models.commissioning import Commissioned, commission, placed, recentring_spec
+from models.export import float_model, int8_model
 from models.features import schema_id
 from models.manifest import (
     Artifact,
@@ -42,13 +41,13 @@ from models.manifest import (
     TrainingReport,
     artifact_file,
 )
+from models.out_of_fold import FAR_LEVEL, breaks_between, false_alarm_rate
+from models.out_of_fold import N_FOLDS as N_FOLDS
 from models.recentring import Recentring, RecentringSpec
+from models.sample_size import WARN_EFFECTIVE, more_data, require_enough
 from models.scoring import normalise, residuals, scores
 from models.signal import ArtifactTarget
 from models.tflite_check import check, edge_tpu_check
-
-N_FOLDS = 5
-FAR_LEVEL = 0.01  # the p-value at which the cross-fit false-alarm rate is stated
 
 Graph = FloatGraph | Int8Graph
 
@@ -131,7 +130,7 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
             out_of_fold[name][block] = graph_scores(model, graph, scale, part.inputs[test])
 
     tick("calibrating")
-    breaks = _breaks(starts[first:], window.hop_ns)
+    breaks = breaks_between(starts[first:], window.hop_ns)
     step_ns = dataset.step_ns if dataset.step_ns != window.hop_ns else None
     n_judged = effective_windows(np.log(np.maximum(out_of_fold["float32"], 1e-12)), overlap)
     n_effective = n_judged * rows.shape[0] / (rows.shape[0] - first)
@@ -281,30 +280,6 @@ def graph_scores(
 ) -> NDArray[np.float32]:
     output, _ = graph.run(inputs)
     return scores(residuals(inputs, output, fitted.output_kind, scale))
-
-
-def _breaks(start_ns: NDArray[np.int64], hop_ns: int) -> tuple[int, ...]:
-    """Indices of windows before which time is missing. In burst mode the pause between records is no gap."""
-    if start_ns.size < 2:
-        return ()
-    steps = np.diff(start_ns)
-    usual = max(float(np.quantile(steps, 0.95)), float(hop_ns))
-    return tuple((np.flatnonzero(steps > 1.5 * usual) + 1).tolist())
-
-
-def false_alarm_rate(
-    out_of_fold: NDArray[np.float32],
-    blocks: Sequence[NDArray[np.intp]],
-    n_effective: float,
-) -> float:
-    """Share of healthy windows at or below FAR_LEVEL, each judged by a calibration that has not seen its
-    block; ``blocks`` are indices into ``out_of_fold``."""
-    n_alarms = 0
-    for test in blocks:
-        others = np.setdiff1d(np.arange(out_of_fold.size), test)
-        calibration = fit_calibration(out_of_fold[others], n_effective * others.size / out_of_fold.size)
-        n_alarms += int(np.count_nonzero(p_values(calibration, out_of_fold[test]) <= FAR_LEVEL))
-    return n_alarms / out_of_fold.size
 
 
 def _auc(

@@ -21,7 +21,6 @@ from cloud_sink.bundle import next_version, write_bundle
 from cloud_sink.cutting import DatasetError, Progress, Request
 from cloud_sink.dataset import Dataset, read_dataset
 from cloud_sink.fit import FitOptions, Trained, fit_dataset, n_steps
-from cloud_sink.sample_size import duration
 from models import manifest as manifests
 from models.alerting import usual_policy
 from models.calibration import AlertLevel, level_for_budget
@@ -32,6 +31,7 @@ from models.manifest import Family, ModelManifest, TrainingReport
 from models.messages import rfc3339
 from models.recording import log_beginning
 from models.runtime import Graph, runtime_name
+from models.sample_size import duration
 from models.signal import NS_PER_S, ArtifactTarget, Channel
 
 TIMED_BATCHES = (1, 16)

@@ -22,12 +22,12 @@ import numpy as np
 from benchmarks.quality.cases import GRAPHS, Case, Row, Scope, Tick, loss, mean, over_files, over_seeds
 from benchmarks.quality.metrics import ranking
 from benchmarks.quality.product import Rows, trained
-from cloud_sink.commissioning import commission
 from cloud_sink.cutting import Request
 from cloud_sink.fit import graph_scores, graphs_of
 from cloud_sink.quantise import sweep
 from cloud_sink.train import fit_model
 from edge_node.config_schema import Precision
+from models.commissioning import commission
 from models.logs import LogOptions
 from models.logs import Tick as ClockTick
 from models.manifest import Family

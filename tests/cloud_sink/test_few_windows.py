@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_sink.commissioning import LEAST_EFFECTIVE, commission, prediction, recentring_spec
 from cloud_sink.fit import FitOptions, fit_dataset
 from cloud_sink.quantise import FloatGraph
 from models.calibration import fit_calibration, p_values
+from models.commissioning import LEAST_EFFECTIVE, commission, prediction, recentring_spec
 from models.recentring import Recentring
 from models.scoring import normalise, residuals, scores
 from tests.cloud_sink.recordings import dataset, slow_signal

@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 
 from cloud_sink import fit, quantise
 from cloud_sink.bundle import write_bundle
-from cloud_sink.commissioning import commission, recentring_spec
 from cloud_sink.dataset import Dataset
-from cloud_sink.export import Dense, Range, int8_model
 from cloud_sink.fit import FitOptions, Trained, fit_dataset, n_steps
 from cloud_sink.quantise import Sweep
-from cloud_sink.sample_size import duration, more_data, require_enough
-from cloud_sink.train import FitError, fit_model, fit_normalisation
+from cloud_sink.train import FitError, fit_model
 from edge_node.model_store import load_bundle
 from models import manifest as manifests
 from models.calibration import p_values
+from models.commissioning import commission, fit_normalisation, recentring_spec
+from models.export import Dense, Range, int8_model
 from models.features import schema_id
 from models.manifest import Family
 from models.messages import unpack_floats
 from models.recentring import Recentring
+from models.sample_size import duration, more_data, require_enough
 from models.scoring import normalise
 from tests.cloud_sink.recordings import dataset, slow_signal
 from tests.fixtures.bundle_files import BUNDLE

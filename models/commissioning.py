@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_sink.train import fit_normalisation
 from models.cross_fit import effective_windows
-from models.features import FeatureInfo
+from models.features import FeatureInfo, FeatureSet
 from models.recentring import Recentring, RecentringSpec
 from models.running_range import RunningRange
 from models.scoring import normalise
 from models.signal import WindowSpec
 
+# (window, hop) in samples where nothing else is asked for, by feature set.
+USUAL_WINDOWS: Mapping[FeatureSet, tuple[int, int]] = {
+    "slow": (60, 1),
+    "vibration": (1024, 512),
+    "telemetry": (60, 1),
+}
 RECENTRING_WINDOW_LENGTHS = 10.0  # its time constant: 600 windows at window 60 and hop 1
 LEAST_EFFECTIVE = 1.5  # windows, below which a spread cannot be told
 _A_WINDOW = 4  # so many rows of each window's length say how many are independent
@@ -40,6 +45,15 @@ def recentring_spec(window: WindowSpec) -> RecentringSpec:
     """Re-centring for windows like ``window``: the time constant is a number of window lengths, whatever the
     hop."""
     return RecentringSpec(tau_windows=RECENTRING_WINDOW_LENGTHS * window.n / window.hop)
+
+
+def fit_normalisation(
+    features: NDArray[np.float32], min_scale: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(centre, scale) float64[k] of ``features`` float32[w, k]: mean and standard deviation, the latter at
+    least ``min_scale`` float64[k] (``models.features.min_scales``)."""
+    wide = features.astype(np.float64)
+    return wide.mean(axis=0), np.maximum(wide.std(axis=0), min_scale)
 
 
 def commission(
