@@ -111,18 +111,20 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
 
     tick("fitting")
     whole = commission(
-        rows, np.ones(rows.shape[0], np.bool_), recentring, recentred, dataset.min_scale, dataset.infos
+        rows, np.ones(rows.shape[0], np.bool_), recentring, recentred, dataset.min_scale, dataset.infos, ends
     )
     fitted = fit_model(options.family, whole.inputs, seed=options.seed)
     tick("choosing int8 ranges")
-    found = sweep(fitted, whole.inputs, [info.channel for info in dataset.infos], seed=options.seed)
+    ranged = any(info.ranged for info in dataset.infos)
+    channels = [info.channel for info in dataset.infos]
+    found = sweep(fitted, whole.inputs, channels, seed=options.seed, ranged=ranged)
 
     out_of_fold = {name: np.empty(rows.shape[0], np.float32) for name in ("float32", "int8")}
     for i, (train, test) in enumerate(folds):
         tick(f"cross-fit, block {i + 1} of {len(folds)}")
         mask = np.zeros(rows.shape[0], np.bool_)
         mask[train] = True
-        part = commission(rows, mask, recentring, recentred, dataset.min_scale, dataset.infos)
+        part = commission(rows, mask, recentring, recentred, dataset.min_scale, dataset.infos, ends)
         model = fit_model(options.family, part.inputs[mask], seed=options.seed)
         for name, (graph, scale) in graphs_of(model, part.inputs[mask], found.sigmas).items():
             out_of_fold[name][test] = graph_scores(model, graph, scale, part.inputs[test])
@@ -322,7 +324,8 @@ def _auc(
     truth = dataset.anomalous[last + 1 :]
     after = bool(truth.any() and not truth.all())
     rows = dataset.features[last + 1 :] if after else dataset.features
-    moved = placed(np.ascontiguousarray(rows), whole.centre, whole.scale, dataset.infos)
+    ends = dataset.end_ns[last + 1 :] if after else dataset.end_ns
+    moved = placed(np.ascontiguousarray(rows), whole.centre, whole.scale, dataset.infos, ends)
     if recentring is not None:
         start = whole.last_centre if after else whole.first_centre
         moved, _ = Recentring(recentring, whole.centre, whole.scale, recentred, start).apply(moved)

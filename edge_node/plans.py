@@ -63,7 +63,8 @@ class ServedModel:
         """The running range of its features, as commissioned; None: its features are not judged by it."""
         if not any(info.ranged for info in self.infos):
             return None
-        return RunningRange(self.centre, self.scale, np.array([i.widens for i in self.infos], dtype=np.bool_))
+        widens, daily = (np.array([getattr(i, name) for i in self.infos]) for name in ("widens", "daily"))
+        return RunningRange(self.centre, self.scale, widens, daily)
 
     @property
     def model_id(self) -> str:
