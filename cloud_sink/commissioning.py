@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cloud_sink.train import fit_normalisation
 from models.features import FeatureInfo
 from models.recentring import Recentring, RecentringSpec
-from models.running_range import HALF_WIDTH, RunningRange
+from models.running_range import HALF_WIDTH, LEAST, RunningRange
 from models.scoring import normalise
 from models.signal import WindowSpec
 
@@ -60,7 +60,7 @@ def commission(
     """
     if any(info.ranged for info in infos):
         assert end_ns is not None
-        centre, scale = fit_ranges(rows[learn], min_scale)
+        centre, scale = fit_ranges(rows[learn], min_scale, infos)
         inputs = normalise(placed(rows, centre, scale, infos, end_ns), centre, scale)
         inputs = np.clip(inputs, np.float32(-HALF_WIDTH), np.float32(HALF_WIDTH))
         return Commissioned(centre, scale, centre, centre, inputs)
@@ -75,13 +75,17 @@ def commission(
 
 
 def fit_ranges(
-    features: NDArray[np.float32], min_scale: NDArray[np.float64]
+    features: NDArray[np.float32], min_scale: NDArray[np.float64], infos: Sequence[FeatureInfo]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(middle, half the width over HALF_WIDTH) float64[k] of the range of each of ``features`` float32[w, k]; half the width
-    is at least ``min_scale`` float64[k]."""
+    """(middle, half the width over HALF_WIDTH) float64[k] of the range of each of ``features`` float32[w, k]. Half the width
+    is at least ``min_scale`` float64[k], and LEAST times that of the channel's widest: the mean of values that are still but
+    for spikes has hardly a range of its own, and any movement would be far beyond it."""
     wide = features.astype(np.float64)
     low, high = wide.min(axis=0), wide.max(axis=0)
-    return (low + high) / 2.0, np.maximum((high - low) / 2.0, min_scale) / HALF_WIDTH
+    half = np.maximum((high - low) / 2.0, min_scale)
+    channels = np.array([info.channel for info in infos])
+    widest = np.array([half[channels == channel].max() for channel in channels])
+    return (low + high) / 2.0, np.maximum(half, LEAST * widest) / HALF_WIDTH
 
 
 def placed(

@@ -5,8 +5,8 @@ its extremes: too narrow and every fault saturates to one score, too wide and he
 quantisation noise. Each candidate is built, run in the real runtime on the training windows and on probes
 (training windows with offsets of 3 to 100 sigma on one feature, one channel or all), and kept only where
 every probe that the float model puts above all training windows is put there by the int8 model too. Among
-those kept, the one whose scores rank most like the float model's wins. Of features that are judged by their ranges only the
-probes must: rows within their ranges are all alike, in whatever order a float model puts them.
+those kept, the one whose scores rank most like the float model's wins. Of features that are judged by their ranges only
+probes are ranked, since rows within their ranges are all alike, and the finest ranges win that rank them well enough.
 """
 
 from __future__ import annotations
@@ -227,9 +227,12 @@ def _judge(
     )
 
 
-def _merit(outcome: Sweep, ranged: bool) -> tuple[int, float]:
+def _merit(outcome: Sweep, ranged: bool) -> tuple[float, ...]:
     probing = outcome.probe_correlation
-    return -outcome.n_missed, probing if ranged else min(outcome.healthy_correlation, probing)
+    if ranged:  # of those that rank well enough the finest: what counts is what is hardly beyond a range
+        sigmas = outcome.sigmas
+        return -outcome.n_missed, min(probing, MIN_CORRELATION), -sigmas.others, -sigmas.inputs
+    return -outcome.n_missed, min(outcome.healthy_correlation, probing)
 
 
 def rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

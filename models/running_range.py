@@ -25,10 +25,10 @@ from models.daily_profile import DailyProfile, ProfileState
 # In half-widths. Noise reaches a little further now and then: what is beyond by no more than MARGIN is at the end of the
 # range. Beyond that a half-width counts like STRETCH of them.
 MARGIN = 0.05
-STRETCH = 20_000.0
+STRETCH = 60_000.0
 WIDEST = 10.0
 # What half the width of a commissioned range is as an input of the graph: so little that a model finds rows within their
-# ranges all alike. A half-width beyond is STRETCH times that, 10, which int8 resolves.
+# ranges all alike. A half-width beyond is STRETCH times that, 30: int8 resolves a third of MARGIN.
 HALF_WIDTH = 1 / 2000
 # Of daily features: what is usual in a bin of the day is known from as many days, and no less than LEAST half-widths of
 # the range of the values themselves is a departure from it.
