@@ -134,9 +134,8 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
     step_ns = dataset.step_ns if dataset.step_ns != window.hop_ns else None
     n_effective = effective_windows(np.log(np.maximum(out_of_fold["float32"], 1e-12)), overlap)
     require_enough(rows.shape[0], n_effective, window, dataset.step_ns)
-    calibration = {
-        name: fit_calibration(oof, n_effective, breaks, step_ns) for name, oof in out_of_fold.items()
-    }
+    judged = {name: _all_alike(oof) if ranged else oof for name, oof in out_of_fold.items()}
+    calibration = {name: fit_calibration(oof, n_effective, breaks, step_ns) for name, oof in judged.items()}
 
     tick("checking the graphs")
     graphs = graphs_of(fitted, whole.inputs, found.sigmas)
@@ -197,7 +196,7 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
             n_windows=rows.shape[0],
             set_aside=dict(dataset.set_aside),
             n_effective=round(n_effective, 3),
-            cross_fit_far=false_alarm_rate(out_of_fold["float32"], folds, n_effective),
+            cross_fit_far=false_alarm_rate(judged["float32"], folds, n_effective),
             far_level=FAR_LEVEL,
             notes=tuple(notes),
         ),
@@ -281,6 +280,12 @@ def graph_scores(
 ) -> NDArray[np.float32]:
     output, _ = graph.run(inputs)
     return scores(residuals(inputs, output, fitted.output_kind, scale))
+
+
+def _all_alike(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``scores`` float32[w] of rows within their ranges, which are all equally normal: each as high as any such row scores.
+    That is more than was seen, for a row may be at the ends of several ranges, and off the mean by their whole width."""
+    return np.full_like(scores, 4.0 * scores.max())
 
 
 def _breaks(start_ns: NDArray[np.int64], hop_ns: int) -> tuple[int, ...]:
