@@ -200,7 +200,7 @@ def _judge(
     n_probes: int,
     saturated: float,
     saturated_probes: float,
-    ranged: bool,
+    ranged: bool = False,
 ) -> Sweep:
     why_not = None
     least = probing if ranged else min(healthy, probing)
@@ -227,7 +227,7 @@ def _judge(
     )
 
 
-def _merit(outcome: Sweep, ranged: bool) -> tuple[float, ...]:
+def _merit(outcome: Sweep, ranged: bool = False) -> tuple[float, ...]:
     probing = outcome.probe_correlation
     if ranged:  # of those that rank well enough the finest: what counts is what is hardly beyond a range
         sigmas = outcome.sigmas
