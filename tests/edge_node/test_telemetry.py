@@ -228,3 +228,17 @@ def test_what_stays_beyond_the_bound_alerts_until_an_operator_accepts_it(
     assert cleared.state == "cleared"
     assert "accepted as normal by Anna" in cleared.message
     assert not said(on, given[cut:])
+
+
+def test_features_that_were_logged_say_what_the_signal_said(bundle: Bundle, log: Path) -> None:
+    """The place in a range, and what is usual at a time of the day, are worked out from logged features as from signal."""
+    given = items(log, core(bundle), block_rows=500)
+    recorded = core(bundle)
+    recorded.pipeline.keep_features()
+    whole = said(recorded, given)
+    again = core(bundle)
+    for rows in recorded.pipeline.take_features():
+        again.pipeline.feed(rows)
+    found = raised(said(again, []))
+    assert [(a.end_ns, a.message) for a in found] == [(a.end_ns, a.message) for a in raised(whole)]
+    assert len(found) == len(FAULTS)
