@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from cloud_sink.borrowing import PRIOR_WINDOWS
-from cloud_sink.commissioning import commission, recentring_spec
 from cloud_sink.cutting import Request
 from cloud_sink.dataset import Dataset, read_dataset
 from cloud_sink.fleet import Fleet, borrowed, gathered
@@ -24,6 +23,7 @@ from cloud_sink.fleet_fit import Basis, fit_moments
 from cloud_sink.moments import Moments, together
 from cloud_sink.summaries import SummaryTable
 from edge_node.summary import Summariser
+from models.commissioning import commission, recentring_spec
 from models.labels import label_columns
 from models.logs import LogOptions
 from models.manifest import Family

@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
+QUALITY = Path(__file__).parents[1] / "docs" / "quality.md"
 BEGIN, END = "<!-- `make bench` writes from here -->", "<!-- to here -->"
 RELIABILITY = ("<!-- `make reliability` writes from here -->", "<!-- reliability: to here -->")
 FLOOR_SHARE, GROWTH = 0.6, 1.3  # the targets
@@ -107,11 +108,16 @@ def rewritten(readme: str, text: str, begin: str = BEGIN, end: str = END) -> str
     return f"{before}{begin}\n\n{text}\n{end}{after}"
 
 
-def write(readme: Path, results: Path) -> None:
-    """Puts the tables of ``results`` into ``readme``. ValueError as :func:`load` and :func:`rewritten`."""
+def write(readme: Path, results: Path, quality: Path | None = None) -> None:
+    """Puts the tables of ``results`` into ``readme``, and those of how well faults are found into the page ``quality``.
+    ValueError as :func:`load` and :func:`rewritten`."""
+    from benchmarks.quality import page  # which has rows of this module's kind
+
     found = load(results)
     text = rewritten(readme.read_text(), section(found))
     readme.write_text(rewritten(text, reliability_section(found), *RELIABILITY))
+    if quality is not None:
+        quality.write_text(rewritten(quality.read_text(), page.section(found), page.BEGIN, page.END))
 
 
 def _throughput(r: Record) -> list[Row]:
@@ -473,4 +479,4 @@ def _list(items: Any) -> str:
 
 
 if __name__ == "__main__":
-    write(README, RESULTS)
+    write(README, RESULTS, QUALITY)

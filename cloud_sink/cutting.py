@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cloud_sink.records import Records
 from models.acceptance import Acceptance
+from models.commissioning import USUAL_WINDOWS
 from models.features import FeatureSet
 from models.labels import Labels
 from models.logs import LogInfo, LogOptions, Tick, Warn
@@ -29,8 +30,7 @@ from models.windowing import Windower
 _INTERVAL_ROWS = 20_000  # looked at to learn how far apart values usually are
 MAX_BATCH_VALUES = 1 << 22  # of the windows cut from one push: 16 MB as float32
 
-SLOW_WINDOW, SLOW_HOP = 60, 1
-VIBRATION_WINDOW, VIBRATION_HOP = 1024, 512
+SLOW_WINDOW, _ = USUAL_WINDOWS["slow"]
 
 Progress = Callable[[int], None]
 
@@ -179,12 +179,9 @@ def _channels(request: Request, device: Device, is_recorded: bool) -> tuple[Chan
 
 
 def _lengths(request: Request, mode: Mode, record: int) -> tuple[int, int]:
-    if request.feature_set != "vibration":
-        n, hop = SLOW_WINDOW, SLOW_HOP
-    elif mode is Mode.BURST:
+    n, hop = USUAL_WINDOWS[request.feature_set]
+    if request.feature_set == "vibration" and mode is Mode.BURST:
         n = hop = record
-    else:
-        n, hop = VIBRATION_WINDOW, VIBRATION_HOP
     if request.n is not None:
         n = request.n
         hop = min(hop, n)

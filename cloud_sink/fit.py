@@ -1,7 +1,8 @@
 """From a dataset to a model: commissioning, cross-fit, int8 twin, calibration, manifest.
 
 No number that a score is judged by is in-sample: out-of-fold scores come from models fitted on other blocks
-of time, a window's length away on either side, with normalisation and re-centring of their own. The int8
+of time, a window's length away on either side, with normalisation and re-centring of their own, and are of blocks that
+have something before them (``models.cross_fit``). The int8
 artifact has out-of-fold scores, and so a calibration, of its own.
 """
 
@@ -16,20 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from cloud_sink.commissioning import Commissioned, commission, placed, recentring_spec
 from cloud_sink.dataset import Dataset
 from cloud_sink.edgetpu import compile_for_edge_tpu
-from cloud_sink.export import float_model, int8_model
 from cloud_sink.golden import golden_vectors
 from cloud_sink.quantise import FloatGraph, Int8Graph, Sigmas, Sweep, ranges, rank_correlation, sweep
-from cloud_sink.sample_size import WARN_EFFECTIVE, more_data, require_enough
 from cloud_sink.train import (
     MIN_ROWS,
     Fitted,
     fit_model,
     residual_scale,
 )
-from models.calibration import Calibration, block_folds, effective_windows, fit_calibration, p_values
+from models.calibration import Calibration, block_folds, effective_windows, fit_calibration
+from models.commissioning import Commissioned, commission, placed, recentring_spec
+from models.export import float_model, int8_model
 from models.features import schema_id
 from models.manifest import (
     Artifact,
@@ -41,13 +41,13 @@ from models.manifest import (
     TrainingReport,
     artifact_file,
 )
+from models.out_of_fold import FAR_LEVEL, all_alike, breaks_between, false_alarm_rate
+from models.out_of_fold import N_FOLDS as N_FOLDS
 from models.recentring import Recentring, RecentringSpec
+from models.sample_size import WARN_EFFECTIVE, more_data, require_enough
 from models.scoring import normalise, residuals, scores
 from models.signal import ArtifactTarget
 from models.tflite_check import check, edge_tpu_check
-
-N_FOLDS = 5
-FAR_LEVEL = 0.01  # the p-value at which the cross-fit false-alarm rate is stated
 
 Graph = FloatGraph | Int8Graph
 
@@ -86,7 +86,7 @@ Tick = Callable[[str], None]
 
 def n_steps(dataset: Dataset) -> int:
     """How often :func:`fit_dataset` calls ``tick``."""
-    return N_FOLDS + 4
+    return N_FOLDS + 3
 
 
 def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: None) -> Trained:
@@ -119,23 +119,26 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
     channels = [info.channel for info in dataset.infos]
     found = sweep(fitted, whole.inputs, channels, seed=options.seed, ranged=ranged)
 
-    out_of_fold = {name: np.empty(rows.shape[0], np.float32) for name in ("float32", "int8")}
-    for i, (train, test) in enumerate(folds):
+    first = int(folds[0][1][0])  # of the windows that are judged
+    blocks = [test - first for _, test in folds]
+    out_of_fold = {name: np.empty(rows.shape[0] - first, np.float32) for name in ("float32", "int8")}
+    for i, ((train, test), block) in enumerate(zip(folds, blocks, strict=True)):
         tick(f"cross-fit, block {i + 1} of {len(folds)}")
         mask = np.zeros(rows.shape[0], np.bool_)
         mask[train] = True
         part = commission(rows, mask, recentring, recentred, dataset.min_scale, dataset.infos, ends)
         model = fit_model(options.family, part.inputs[mask], seed=options.seed)
         for name, (graph, scale) in graphs_of(model, part.inputs[mask], found.sigmas).items():
-            out_of_fold[name][test] = graph_scores(model, graph, scale, part.inputs[test])
+            out_of_fold[name][block] = graph_scores(model, graph, scale, part.inputs[test])
 
     tick("calibrating")
-    breaks = _breaks(starts, window.hop_ns)
+    breaks = breaks_between(starts[first:], window.hop_ns)
     step_ns = dataset.step_ns if dataset.step_ns != window.hop_ns else None
-    n_effective = effective_windows(np.log(np.maximum(out_of_fold["float32"], 1e-12)), overlap)
+    n_judged = effective_windows(np.log(np.maximum(out_of_fold["float32"], 1e-12)), overlap)
+    n_effective = n_judged * rows.shape[0] / (rows.shape[0] - first)
     require_enough(rows.shape[0], n_effective, window, dataset.step_ns)
-    judged = {name: _all_alike(oof) if ranged else oof for name, oof in out_of_fold.items()}
-    calibration = {name: fit_calibration(oof, n_effective, breaks, step_ns) for name, oof in judged.items()}
+    judged = {name: all_alike(oof) if ranged else oof for name, oof in out_of_fold.items()}
+    calibration = {name: fit_calibration(oof, n_judged, breaks, step_ns) for name, oof in judged.items()}
 
     tick("checking the graphs")
     graphs = graphs_of(fitted, whole.inputs, found.sigmas)
@@ -196,7 +199,7 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
             n_windows=rows.shape[0],
             set_aside=dict(dataset.set_aside),
             n_effective=round(n_effective, 3),
-            cross_fit_far=false_alarm_rate(judged["float32"], folds, n_effective),
+            cross_fit_far=false_alarm_rate(judged["float32"], blocks, n_judged),
             far_level=FAR_LEVEL,
             notes=tuple(notes),
         ),
@@ -280,36 +283,6 @@ def graph_scores(
 ) -> NDArray[np.float32]:
     output, _ = graph.run(inputs)
     return scores(residuals(inputs, output, fitted.output_kind, scale))
-
-
-def _all_alike(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``scores`` float32[w] of rows within their ranges, which are all equally normal: each as high as any such row scores.
-    That is more than was seen, for a row may be at the ends of several ranges, and off the mean by their whole width."""
-    return np.full_like(scores, 4.0 * scores.max())
-
-
-def _breaks(start_ns: NDArray[np.int64], hop_ns: int) -> tuple[int, ...]:
-    """Indices of windows before which time is missing. In burst mode the pause between records is no gap."""
-    if start_ns.size < 2:
-        return ()
-    steps = np.diff(start_ns)
-    usual = max(float(np.quantile(steps, 0.95)), float(hop_ns))
-    return tuple((np.flatnonzero(steps > 1.5 * usual) + 1).tolist())
-
-
-def false_alarm_rate(
-    out_of_fold: NDArray[np.float32],
-    folds: list[tuple[NDArray[np.intp], NDArray[np.intp]]],
-    n_effective: float,
-) -> float:
-    """Share of healthy windows at or below FAR_LEVEL, each judged by a calibration that has not seen its
-    block."""
-    n_alarms = 0
-    for _, test in folds:
-        others = np.setdiff1d(np.arange(out_of_fold.size), test)
-        calibration = fit_calibration(out_of_fold[others], n_effective * others.size / out_of_fold.size)
-        n_alarms += int(np.count_nonzero(p_values(calibration, out_of_fold[test]) <= FAR_LEVEL))
-    return n_alarms / out_of_fold.size
 
 
 def _auc(

@@ -15,15 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_sink.fit import (
-    FAR_LEVEL,
-    Trained,
-    artifacts_of,
-    false_alarm_rate,
-    graph_scores,
-    graphs_of,
-    published,
-)
+from cloud_sink.fit import Trained, artifacts_of, graph_scores, graphs_of, published
 from cloud_sink.fleet import Fleet
 from cloud_sink.fleet_bounds import MAX_SHARE
 from cloud_sink.golden import golden_of
@@ -42,6 +34,7 @@ from models.calibration import fit_calibration
 from models.episodes import AlertPolicy
 from models.features import FeatureInfo, describe, min_scales
 from models.manifest import Family, ModelManifest, Normalisation, TrainingReport
+from models.out_of_fold import FAR_LEVEL, false_alarm_rate
 from models.scoring import normalise
 
 MIN_FLEET_ROWS = 64  # of the reservoirs
@@ -255,7 +248,9 @@ def assembled(
             n_windows=evidence.n_windows,
             set_aside=dict(evidence.set_aside),
             n_effective=round(n_effective, 3),
-            cross_fit_far=false_alarm_rate(out_of_fold["float32"], evidence.folds, n_effective),
+            cross_fit_far=false_alarm_rate(
+                out_of_fold["float32"], [t for _, t in evidence.folds], n_effective
+            ),
             far_level=FAR_LEVEL,
             notes=(*evidence.notes, *notes),
         ),

@@ -1,8 +1,7 @@
 """n, mean and co-moment of rows of features, and what follows from these alone. Pure.
 
 They merge exactly (Chan, Golub & LeVeque 1983), so a linear model of many devices is the one that all their rows would have
-given. Oracle-approximating shrinkage (Chen, Wiesel, Eldar & Hero 2010) depends on n, mean and covariance alone, which Ledoit and
-Wolf's does not.
+given.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from models.whitening import oas as oas
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,19 +87,6 @@ def square(upper: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     found[:, rows, columns] = upper
     found[:, columns, rows] = upper
     return found
-
-
-def oas(covariance: NDArray[np.float64], n: float) -> tuple[NDArray[np.float64], float]:
-    """``covariance`` float64[k, k] of n rows, shrunk towards a multiple of the identity, and by how much (0 to 1)."""
-    k = len(covariance)
-    mean_square = float(np.mean(covariance**2))
-    mu = float(np.trace(covariance)) / k
-    numerator = mean_square + mu**2
-    denominator = (n + 1.0) * (mean_square - mu**2 / k)
-    shrinkage = 1.0 if denominator <= 0.0 else min(numerator / denominator, 1.0)
-    shrunk = (1.0 - shrinkage) * covariance
-    shrunk.flat[:: k + 1] += shrinkage * mu
-    return shrunk, shrinkage
 
 
 def finite(scores: NDArray[np.floating]) -> NDArray[np.floating]:

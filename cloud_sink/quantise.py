@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from cloud_sink.export import Range, int8_model
 from cloud_sink.train import Fitted, residual_scale
+from models.export import Range, int8_model
 from models.runtime import Graph, dequantise, quantise
 from models.scoring import residuals, scores
 

@@ -19,22 +19,17 @@ from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 from sklearn.neural_network import MLPRegressor
 
-from cloud_sink.export import Dense
+from models.export import Dense
 from models.manifest import Family
+from models.sample_size import MIN_ROWS as MIN_ROWS
+from models.sample_size import FitError as FitError
 from models.scoring import OutputKind, residuals, scores
+from models.whitening import dense
+from models.whitening import whitening_layers as whitening_layers
 
-MIN_ROWS = 8  # below this no covariance, however shrunk, says anything
 MAX_NETWORK_ROWS = 20_000  # a network is fitted on at most this many rows, evenly spaced over the recording
 EXPLAINED_VARIANCE = 0.95  # kept by the linear autoencoder
-MAX_WHITENING_GAIN = 10.0  # collinear features would else be amplified without bound, past float32 and int8
-LEAST_VARIANCE = (
-    1e-6  # below it rows are all alike (a block of a channel that stood still), and are not whitened
-)
 MIN_RESIDUAL_SCALE = 0.1  # a feature that is reconstructed almost exactly must not outweigh all others
-
-
-class FitError(ValueError):
-    """A model cannot be fitted on these rows; the text says why and what would help."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,31 +109,12 @@ def residual_scale(
     return np.maximum(rms, MIN_RESIDUAL_SCALE)
 
 
-def fit_normalisation(
-    features: NDArray[np.float32], min_scale: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(centre, scale) float64[k] of ``features`` float32[w, k]: mean and standard deviation, the latter at
-    least ``min_scale`` float64[k] (``models.features.min_scales``)."""
-    wide = features.astype(np.float64)
-    return wide.mean(axis=0), np.maximum(wide.std(axis=0), min_scale)
-
-
 def _fit_mahalanobis(rows: NDArray[np.float64], seed: int) -> tuple[Dense, ...]:
     # Ledoit & Wolf (2004), "A well-conditioned estimator for large-dimensional covariance matrices"; the
     # symmetric square root (ZCA: Kessy, Lewin & Strimmer 2018) is the whitening whose output stays closest to
     # its input, feature by feature.
     covariance, _ = ledoit_wolf(rows)
     return whitening_layers(rows.mean(axis=0), covariance)
-
-
-def whitening_layers(mean: NDArray[np.float64], covariance: NDArray[np.float64]) -> tuple[Dense, ...]:
-    """The layer whose output has, for rows of ``mean`` and ``covariance``, no correlation and spread 1."""
-    variance, axes = np.linalg.eigh(covariance)
-    mean_variance = float(variance.mean())
-    floor = mean_variance / MAX_WHITENING_GAIN**2 if mean_variance >= LEAST_VARIANCE else 1.0
-    whitening = (axes / np.sqrt(np.maximum(variance, floor))) @ axes.T
-    whitening = (whitening + whitening.T) / 2
-    return (_dense(whitening, -whitening @ mean, "none"),)
 
 
 def _fit_linear_ae(rows: NDArray[np.float64], seed: int) -> tuple[Dense, ...]:
@@ -164,7 +140,7 @@ def _component_layers(
         n_codes = int(np.searchsorted(np.cumsum(power) / total, EXPLAINED_VARIANCE) + 1)
     n_codes = max(1, min(n_codes, mean.size - 1, axes.shape[0]))
     encoder = axes[:n_codes]
-    return (_dense(encoder, -encoder @ mean, "none"), _dense(encoder.T, mean, "none"))
+    return (dense(encoder, -encoder @ mean, "none"), dense(encoder.T, mean, "none"))
 
 
 MAX_EPOCHS = 400
@@ -216,7 +192,7 @@ def _fit_network(rows: NDArray[np.float64], seed: int, shape: tuple[int, int, in
         _train_one_epoch(network, rows)
     last = len(network.coefs_) - 1
     return tuple(
-        _dense(weights.T, bias, "none" if i == last else "relu")
+        dense(weights.T, bias, "none" if i == last else "relu")
         for i, (weights, bias) in enumerate(zip(network.coefs_, network.intercepts_, strict=True))
     )
 
@@ -246,14 +222,6 @@ def _train_one_epoch(network: MLPRegressor, rows: NDArray[np.float64]) -> None:
             "ignore"
         )  # a network of one output warns about its target's shape at every epoch
         network.partial_fit(rows, rows)
-
-
-def _dense(weights: NDArray[np.float64], bias: NDArray[np.float64], activation: str) -> Dense:
-    return Dense(
-        np.ascontiguousarray(weights, dtype=np.float32),
-        np.ascontiguousarray(bias, dtype=np.float32),
-        "relu" if activation == "relu" else "none",
-    )
 
 
 FAMILIES: Mapping[Family, FamilySpec] = {

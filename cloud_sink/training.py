@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
+from scipy.stats import binom
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -20,17 +21,17 @@ from cloud_sink.bundle import next_version, write_bundle
 from cloud_sink.cutting import DatasetError, Progress, Request
 from cloud_sink.dataset import Dataset, read_dataset
 from cloud_sink.fit import FitOptions, Trained, fit_dataset, n_steps
-from cloud_sink.sample_size import duration
 from models import manifest as manifests
 from models.alerting import usual_policy
 from models.calibration import AlertLevel, level_for_budget
 from models.evidence import Mark
 from models.gating import GateSpec
 from models.labels import merge
-from models.manifest import Family, ModelManifest
+from models.manifest import Family, ModelManifest, TrainingReport
 from models.messages import rfc3339
 from models.recording import log_beginning
 from models.runtime import Graph, runtime_name
+from models.sample_size import duration
 from models.signal import NS_PER_S, ArtifactTarget, Channel
 
 TIMED_BATCHES = (1, 16)
@@ -126,6 +127,8 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
     manifest = trained.manifest
     training = manifest.training
     window = dataset.window
+    artifact = manifest.artifact("cpu-float32")
+    assert artifact is not None
     facts: list[tuple[str, str]] = [
         ("trained on", f"{rfc3339(training.start_ns)[:19]}Z to {rfc3339(training.end_ns)[:19]}Z"),
         (
@@ -143,10 +146,8 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
         ("values dropped", _counts(dataset.sample_drops)),
         ("effective windows", f"{training.n_effective:.1f}"),
         ("re-centring", _recentring(trained)),
-        ("cross-fit false alarms", f"{training.cross_fit_far:.2%} of windows at p <= {training.far_level:g}"),
+        ("cross-fit false alarms", _false_alarms(training, artifact.calibration.n_effective)),
     ]
-    artifact = manifest.artifact("cpu-float32")
-    assert artifact is not None
     level = level_for_budget(
         artifact.calibration, usual_policy(manifest.features.set, window), window.hop_ns, alerts_per_week
     )
@@ -164,6 +165,17 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
         _graphs_table(dataset, trained),
     ]
     return "\n".join(lines)
+
+
+def _false_alarms(training: TrainingReport, n_effective: float) -> str:
+    """The rate, and up to where it may come by chance: the 97.5 % quantile of a binomial of as many windows as those that were
+    judged are worth."""
+    n = max(1, round(n_effective))
+    chance = float(binom.ppf(0.975, n, training.far_level)) / n
+    return (
+        f"{training.cross_fit_far:.2%} of windows at p <= {training.far_level:g}; of {n} effective ones, chance alone gives up "
+        f"to {chance:.2%}"
+    )
 
 
 def _graphs_table(dataset: Dataset, trained: Trained) -> str:
@@ -221,8 +233,9 @@ def _advice(level: AlertLevel) -> list[str]:
     n = f"{level.alerts_per_week:g} alert{'' if level.alerts_per_week == 1 else 's'} a week"
     return [
         "",
-        f"To verify a level of {n} takes about {wanted} of healthy recording, and this holds {held}: until then the "
-        "level is a cautious guess, and mild faults may be missed.",
+        f"To verify a level of {n} takes about {wanted} of healthy running that is judged, and this holds {held} (a "
+        "recording's first fifth is only learned from): until then the level is a cautious guess, and mild faults may be "
+        "missed.",
     ]
 
 

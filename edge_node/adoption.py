@@ -33,6 +33,7 @@ from edge_node.model_store import Bundle
 from edge_node.model_track import Track
 from edge_node.plans import DevicePlan
 from edge_node.running_sources import raise_failure
+from edge_node.self_taught import SelfTaught
 from models.acceptance import Acceptance
 from models.log_limit import LogLimit
 from models.manifest import ModelManifest
@@ -86,6 +87,7 @@ class Adoption:
         self._log_limit = LogLimit(SAME_LOG_S)
         self.inbox = ModelInbox(self._wake)
         self._tracks: dict[str, Track] = {}
+        self._self_taught = SelfTaught(self, state, self._stop)
         self.take_over(config, core)
         self._listener = self.spawn(self._listen())
 
@@ -93,8 +95,9 @@ class Adoption:
         """A new configuration, and its core, to which nothing was pushed yet: what was adopted goes on serving in it, where
         it still may."""
         self.config, self.core = config, core
+        self._self_taught.take_over(config, core)
         before, self._tracks = self._tracks, {}
-        served = dict.fromkeys(plan.model.model_id for plan in core.plans if plan.model is not None)
+        served = dict.fromkeys(plan.track for plan in core.plans if plan.track is not None)
         for model_id in served:
             track = before.pop(model_id, None)
             shelf = Shelf(self._state, model_id) if track is None else track.shelf
@@ -126,6 +129,7 @@ class Adoption:
     def advance(self, now_ns: int) -> None:
         """What it was told of the time."""
         if not self._stop.is_set():
+            self._self_taught.step()
             for track in self._tracks.values():
                 track.advance(now_ns)
 
@@ -157,7 +161,14 @@ class Adoption:
 
     def troubles(self) -> list[Trouble]:
         """What an operator must know of."""
-        found = []
+        found = [
+            Trouble(f"learning/{device_id}", text, 1, math.inf)
+            for device_id, text in self._self_taught.trouble.items()
+        ]
+        found += [
+            Trouble(f"model_kept/{model_id}", text, 1, math.inf)
+            for model_id, text in self._self_taught.unkept.items()
+        ]
         for model_id, track in self._tracks.items():
             if (text := track.trouble) is not None:
                 found.append(Trouble(f"model/{model_id}/{text}", f"model {model_id}: {text}", 1, math.inf))
@@ -167,7 +178,10 @@ class Adoption:
 
     def families(self) -> list[Family]:
         """What is counted."""
-        serving = {model_id: track.serving for model_id, track in self._tracks.items()}
+        models = [plan.model for plan in self.core.plans if plan.model is not None]
+        serving: dict[str, int] = {}
+        for model in models:
+            serving[model.model_id] = max(model.version, serving.get(model.model_id, 0))
         trials = {model_id: track.attempt.n_windows for model_id, track in self._tracks.items()}
         return families(self.adoptions, self.refusals, self.rollbacks, serving, trials)
 
@@ -233,7 +247,7 @@ class Adoption:
                 raise NotAdmitted(error.reason, str(error)) from error
 
     async def prepare(
-        self, plans: Sequence[DevicePlan], bundles: Callable[[str], Bundle], *, probed: bool = False
+        self, plans: Sequence[DevicePlan], bundles: Callable[[str], Bundle | None], *, probed: bool = False
     ) -> Prepared:
         async with contextlib.AsyncExitStack() as held:
             if not probed:

@@ -6,6 +6,7 @@ open upstream because a configuration changed. Pure.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,8 @@ from models.messages import (
     rfc3339,
 )
 from models.signal import DeviceCondition, ScoredOn
+
+_STEPS = 10  # in which it is said how far learning is
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class AnnouncerState(msgspec.Struct, kw_only=True):
     published: tuple[DeviceCondition, tuple[str, ...]] | None
     n_states: int
     outbox: list[SavedEvent]
+    step: int | None = None
 
 
 class Announcer:
@@ -74,6 +78,8 @@ class Announcer:
         self._since_ns = 0
         self._published: tuple[DeviceCondition, tuple[str, ...]] | None = None
         self._n_states = 0  # published: tells apart equal states at one instant, where a clock went back
+        self._step: int | None = None  # how far it was said that learning is
+        self.progress: float | None = None  # how far it is, 0 to 1; None: the device does not learn
         self.condition = DeviceCondition.LEARNING
         self.outbox: list[PipelineEvent] = []
 
@@ -86,6 +92,11 @@ class Announcer:
     def spoke(self) -> bool:
         """Whether the device's state has been published yet."""
         return self._published is not None
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has, is not that it learns, and need not become that."""
+        return self.spoke and self.condition is not DeviceCondition.LEARNING and self.progress is None
 
     def last(self, key: str) -> Alert | None:
         """What was last said of the episode ``key``, while that is open."""
@@ -156,13 +167,23 @@ class Announcer:
     def accept(self, key: str, change: Transition, by: str) -> None:
         """Send the end of the episode ``key``, which is open: ``by`` says that it is normal."""
         before = self._open[key]
+        self._end(key, change, alerting.accepted_sentence(before.machine, by, before.message))
+
+    def let_go(self, key: str, change: Transition) -> None:
+        """Send the end of the episode ``key``, which is open: nobody can tell any more whether it lasts."""
+        before = self._open[key]
+        text = f"{before.machine}: the model that said this scores no more: {before.message}"
+        self._end(key, change, text)
+
+    def _end(self, key: str, change: Transition, text: str) -> None:
+        before = self._open[key]
         alert = msgspec.structs.replace(
             before,
             state=change.state,
             seq=change.seq,
             message_id=f"{before.alert_id}-{change.seq}",
             severity=change.severity,
-            message=alerting.accepted_sentence(before.machine, by, before.message),
+            message=text,
             end_ns=change.end_ns,
             end_at=rfc3339(change.end_ns),
         )
@@ -179,14 +200,20 @@ class Announcer:
             condition = DeviceCondition.SENSOR_FAULT
         elif kinds:
             condition = DeviceCondition.ANOMALOUS
+        elif self.progress is not None:
+            condition = DeviceCondition.LEARNING
         else:
             condition = DeviceCondition.NORMAL
         if condition != self.condition or self._published is None:
             self._since_ns = at_ns
         self.condition = condition
         now = (condition, tuple(sorted(alert.alert_id for alert in self._open.values())))
-        if now == self._published:
+        step = None
+        if condition is DeviceCondition.LEARNING and self.progress is not None:
+            step = math.floor(_STEPS * self.progress)
+        if now == self._published and step == self._step:
             return
+        self._step = step
         self._published = now
         device = self._plan.device
         self._n_states += 1
@@ -202,6 +229,7 @@ class Announcer:
             since_ns=self._since_ns,
             since_at=rfc3339(self._since_ns),
             open_alerts=now[1],
+            progress=None if step is None else step / _STEPS,
         )
         self.outbox.append(PipelineEvent(message, arrival_ns, None))
 
@@ -245,6 +273,7 @@ class Announcer:
             since_ns=self._since_ns,
             published=self._published,
             n_states=self._n_states,
+            step=self._step,
             outbox=[save_event(event) for event in self.outbox],
         )
 
@@ -253,7 +282,9 @@ class Announcer:
         self.condition = state.condition
         self._since_ns = state.since_ns
         self._published = state.published
-        self._n_states = state.n_states
+        self._n_states, self._step = state.n_states, state.step
+        if self._plan.model is None and state.step is not None:
+            self.progress = state.step / _STEPS
         self.outbox[:] = restored_outbox(state)
 
 

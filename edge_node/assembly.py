@@ -29,14 +29,17 @@ from edge_node.plans import DevicePlan, ServedModel
 from edge_node.portions import Portion
 from edge_node.runs import Runs
 from edge_node.scorer import Scorer
+from edge_node.state_dir import state_dir_of
+from edge_node.teaching import Teacher
 from edge_node.workers import SHARED, Workers
 from models import codec
 from models.alerting import AlertPolicy, usual_policy
 from models.calibration import AlertLevel, level_for_budget, level_for_p
+from models.features import FeatureSet
 from models.manifest import ModelManifest
 from models.messages import ModelStatus
 from models.runtime import GraphUnusable
-from models.signal import ArtifactTarget, Clock, Device, SampleBlock
+from models.signal import ArtifactTarget, Clock, Device, SampleBlock, WindowSpec
 
 # Blocks of a device that complete more windows than this are scored in pieces: bounds memory, changes nothing else.
 MAX_WINDOWS_AT_ONCE = 1024
@@ -49,13 +52,14 @@ _BLOCKS_OF_A_DEVICE = 8
 @dataclass(slots=True)
 class Core:
     """A pipeline and the engines that score for it; ``workers``: where they do, None: in this process. ``bundles``: what
-    each device was configured with."""
+    each device was configured with, or has learned."""
 
     pipeline: Pipeline
     engines: dict[str, ScoringEngine]
     plans: tuple[DevicePlan, ...]
     workers: Workers | None = None
-    bundles: Mapping[str, Bundle] = field(default_factory=dict)
+    bundles: dict[str, Bundle] = field(default_factory=dict)
+    teacher: Teacher | None = None  # puts into service what devices have learned, where nobody else does
     scorer: Scorer = field(init=False)
     _portions: dict[str, Portion] = field(init=False)
     _linked: frozenset[str] = field(init=False)
@@ -115,7 +119,12 @@ class Core:
 
     def score(self) -> int:
         """Score all that is ready, as :class:`Scorer` does; returns the number of windows."""
-        return self.scorer.score()
+        n = self.scorer.score()
+        while self.teacher is not None and (learned := self.pipeline.learned):
+            for device_id in learned:
+                self.teacher.teach(self, device_id)
+            n += self.scorer.score()
+        return n
 
     def close(self) -> None:
         """Gives back what the engines hold: nothing is scored any more."""
@@ -143,7 +152,7 @@ class Core:
         """Serve the devices of ``plans`` as these say from their next window on, with ``engines`` beside those that are
         here; returns the engines that nobody uses any more, for the caller to close. NotDrained and ValueError as
         :meth:`Pipeline.adopt` raises them."""
-        self.score()
+        self.scorer.score()
         self.pipeline.adopt(plans)
         changed = {plan.device.device_id: plan for plan in plans}
         self.plans = tuple(changed.get(plan.device.device_id, plan) for plan in self.plans)
@@ -180,6 +189,9 @@ def assemble(config: Config, *, on_notice: Callable[[str], None], workers: Worke
             plans.append(_plan(config, device, bundles, engines, on_notice, workers))
         except ConfigError as error:
             refusals[str(error)] = None
+    for device in config.devices:
+        if (text := _taken(config, device, bundles)) is not None:
+            refusals[text] = None
     if refusals:
         for engine in engines.values():
             engine.close()
@@ -193,7 +205,12 @@ def assemble(config: Config, *, on_notice: Callable[[str], None], workers: Worke
         max_waiting=gateway.max_waiting,
     )
     configured = {d.device.device_id: bundles[d.model] for d in config.devices if d.model is not None}
-    return Core(pipeline, engines, tuple(plans), workers, configured)
+
+    def served(device_id: str, bundle: Bundle, fresh: dict[str, ScoringEngine]) -> DevicePlan:
+        return served_plan(config, config.device(device_id), bundle, fresh, on_notice, workers)
+
+    teacher = Teacher(served, on_notice, state_dir_of(config))
+    return Core(pipeline, engines, tuple(plans), workers, configured, teacher)
 
 
 def _plan(
@@ -207,11 +224,25 @@ def _plan(
     """The plan of ``device``; what it needs is added to ``bundles`` and ``engines``."""
     bundle = _bundle(config, device, bundles)
     if bundle is None:
-        return _plan_of(device, config.settle(device, None), None, "")
+        return plan_for(config, device, None)
     try:
         return served_plan(config, device, bundle, engines, on_notice, workers)
     except (BundleRefused, ArtifactMissing, EdgeTpuUnavailable, GraphUnusable) as error:
         raise config.error(device.device.device_id, "model", device.model, str(error)) from error
+
+
+def _taken(config: Config, device: DeviceConfig, bundles: Mapping[Path, Bundle]) -> str | None:
+    """What is wrong with the fleet's model of a device that learns: others here are configured with it, and versions of it
+    take each other's place on all devices at once."""
+    if device.learn is None:
+        return None
+    fleet, device_id = device.learn.fleet, device.device.device_id
+    for other in config.devices:
+        bundle = None if other.model is None else bundles.get(other.model)
+        if bundle is not None and bundle.manifest.model_id == fleet:
+            text = f'{other.device.device_id} has this model already: name it here too, as model, in place of "learn"'
+            return str(config.error(device_id, "fleet_model", fleet, text))
+    return None
 
 
 def served_plan(
@@ -235,8 +266,11 @@ def served_plan(
     return plan
 
 
-def plan_for(config: Config, device: DeviceConfig, bundle: Bundle) -> DevicePlan:
-    """The plan of ``device`` with ``bundle``. Raises ConfigError and BundleRefused where they do not fit."""
+def plan_for(config: Config, device: DeviceConfig, bundle: Bundle | None) -> DevicePlan:
+    """The plan of ``device`` with ``bundle`` (None: without a model). Raises ConfigError and BundleRefused where they do not
+    fit."""
+    if bundle is None:
+        return _plan_of(device, config.settle(device, None), None, "")
     settled = config.settle(device, bundle.manifest)
     check_device(bundle, settled.device, settled.window)
     engine = f"{_identity(bundle.manifest)}@{device.backend}/{device.precision}"
@@ -248,9 +282,10 @@ def _plan_of(device: DeviceConfig, settled: Settled, bundle: Bundle | None, engi
         device=settled.device,
         window=settled.window,
         time=settled.time,
-        alert=device.alert if bundle is None else _policy(bundle.manifest, device.alert),
+        alert=_policy_of(device, settled.window, bundle),
         model=None if bundle is None else ServedModel.build(bundle.manifest, settled.device),
         engine=engine,
+        learn=device.learn,
         levels={} if bundle is None else alert_levels(bundle.manifest, device),
         limits=device.limits,
         gate=device.gate,
@@ -314,16 +349,22 @@ def _identity(manifest: ModelManifest) -> str:
 
 def alert_levels(manifest: ModelManifest, device: DeviceConfig) -> dict[ArtifactTarget, AlertLevel]:
     """Where each artifact's scores begin to count as anomalous, from the device's budget or p-value."""
-    return _levels(manifest, _policy(manifest, device.alert), device.alerts_per_week, device.p_threshold)
+    policy = _policy(manifest.features.set, manifest.window, device.alert)
+    return _levels(manifest, policy, device.alerts_per_week, device.p_threshold)
 
 
-def _policy(manifest: ModelManifest, configured: AlertPolicy) -> AlertPolicy:
+def _policy_of(device: DeviceConfig, window: WindowSpec, bundle: Bundle | None) -> AlertPolicy:
+    if bundle is not None:
+        return _policy(bundle.manifest.features.set, window, device.alert)
+    return device.alert if device.learn is None else _policy(device.learn.feature_set, window, device.alert)
+
+
+def _policy(features: FeatureSet, window: WindowSpec, configured: AlertPolicy) -> AlertPolicy:
     """``configured``, or the usual one of the model's features where that says nothing but how often to update."""
     usual = AlertPolicy(update_s=configured.update_s)
     if configured != usual:
         return configured
-    suited = usual_policy(manifest.features.set, manifest.window)
-    return msgspec.structs.replace(suited, update_s=configured.update_s)
+    return msgspec.structs.replace(usual_policy(features, window), update_s=configured.update_s)
 
 
 def _levels(

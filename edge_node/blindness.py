@@ -18,11 +18,12 @@ EVERY_S = 5.0  # to look through many devices takes a while
 LEAST_S = 30.0  # so long it may be a hiccup
 
 # Somebody sees such windows: they are inactive by the machine's own gate, a sensor alert is open, or inference fails, which
-# is another trouble; with no model there is nothing to score.
+# is another trouble; with no model, or none yet, there is nothing to score.
 _SEEN = (
     DropReason.INACTIVE,
     DropReason.SENSOR_FAULT,
     DropReason.NO_MODEL,
+    DropReason.LEARNING,
     DropReason.INFERENCE_FAILED,
     DropReason.DOWN,
 )

@@ -36,6 +36,7 @@ def _same(a: DevicePlan, b: DevicePlan) -> bool:
         a.limits,
         a.gate,
         a.summary_s,
+        _learned(a),
     ) == (
         b.device,
         b.window,
@@ -44,4 +45,10 @@ def _same(a: DevicePlan, b: DevicePlan) -> bool:
         b.limits,
         b.gate,
         b.summary_s,
+        _learned(b),
     )
+
+
+def _learned(plan: DevicePlan) -> tuple[str, str] | None:
+    """What a device learns, whatever takes its place."""
+    return None if plan.learn is None else (plan.learn.feature_set, plan.learn.model_id)

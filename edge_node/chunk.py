@@ -78,6 +78,7 @@ class Chunk(msgspec.Struct, tag="windows", kw_only=True, eq=False):
     least_p: float = 0.0
     backend: ScoredOn | None = None
     latency_ns: int | None = None  # of the batch that it was scored in
+    progress: float | None = None  # of learning, after these windows; None: the device does not learn
 
     @property
     def n(self) -> int:

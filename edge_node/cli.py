@@ -19,11 +19,18 @@ from tabulate import tabulate
 from edge_node import cli_doctor, cli_plan, cli_recordings, cli_replay, probing
 from edge_node.assembly import assemble
 from edge_node.config import ConfigError, load_config
+from edge_node.config_devices import listed
+from edge_node.learner import wanted_windows
 from edge_node.model_in_service import in_service
+from edge_node.model_record import NotAdmitted
+from edge_node.plans import DevicePlan, LearnPlan
+from edge_node.teaching import Teacher
 from models.cli_values import Parser, positive
 from models.logs import LogError
+from models.messages import rfc3339
 from models.program_log import set_up_logging
 from models.runtime import RuntimeUnavailable
+from models.wording import duration
 
 FAILED = 1
 
@@ -121,7 +128,7 @@ def _check(given: argparse.Namespace) -> int:
         if error.partial:
             print("more may show once these are corrected", file=sys.stderr)
         return FAILED
-    rows = []
+    rows, unnamed = [], []
     for plan in core.plans:
         window = f"{float(plan.window.n / plan.window.rate_hz):g} s every {float(plan.window.hop / plan.window.rate_hz):g} s"
         model, level = "none: limits and sensor checks only", ""
@@ -129,12 +136,20 @@ def _check(given: argparse.Namespace) -> int:
             engine = core.engines[plan.engine]
             model = f"{plan.model.model_id} v{plan.model.version} on {engine.backend}"
             level = plan.levels[engine.target].text()
+        elif plan.learn is not None:
+            model = _learned(plan, plan.learn, core.teacher, notices)
+        elif config.device(plan.device.device_id).says_no_model:
+            unnamed.append(plan.device.device_id)
         rows.append(
             (plan.device.device_id, plan.device.machine, len(plan.device.channels), window, model, level)
         )
     print(tabulate(rows, headers=("device", "machine", "channels", "window", "model", "alerts at")))
     for other in in_service(config, core).values():
         print(other.text)
+    if unnamed:
+        print(
+            f'no model named for {listed(unnamed)}: model = "learn" has this gateway make one, "none" ends this line'
+        )
     for notice in notices:
         print(f"warning: {notice}")
     if given.test:
@@ -149,6 +164,24 @@ def _check(given: argparse.Namespace) -> int:
     needs = "" if config.sources else "; `edge-node run` needs a [[source]], replay does not"
     print(f"{given.config}: ok, {n_devices}, {n_sources}{needs}")
     return 0
+
+
+def _learned(plan: DevicePlan, learn: LearnPlan, teacher: Teacher | None, notices: list[str]) -> str:
+    """What a device that learns scores by, or how far it is from that."""
+    bundle = None
+    try:
+        bundle = None if teacher is None else teacher.before(plan)
+    except NotAdmitted as error:
+        notices.append(f"{plan.device.device_id} will learn anew: what it has learned is damaged ({error})")
+    told = f"{learn.model_id}, learned here ({learn.feature_set})"
+    if bundle is not None:
+        training = bundle.manifest.training
+        told += f" from {training.n_windows} windows until {rfc3339(training.end_ns)[:19]}Z"
+    else:
+        n = wanted_windows(plan.window.n, plan.window.hop)
+        span = duration((n - 1) * plan.window.hop_ns + plan.window.window_ns)
+        told += f": from {span} of running, or more"
+    return told if learn.fleet == learn.model_id else f"{told}, until {learn.fleet} is published"
 
 
 def _plural(n: int, what: str) -> str:

@@ -134,6 +134,9 @@ def lines(config: Config, plan: Plan) -> Iterable[str]:
     loaded, full = size(plan.memory_bytes), size(plan.memory_most_bytes)
     yield f"memory  {loaded} with these models loaded, {full} when the queue of samples is full"
     yield f"budget  {plan.alerts_per_week:g} false alarms a week, all devices together"
+    if n_learn := sum(device.learn is not None for device in config.devices):
+        what = "1 device makes its model" if n_learn == 1 else f"{n_learn} devices make their models"
+        yield f"learn   {what} here: these figures are of the time from then on"
     place = state_dir_of(config)
     yield f"disk    {size(free_bytes(place))} free where the outbox is, {place}"
     if plan.held_s is None:

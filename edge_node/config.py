@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge_node.config_device_checks import check_device
 from edge_node.config_devices import SPELLINGS, DeviceConfig, differences, resolve_device
-from edge_node.config_models import check_models
+from edge_node.config_models import check_models, lacks_to_take_models
 from edge_node.config_schema import (
     BlackBox,
     DeviceSection,
@@ -40,7 +40,7 @@ from models.config_validation import Problem, find_problems, misspelt
 from models.signal import Device, WindowSpec
 from models.toml_positions import KeyPath, Positions
 from models.topics import MODELS_LEVEL, check_level
-from models.windowing import TimePolicy, default_policy
+from models.windowing import TimePolicy
 
 if TYPE_CHECKING:
     from models.manifest import ModelManifest
@@ -104,7 +104,7 @@ class Config:
         """
         if manifest is None:
             window = device.window_without_model()
-            return Settled(device.device, window, device.time_policy(default_policy(window)))
+            return Settled(device.device, window, device.time_policy(device.usual_policy(window)))
         spelt = {key: next((k for k in keys if self._has(device, k)), key) for key, keys in SPELLINGS.items()}
         found = [
             self._placed(device.device.device_id, (key,), value, text)
@@ -149,8 +149,7 @@ class Config:
 def load_config(path: Path, *, need_models: bool = True) -> Config:
     """The configuration in the TOML file ``path``; ConfigError lists everything that is wrong with it.
 
-    ``need_models`` False accepts models that are not there yet and ``model = "learn"`` (for ``edge-node
-    record``, which makes models possible).
+    ``need_models`` False accepts models that are not there yet (for ``edge-node record``, which makes models possible).
     """
     raw, lines = parse(path, "[gateway] and at least one [[device]]")
     base = path.absolute().parent
@@ -193,8 +192,8 @@ def load_config(path: Path, *, need_models: bool = True) -> Config:
                 text = 'there is no [uplink] over which a sink could be asked: add one, or set "never"'
                 problems.append(Problem(("device", i, "cloud"), text, section.cloud, True))
     if need_models:
-        inheriting = [i for i in sections if "model" not in raw["device"][i]]
-        problems += check_models(sections, inheriting, path)
+        inheriting = [i for i in sections if "fleet_model" not in raw["device"][i]]
+        problems += check_models(sections, inheriting, path, lacks=lacks_to_take_models(raw))
     if problems:
         raise ConfigError(report(path, problems, lines, name_tables(raw)), partial=partial)
     devices = [resolve_device(section, known, base) for section in sections.values()]
@@ -306,7 +305,7 @@ def _check_duplicates(raw: Mapping[str, Any], lines: Positions) -> Iterator[Prob
 
 def _share_budget(devices: list[DeviceConfig], cap: float | None) -> Iterator[DeviceConfig]:
     """``devices`` with their budgets scaled down together, so that those with a model keep within ``cap``."""
-    total = sum(d.alerts_per_week or 0.0 for d in devices if d.model is not None)
+    total = sum(d.alerts_per_week or 0.0 for d in devices if d.model or d.learn)
     share = 1.0 if cap is None or total <= cap else cap / total
     for device in devices:
         budget = device.alerts_per_week

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,15 +12,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge_node.config_schema import MAX_WINDOW, Backend, Cloud, DeviceSection, Precision, Privacy
+from edge_node.plans import LearnPlan
 from models.alerting import AlertPolicy
 from models.codec import parse_rate
+from models.commissioning import USUAL_WINDOWS
 from models.config_partial import sure
 from models.config_validation import nearest, show
 from models.episodes import default_update_s
+from models.features import FeatureSet, FeatureSpec
 from models.gating import GateSpec, parse_comparison
 from models.sensor_checks import LimitSpec
 from models.signal import Channel, Device, Mode, WindowSpec
-from models.time_policy import RecordedDevice, TimeOptions, TimePolicy, between_records
+from models.time_policy import RecordedDevice, TimeOptions, TimePolicy, between_records, default_policy
 
 if TYPE_CHECKING:
     from models.manifest import ModelManifest
@@ -28,6 +32,8 @@ DEFAULT_ALERTS_PER_WEEK = 1.0
 DEFAULT_WINDOW_S = 10.0  # of a device without a model
 NO_MODEL = "none"
 LEARN = "learn"
+VIBRATION_FROM_HZ = 100
+ODD = re.compile(r"[^A-Za-z0-9._-]+")  # what the name of a model may not hold
 MAX_LISTED = 5  # names in one line
 
 # Ways to write what a model also decides on.
@@ -49,6 +55,8 @@ class DeviceConfig:
     interval_s: float | None
     features: str | None
     model: Path | None
+    says_no_model: bool  # not even "none"
+    learn: LearnPlan | None  # of a device that is to learn its model by itself
     backend: Backend
     precision: Precision
     alerts_per_week: float | None
@@ -63,10 +71,25 @@ class DeviceConfig:
     cloud: Cloud
 
     def window_without_model(self) -> WindowSpec:
-        """The window of a device that has limits and sensor checks only."""
+        """The window of a device that has limits and sensor checks only, or learns."""
         assert self.n is not None
         assert self.hop is not None
-        return WindowSpec(n=self.n, hop=self.hop, rate_hz=self.device.rate_hz, mode=self.device.mode)
+        n_fast = FeatureSpec(set="slow").n_fast if self.learn and self.learn.feature_set == "slow" else 0
+        return WindowSpec(
+            n=self.n,
+            hop=self.hop,
+            rate_hz=self.device.rate_hz,
+            mode=self.device.mode,
+            n_fast=n_fast if n_fast < self.n else 0,
+        )
+
+    def usual_policy(self, window: WindowSpec) -> TimePolicy:
+        """How time is treated without a model, where the configuration does not say. A spectrum bears no hole, so windows of
+        vibration that a device learns from need every sample."""
+        policy = default_policy(window)
+        if self.learn is not None and self.learn.feature_set == "vibration":
+            return msgspec.structs.replace(policy, min_valid=1.0)
+        return policy
 
     def time_policy(self, usual: TimePolicy) -> TimePolicy:
         """How late, how far ahead, how irregular samples may be: as configured, else as ``usual``."""
@@ -91,6 +114,14 @@ def rate_of(section: DeviceSection) -> Fraction | None:
     if section.interval_s is None or section.mode == Mode.BURST:
         return None
     return 1 / parse_rate(sure(section.interval_s))
+
+
+def learned_features(section: DeviceSection) -> FeatureSet:
+    """The feature set that the section's device learns with: as it says, else as suits its rate."""
+    if section.features is not None:
+        return section.features
+    rate_hz = rate_of(section)
+    return "vibration" if rate_hz is not None and rate_hz >= VIBRATION_FROM_HZ else "slow"
 
 
 def mode_of(section: DeviceSection) -> Mode:
@@ -138,6 +169,13 @@ def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]],
     model = None if section.model in (None, NO_MODEL, LEARN) else base / str(section.model)
     n = in_samples(section.window, section.window_s, rate_hz)
     hop = in_samples(section.hop, section.hop_s, rate_hz)
+    learn = None
+    if section.model == LEARN:
+        model_id = f"learned-{ODD.sub('-', section.id)}"
+        learn = LearnPlan(learned_features(section), model_id, section.fleet_model or model_id)
+        usual_n, usual_hop = USUAL_WINDOWS[learn.feature_set]
+        hop = hop or min(usual_hop, n or usual_n)
+        n = n or usual_n
     if model is None:
         n = n or min(MAX_WINDOW, max(2, round(DEFAULT_WINDOW_S * float(rate_hz))))
         hop = hop or max(1, n // 2)
@@ -168,6 +206,8 @@ def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]],
         interval_s=section.interval_s,
         features=section.features,
         model=model,
+        says_no_model=section.model is None,
+        learn=learn,
         backend=section.backend,
         precision=section.precision,
         alerts_per_week=DEFAULT_ALERTS_PER_WEEK if budget is None and section.p_threshold is None else budget,

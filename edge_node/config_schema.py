@@ -229,6 +229,7 @@ class DeviceOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     hop_s: Positive | None = None
     features: FeatureSet | None = None
     model: Name | None = None
+    fleet_model: Name | None = None
     backend: Backend = "cpu"
     precision: Precision = "float32"
     alerts_per_week: Positive | None = None

@@ -254,6 +254,8 @@ class Daemon:
     def _turn(self) -> None:
         """Blocks that wait, then the clock if it is time, then what follows from both."""
         parts = self._parts
+        if parts.feature_log is not None:
+            parts.feature_log.begin_turn(parts.core)
         blocks = parts.queue.take(parts.core.blocks_a_turn)
         for block in blocks:
             self._record(block)

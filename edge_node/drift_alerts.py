@@ -7,12 +7,14 @@ A feature's drift is named when the feature lastingly stands, on one side, beyon
 
 Which of the two ends an alert, the fault or the re-centring, shows only once the fault has left the windows. So until
 windows of a window's length have been normal to the model, and most of them beyond on that side, the drift is not named,
-and the alert is not cleared by those beyond. So a lasting fault is alerted or named, never silently normal; and a
-fault that is over, or a departure that re-centring can follow and that alarmed nobody, is not worth a message. Pure.
+and an alert that blames a channel is not cleared while that channel stands beyond. So a lasting fault is alerted or
+named, never silently normal; and a fault that is over, or a departure that re-centring can follow and that alarmed
+nobody, is not worth a message. Pure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import msgspec
@@ -123,10 +125,13 @@ class DriftAlerts:
             at_bound=drifted & (side * (chunk.raw - self._shift - chunk.features) >= self._near_bound),
         )
 
-    def holds(self, i: int) -> bool:
-        """Whether at row ``i`` a feature that has drifted, and is not named, stands beyond its bound: then a normal
-        score does not say that all is well."""
-        return self._rows is not None and bool((self._rows.beyond[i] & ~self._named).any())
+    def holds(self, i: int, channels: Collection[str]) -> bool:
+        """Whether at row ``i`` a feature of one of ``channels`` that has drifted, and is not named, stands beyond its bound:
+        then a normal score does not say that all is well with them."""
+        if self._rows is None:
+            return False
+        beyond = np.flatnonzero(self._rows.beyond[i] & ~self._named).tolist()
+        return any(self._model.infos[j].channel in channels for j in beyond)
 
     def step(self, i: int, above: bool, is_open: bool) -> None:
         """Row ``i``: whether its score was above the level, and a machine alert open after it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +23,7 @@ from edge_node.config import Config
 from edge_node.config_schema import BlackBox
 from edge_node.feature_rows import FeatureRows, as_block, column_names
 from edge_node.lane import Judgement
+from edge_node.plans import DevicePlan
 from edge_node.recorder import RETRY_S, Done, Recorder
 from edge_node.ring import Begin, segment_bytes
 from models import codec
@@ -86,10 +87,27 @@ class FeatureLog:
         self._n_dropped: Counter[DropReason] = Counter()
         self._n_raw_bytes = self._most_bytes = 0
         self._flush_at_s = self._ends_s = 0.0
+        self._plans: tuple[DevicePlan, ...] = ()
+        self._columns: dict[str, tuple[int, tuple[str, ...]]] = {}  # by device
         self.n_pauses = 0  # because the disk was too slow
         self._take_up(config, core)
 
     # What the daemon calls in its turn.
+
+    def begin_turn(self, core: Core) -> None:
+        """Where a device has learned its model since the last turn, or has another one whose features mean something else, a
+        file begins with what is remembered of it, before any window of it has features."""
+        if core.plans is self._plans:
+            return
+        before, self._plans = _schemas(self._plans), core.plans
+        anew = self._recorder is not None and _schemas(core.plans) != before
+        if anew:
+            self._columns = {**_columns(core), **self._columns}  # what waits is of the models before
+            self._gather(core)
+            self._hand_over(list(self._gathered))
+        self._columns = _columns(core)
+        if anew and self._paused is None:
+            self._begin(follows=True)
 
     def end_turn(self, core: Core) -> None:
         """All that was pushed has its features, as far as it will: they are taken, and a file may begin here."""
@@ -116,6 +134,7 @@ class FeatureLog:
 
     def go_on_with(self, config: Config, core: Core) -> None:
         """From here on the pipeline is that of ``core``; what the one before has extracted is written as it was."""
+        self.begin_turn(self._core)
         if self._recorder is not None:
             self._gather(self._core)
             self._hand_over(list(self._gathered))
@@ -123,6 +142,7 @@ class FeatureLog:
 
     def close(self) -> None:
         """Writes what is gathered and queued, and waits for that."""
+        self.begin_turn(self._core)
         if self._recorder is not None:
             self._gather(self._core)
             self._hand_over(list(self._gathered))
@@ -187,14 +207,7 @@ class FeatureLog:
         self._options = bounds_as_black_box(config)
         self._flush_s = config.feature_log.flush_s
         self._devices = [device.as_recorded() for device in config.devices]
-        self._columns = {
-            plan.device.device_id: (
-                len(plan.device.channels),
-                column_names(len(plan.device.channels), [info.name for info in plan.model.infos]),
-            )
-            for plan in core.plans
-            if plan.model is not None
-        }
+        self._plans, self._columns = core.plans, _columns(core)
         if not self._options.enabled:
             self._end()
             return
@@ -237,3 +250,20 @@ class FeatureLog:
             self.n_pauses += 1
             log.warning("the feature log pauses: the disk is too slow for what comes")
         self._hand_over(list(self._gathered))  # dropped
+
+
+def _columns(core: Core) -> dict[str, tuple[int, tuple[str, ...]]]:
+    """(channels, names of the columns) of each device that has a model."""
+    return {
+        plan.device.device_id: (
+            len(plan.device.channels),
+            column_names(len(plan.device.channels), [info.name for info in plan.model.infos]),
+        )
+        for plan in core.plans
+        if plan.model is not None
+    }
+
+
+def _schemas(plans: Sequence[DevicePlan]) -> dict[str, str]:
+    """What the features of each device that has a model mean."""
+    return {p.device.device_id: p.model.manifest.schema_id for p in plans if p.model is not None}

@@ -179,6 +179,13 @@ def families(parts: Parts) -> list[Family]:
             dict.fromkeys(conditions.items(), 1.0),
         ),
         Family(
+            "device_learned_ratio",
+            "How far a device is that learns its model by itself, 0 to 1.",
+            "gauge",
+            ("device",),
+            {(name,): progress for name, (progress, _) in core.pipeline.learning().items()},
+        ),
+        Family(
             "alert_latency_seconds",
             "From the arrival of the last sample of a window to its alert.",
             "summary",

@@ -19,6 +19,7 @@ from edge_node.chunk import MAX_CHUNK, Chunk, Silence, all_rows
 from edge_node.counters import Counters, added
 from edge_node.feature_rows import FeatureRows
 from edge_node.inspection import Inspection, InspectionState
+from edge_node.learner import Learner, LearnerState
 from edge_node.plans import DevicePlan
 from edge_node.settling import PipelineEvent, Settler, SettlerState
 from edge_node.silences import fell_silent, row_that_ends, spoke_again
@@ -33,6 +34,7 @@ from models.signal import (
     DropReason,
     SampleBlock,
     ScoredOn,
+    WindowBatch,
 )
 from models.windowing import ClockEvent, Windower
 
@@ -55,6 +57,8 @@ class LaneState(msgspec.Struct, kw_only=True):
     verdicts: list[Verdict] = []
     ranges: RangeState | None = None
     featured_ns: int | None = None
+    learner: LearnerState | None = None
+    kept_back: list[tuple[WindowBatch | None, Silence | None]] = []
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +106,10 @@ class Lane:
         self._inspection = Inspection(plan)
         self._recentring = _recentring(plan)
         self._ranges = None if plan.model is None else plan.model.running_range()
+        self._learner = _learner(plan)
+        # Of a device that learns: windows not looked at yet, since how is only known once those before have been learned from,
+        # and the silences between them.
+        self._kept_back: deque[tuple[WindowBatch | None, Silence | None]] = deque()
 
     @property
     def outbox(self) -> list[PipelineEvent]:
@@ -111,6 +119,11 @@ class Lane:
     @property
     def condition(self) -> DeviceCondition:
         return self.settler.condition
+
+    @property
+    def learner(self) -> Learner | None:
+        """What learns from the windows; None where nothing does."""
+        return self._learner
 
     @property
     def has_ready(self) -> bool:
@@ -133,7 +146,7 @@ class Lane:
             sample_drops=dict(windower.sample_drops),
             n_windows_closed=windower.n_closed + self._n_fed,
             n_windows_scored=self._n_scored,
-            n_windows_pending=self._n_untaken + pending,
+            n_windows_pending=self._n_untaken + pending + self._n_kept_back,
             window_drops=added(windower.window_drops, self._window_drops),
         )
 
@@ -141,6 +154,10 @@ class Lane:
     def _n_untaken(self) -> int:
         windower = self.windower
         return windower.n_closed - sum(windower.window_drops.values()) - self._n_taken
+
+    @property
+    def _n_kept_back(self) -> int:
+        return sum(batch.n for batch, _ in self._kept_back if batch is not None)
 
     def push(self, block: SampleBlock) -> list[ClockEvent]:
         """Take a block; returns the restarts of event time that it made."""
@@ -159,8 +176,7 @@ class Lane:
         if self.windower.stale and not self._stale:
             self._stale = True
             self.collect()
-            self._order.append(fell_silent(self.windower, now_ns, self._clock))
-            self._settle()
+            self._hear_silence(fell_silent(self.windower, now_ns, self._clock))
         return self._n_untaken > 0 or bool(self._gated or self._ready)
 
     def resume(self, now_ns: int) -> None:
@@ -183,17 +199,22 @@ class Lane:
             n_new += n
             self._n_taken += n
             self._n_waiting += n
-            for chunk in self._inspection.chunks(batch, self.windower.last_arrival_ns, self._clock):
-                self._order.append(chunk)
-                if self._gate is None:
-                    self._resolve(chunk)
-                else:
-                    self._gated.append(chunk)
+            if self._learner is None:
+                self._inspect(batch)
+            else:
+                self._kept_back.append((batch, None))
+        self._learn()
         if self._gated:
             self._open_gate()
         if self._n_waiting > self._max_waiting:
             self._shed(max(self._max_waiting, n_new))  # what has just come, nobody could have scored yet
         self._settle()
+
+    def learn_on(self) -> None:
+        """What was learned from did not make a model: go on."""
+        assert self._learner is not None
+        self._learner.go_on()
+        self.collect()
 
     def take_fresh(self) -> list[Chunk]:
         """Chunks that are ready and have no features yet, oldest first; those are due now, by
@@ -303,9 +324,10 @@ class Lane:
         return all(isinstance(item, Silence) or item.stage not in ("ready", "out") for item in self._order)
 
     def adopt(self, plan: DevicePlan) -> None:
-        """Score by the model of ``plan`` from the next window on; of a lane that is drained. It has the features of the
-        one before, and all else in ``plan`` is as it was: windows in progress, counts, alerts that are open, what operators
-        have accepted and where re-centring stands go on. The summary in progress ends here, for it is of one model."""
+        """Score by the model of ``plan`` from the next window on; of a lane that is drained. It has the features of
+        the one before, or was learned here, and all else in ``plan`` is as it was: windows in progress, counts, alerts that
+        are open, what operators have accepted and where re-centring stands go on. The summary in progress ends here, for it is
+        of one model. Without a model, learning begins anew."""
         assert self.is_drained
         inspection = Inspection(plan)
         inspection.restore(self._inspection.state())
@@ -325,6 +347,15 @@ class Lane:
             else:
                 ranges.restore(self._ranges.state())
         self.plan, self._inspection, self._recentring, self._ranges = plan, inspection, recentring, ranges
+        learns, self._learner = self._learner is not None, _learner(plan)
+        if learns and self._learner is None:
+            for batch, silence in self._kept_back:
+                if batch is not None:
+                    self._inspect(batch)
+                elif silence is not None:
+                    self._order.append(silence)
+            self._kept_back.clear()
+            self.collect()
 
     def judgement(self) -> Judgement:
         """What is remembered beside the signal, of a lane that has a model."""
@@ -368,6 +399,8 @@ class Lane:
             verdicts=list(self.verdicts),
             ranges=self._ranges.state() if self._ranges is not None else None,
             featured_ns=self.featured_ns,
+            learner=None if self._learner is None else self._learner.state(),
+            kept_back=list(self._kept_back),
         )
 
     def fits(self, state: LaneState) -> bool:
@@ -396,7 +429,11 @@ class Lane:
                 self._offer(item)
         self.verdicts = list(state.verdicts)
         self._gated = deque(c for c in chunks if c.stage == "gated")
+        self._kept_back = deque(state.kept_back)
         self._n_waiting = sum(c.n for c in chunks if c.stage in ("gated", "ready"))
+        self._n_waiting += self._n_kept_back
+        if self._learner is not None and state.learner is not None:
+            self._learner.restore(state.learner)
         self._inspection.restore(state.inspection)
         if self._recentring is not None and state.recentring is not None:
             self._recentring.restore(state.recentring)
@@ -416,6 +453,8 @@ class Lane:
         channels = ",".join(f"{c.name} {c.unit} {c.origin!r}" for c in plan.device.channels)
         window = f"{plan.window.mode} {plan.window.n}/{plan.window.hop} at {plan.window.rate_hz} Hz"
         scored = "" if model is None else f"{model.model_id} {model.version} {model.manifest.schema_id}"
+        if model is None and plan.learn is not None:
+            scored = f"learning {plan.learn.feature_set}"
         limits = ",".join(limit.name for limit in plan.limits)
         return f"{plan.device.device_id}[{channels}] {window}; model {scored}; limits {limits}"
 
@@ -433,11 +472,44 @@ class Lane:
             if not self.windower.stale:
                 self._stale = False
                 self.collect()
-                self._order.append(spoke_again(row))
-                self._settle()
+                self._hear_silence(spoke_again(row))
             elif len(self.windower.stale_channels) >= len(silent):
                 break  # by its own reckoning the windower did not hear them
         return block
+
+    def _hear_silence(self, silence: Silence) -> None:
+        """After all windows that have closed."""
+        if self._kept_back:
+            self._kept_back.append((None, silence))
+            return
+        self._order.append(silence)
+        self._settle()
+
+    def _inspect(self, batch: WindowBatch) -> None:
+        for chunk in self._inspection.chunks(batch, self.windower.last_arrival_ns, self._clock):
+            self._order.append(chunk)
+            if self._gate is None:
+                self._resolve(chunk)
+            else:
+                self._gated.append(chunk)
+
+    def _learn(self) -> None:
+        """Learn from what was kept back, until there is enough: how the rest is looked at, the model says that follows."""
+        while self._kept_back and self._learner is not None and not self._learner.complete:
+            batch, silence = self._kept_back[0]
+            n = 0 if batch is None else min(self._learner.room, batch.n)
+            if n and batch is not None and self._gate is not None and not self._finishing:
+                n = min(n, self._gate.n_known(batch.end_ns))
+                if not n:
+                    return
+            self._kept_back.popleft()
+            if silence is not None:
+                self._order.append(silence)
+            if batch is not None:
+                if n < batch.n:
+                    self._kept_back.appendleft((_part(batch, slice(n, None)), None))
+                self._inspect(_part(batch, slice(n)))
+                self._open_gate()
 
     def _open_gate(self) -> None:
         """Resolve the windows of which it is known whether the machine ran, the oldest first."""
@@ -446,6 +518,8 @@ class Lane:
             known = chunk.n_windows
             if self._gate is not None and not self._finishing:
                 known = self._gate.n_known(chunk.end_ns)
+            if self._learner is not None:
+                known = min(known, self._learner.room)
             if known == 0:
                 return
             self._gated.popleft()
@@ -477,12 +551,31 @@ class Lane:
                 self._drop(DropReason.SENSOR_FAULT, int(np.count_nonzero(faulty)))
                 keep = keep & ~faulty
             chunk.keep_rows(keep)
-        if self.plan.model is None:
+        if self._learner is not None:
+            self._learn_from(chunk, self._learner)
+        elif self.plan.model is None:
             self._forget(chunk, DropReason.NO_MODEL)
         self._n_waiting -= before - chunk.n
         chunk.stage = "ready" if chunk.n else "done"
         if chunk.n:
             self._offer(chunk)
+
+    def _learn_from(self, chunk: Chunk, learner: Learner) -> None:
+        """The chunk's rows, less those in which a limit was exceeded."""
+        if chunk.n:
+            assert chunk.values is not None
+            valid = np.ones(chunk.values.shape, np.bool_) if chunk.valid is None else chunk.valid
+            rows, values = chunk.rows, chunk.values
+            if chunk.violated is not None:
+                fine = learner.sound(chunk.start_ns, chunk.end_ns, np.asarray(chunk.violated.any(axis=1)))[
+                    rows
+                ]
+                rows, values, valid = rows[fine], values[fine], valid[fine]
+            if rows.size:
+                start, end = chunk.start_ns[rows], chunk.end_ns[rows]
+                learner.add(WindowBatch(chunk.device_id, start, end, values, valid, chunk.valid is None))
+        self._forget(chunk, DropReason.LEARNING)
+        chunk.progress = learner.progress
 
     def _offer(self, chunk: Chunk) -> None:
         """``chunk`` is ready to be scored, or will be once the acceptance before it is decided."""
@@ -502,6 +595,13 @@ class Lane:
 
     def _shed(self, bound: int) -> None:
         """Past ``bound`` waiting windows, drop the oldest that are not out."""
+        kept, self._kept_back = self._kept_back, deque()
+        for batch, silence in kept:
+            if batch is not None and self._n_waiting > bound:
+                self._n_waiting -= batch.n
+                self._drop(DropReason.BACKPRESSURE, batch.n)
+            else:
+                self._kept_back.append((batch, silence))
         for chunk in self._order:
             if self._n_waiting <= bound:
                 return
@@ -573,6 +673,21 @@ class Lane:
                     self._offer(chunk)
         if self._finishing and not self._n_untaken:
             self.settler.finish(self.windower.last_arrival_ns)
+
+
+def _part(batch: WindowBatch, rows: slice) -> WindowBatch:
+    return WindowBatch(
+        batch.device_id,
+        batch.start_ns[rows],
+        batch.end_ns[rows],
+        batch.values[rows],
+        batch.valid[rows],
+        batch.whole,
+    )
+
+
+def _learner(plan: DevicePlan) -> Learner | None:
+    return None if plan.learn is None or plan.model is not None else Learner(plan, plan.learn)
 
 
 def _recentring(plan: DevicePlan) -> Recentring | None:

@@ -7,6 +7,7 @@ scored before it, and names the worst of those that the channel it blames is to 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,8 +68,9 @@ class Drift(Protocol):
     def begin(self, chunk: Chunk, said: Said) -> None:
         """Rows of ``chunk`` follow."""
 
-    def holds(self, i: int) -> bool:
-        """Whether a score that is normal again at row ``i`` may be so because re-centring caught up with a fault."""
+    def holds(self, i: int, channels: Collection[str]) -> bool:
+        """Whether a score that is normal again at row ``i`` may be so because re-centring caught up with a fault of one of
+        ``channels``."""
 
     def step(self, i: int, above: bool, is_open: bool) -> None:
         """Row ``i``: whether its score was above the level, and an alert open after it."""
@@ -126,7 +128,7 @@ class MachineAlerts:
             if counts or not episodes.quiet:
                 self._remember(chunk, i, blamed, end)
             severity: Severity = "critical" if critical[i] else "warning"
-            normal = bool(below[i]) and not (drift is not None and drift.holds(i))
+            normal = bool(below[i]) and not (drift is not None and drift.holds(i, self._worst))
             change = episodes.step(start, end, counts, normal, severity, blamed)
             if change is not None:
                 said.append((row, KEY, self._alert(change, threshold, chunk.clock)))

@@ -28,6 +28,7 @@ from models import manifest as manifests
 from models.manifest import ManifestError, ModelManifest
 from models.refusals import RefusalReason
 from models.runtime import GraphUnusable, RuntimeUnavailable
+from models.time_policy import TimeTreatment
 
 MAX_ARTIFACTS = 8
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -37,9 +38,9 @@ Notice = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A model that could serve devices from their next window on."""
+    """A model that could serve devices from their next window on; ``bundle`` None: nothing would, they learn anew."""
 
-    bundle: Bundle
+    bundle: Bundle | None
     plans: tuple[DevicePlan, ...]
     engines: dict[str, ScoringEngine]
 
@@ -89,7 +90,7 @@ def examine(manifest: ModelManifest, blobs: Mapping[str, bytes]) -> Bundle:
 def prepare(
     config: Config,
     running: Sequence[DevicePlan],
-    bundles: Callable[[str], Bundle],
+    bundles: Callable[[str], Bundle | None],
     *,
     workers: Workers | None,
     stop: threading.Event,
@@ -97,49 +98,73 @@ def prepare(
     probed: bool = False,
     apart: bool = True,
 ) -> Prepared:
-    """What would serve the devices of ``running`` with ``bundles`` (by device) in place of what does, in ``workers`` as that
-    does; ``apart``: in one of its own, so that what is being scored does not wait for it. ``probed``: these graphs have passed
-    the probe here before. ProbeStopped when ``stop`` is set."""
+    """What would serve the devices of ``running`` with ``bundles`` (by device; None: it learns anew) in place of what does, in
+    ``workers`` as that does; ``apart``: in one of its own, so that what is being scored does not wait for it. ``probed``: these
+    graphs have passed the probe here before. ProbeStopped when ``stop`` is set."""
     chosen = {plan.device.device_id: bundles(plan.device.device_id) for plan in running}
     plans = tuple(fitting(config, plan, chosen[plan.device.device_id]) for plan in running)
     limits = config.models
     if not probed:
-        for bundle in {id(bundle): bundle for bundle in chosen.values()}.values():
+        for tried in {id(b): b for b in chosen.values() if b is not None}.values():
             try:
-                probe(bundle, memory_mb=limits.probe_memory_mb, timeout_s=limits.probe_timeout_s, stop=stop)
+                probe(tried, memory_mb=limits.probe_memory_mb, timeout_s=limits.probe_timeout_s, stop=stop)
             except ProbeFailed as error:
                 raise NotAdmitted(error.reason, str(error)) from error
     engines: dict[str, ScoringEngine] = {}
     group = workers.apart() if workers is not None and apart else SHARED
     try:
         for plan in plans:
-            if plan.engine not in engines:
+            bundle = chosen[plan.device.device_id]
+            if bundle is not None and plan.engine not in engines:
                 device = config.device(plan.device.device_id)
-                bundle = chosen[plan.device.device_id]
                 engines[plan.engine] = _engine(config, bundle, device, workers, group, on_notice)
     except NotAdmitted:
         for engine in engines.values():
             engine.close()
         raise
-    return Prepared(next(iter(chosen.values())), plans, engines)
+    return Prepared(next((b for b in chosen.values() if b is not None), None), plans, engines)
 
 
-def fitting(config: Config, running: DevicePlan, bundle: Bundle) -> DevicePlan:
+def fitting(config: Config, running: DevicePlan, bundle: Bundle | None) -> DevicePlan:
     """The plan of the device of ``running`` with ``bundle``; the device can go on under it."""
     try:
         plan = plan_for(config, config.device(running.device.device_id), bundle)
     except (BundleRefused, ConfigError) as error:
         raise NotAdmitted(RefusalReason.WRONG_SCHEMA, str(error)) from error
-    if not running.fits(plan):
-        assert running.model is not None
+    if running.fits(plan):
+        return plan
+    cannot = f"{plan.device.device_id} cannot go on with it between two windows"
+    text = f"it was made with another treatment of time: {cannot}"
+    if running.learn is not None and bundle is not None and not _same_model(running, bundle):
+        text = f"{_unlike(running, plan, bundle.manifest)}: {cannot}"
+    elif running.model is not None and bundle is not None:
         ours, theirs = running.model.manifest, bundle.manifest
-        cannot = f"{plan.device.device_id} cannot go on with it between two windows"
-        text = f"it was made with another treatment of time: {cannot}"
         if ours.schema_id != theirs.schema_id:
             what = "; ".join(manifests.departures(ours, theirs)) or "another version of its features"
             text = f"its features mean something else ({what}): {cannot}. Train it with --like, naming the bundle in service"
-        raise NotAdmitted(RefusalReason.WRONG_SCHEMA, text)
-    return plan
+    raise NotAdmitted(RefusalReason.WRONG_SCHEMA, text)
+
+
+def _same_model(running: DevicePlan, bundle: Bundle) -> bool:
+    return running.model is not None and running.model.model_id == bundle.manifest.model_id
+
+
+def _unlike(running: DevicePlan, plan: DevicePlan, manifest: ModelManifest) -> str:
+    """In what a device that learns is not as the model of ``manifest`` was trained."""
+    here, there = running.device.channel_names, plan.device.channel_names
+    if here != there:
+        return f"its channels are in the order {', '.join(there)}, and here in the order {', '.join(here)}"
+    ours = running.learn.feature_set if running.learn is not None else ""
+    if manifest.features.set != ours:
+        return f'its features are of the set "{manifest.features.set}", and "{ours}" is learned here'
+    if running.window != plan.window or (running.learn is not None and not running.learn.takes(manifest)):
+        return "its features have other parameters than those that are learned here"
+    treated = TimeTreatment.of(plan.time).departures(running.time, plan.window.mode)
+    if trained := ", ".join(
+        f"{name} = {there:g} where {here:g} is used here" for name, here, there in treated
+    ):
+        return f"it was trained with {trained} (time, of the device)"
+    return "the device has another configuration than when it was learned"
 
 
 def _engine(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from edge_node.model_admission import Prepared
@@ -37,11 +37,17 @@ class Attempt:
         """Windows of the trial in progress; 0: none is."""
         return 0 if self._shadow is None else self._shadow.trial.n
 
-    async def run(self, prepared: Prepared, budgets: Mapping[str, float], begun: Callable[[], None]) -> str:
+    async def run(
+        self,
+        prepared: Prepared,
+        budgets: Mapping[str, float],
+        begun: Callable[[], None],
+        alone: Collection[str] = (),
+    ) -> str:
         """What there is to say for ``prepared`` after a trial, of which ``begun`` is told; NotAdmitted with what there is
-        against it. ``budgets``: alerts a week, by device."""
+        against it. ``budgets``: alerts a week, by device; ``alone``: devices that nothing scores for as yet."""
         home, limits, gateway = self._home, self._home.config.models, self._home.config.gateway
-        trial = Trial(budgets, limits.shadow_windows)
+        trial = Trial(budgets, limits.shadow_windows, alone)
         shadow = await between_windows(
             lambda: Shadow(gateway.site, gateway.name, home.core, prepared, trial, limits.max_latency_ms)
         )

@@ -46,7 +46,7 @@ class ModelHome(Protocol):
         """The graphs of ``manifest``, by digest, as they came; NotAdmitted where they do not within ``patience_s``."""
 
     async def prepare(
-        self, plans: Sequence[DevicePlan], bundles: Callable[[str], Bundle], *, probed: bool = False
+        self, plans: Sequence[DevicePlan], bundles: Callable[[str], Bundle | None], *, probed: bool = False
     ) -> Prepared:
         """See :func:`edge_node.model_admission.prepare`."""
 

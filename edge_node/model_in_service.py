@@ -26,11 +26,15 @@ class InService(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str | None = None
 
     @property
+    def _configured(self) -> str:
+        return f"v{self.configured} of the configuration" if self.configured else "what is learned here"
+
+    @property
     def text(self) -> str:
         """In a sentence."""
         if self.version == self.configured:
-            return f"{self.model_id}: {self.trouble}; v{self.version} of the configuration serves then"
-        told = f"{self.model_id} v{self.version}, adopted here, serves in place of v{self.configured} of the configuration"
+            return f"{self.model_id}: {self.trouble}; then serves {self._configured}"
+        told = f"{self.model_id} v{self.version}, adopted here, serves in place of {self._configured}"
         return told if self.trouble is None else f"{told}; {self.trouble}"
 
 
@@ -43,6 +47,9 @@ def in_service(config: Config, core: Core) -> dict[str, InService]:
     for bundle in core.bundles.values():
         model_id, version = bundle.manifest.model_id, bundle.manifest.version
         configured[model_id] = max(version, configured.get(model_id, version))
+    for plan in core.plans:
+        if plan.learn is not None:
+            configured.setdefault(plan.learn.fleet, 0)
     seen = (_seen(config, model_id, version) for model_id, version in configured.items())
     return {one.model_id: one for one in seen if one.version != one.configured or one.trouble is not None}
 

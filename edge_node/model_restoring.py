@@ -63,8 +63,10 @@ def restore(
 ) -> Restored:
     """Serves what ``record`` says was adopted in ``core``, to which nothing was pushed yet. ``bundle``: what serves in the
     core before this one; None: ``shelf`` has it."""
-    plans = [p for p in core.plans if p.model is not None and p.model.model_id == shelf.model_id]
-    configured = max(core.bundles[p.device.device_id].manifest.version for p in plans)
+    plans = [p for p in core.plans if p.track == shelf.model_id]
+    bundles = [b for p in plans if (b := core.bundles.get(p.device.device_id)) is not None]
+    versions = [b.manifest.version for b in bundles if b.manifest.model_id == shelf.model_id]
+    configured = max(versions, default=0)  # a fleet's model takes the place of whatever was learned
     given_up = None
     tried = record  # as far as it is of any use now
     while tried.current is not None and config.trusted_keys and records.serves(tried, configured):

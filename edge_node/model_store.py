@@ -98,10 +98,10 @@ def read_bundle(
     return _examined(manifest, read, path, signed)
 
 
-def examine(manifest: ModelManifest, blobs: Mapping[str, bytes], name: str) -> Bundle:
-    """The bundle of ``manifest``, whose signature the caller has verified, and ``blobs`` by SHA-256, as :func:`read_bundle`
-    would find it in a directory called ``name``. KeyError where a blob is not there."""
-    return _examined(manifest, lambda artifact: blobs[artifact.sha256], Path(name), signed=True)
+def examine(manifest: ModelManifest, blobs: Mapping[str, bytes], name: str, *, signed: bool = True) -> Bundle:
+    """The bundle of ``manifest``, whose signature the caller has verified (unless it is not ``signed``), and ``blobs`` by
+    SHA-256, as :func:`read_bundle` would find it in a directory called ``name``. KeyError where a blob is not there."""
+    return _examined(manifest, lambda artifact: blobs[artifact.sha256], Path(name), signed=signed)
 
 
 def _examined(manifest: ModelManifest, read: Callable[[Artifact], bytes], path: Path, signed: bool) -> Bundle:

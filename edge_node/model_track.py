@@ -91,13 +91,21 @@ class Track:
 
     @property
     def plans(self) -> list[DevicePlan]:
-        """What runs this model now."""
-        return [p for p in self._home.core.plans if p.model is not None and p.model.model_id == self.model_id]
+        """What runs this model now, or would if a version of it were published."""
+        return [p for p in self._home.core.plans if p.track == self.model_id]
 
     @property
     def serving(self) -> int:
-        """The version that scores now."""
-        return max((p.model.version for p in self.plans if p.model is not None), default=0)
+        """The version that scores now; 0: what the devices have learned, or are about to."""
+        models = [p.model for p in self.plans if p.model is not None]
+        return max((m.version for m in models if m.model_id == self.model_id), default=0)
+
+    @property
+    def _told(self) -> str:
+        """That, for people."""
+        if self.serving == 0 and any(plan.learn is not None for plan in self.plans):
+            return "what is learned here"
+        return f"version {self.serving}"
 
     @property
     def on_canary(self) -> bool:
@@ -220,7 +228,7 @@ class Track:
             version = restored.given_up.version
             self._home.rollbacks[self.model_id, RefusalReason.RESTARTS] += 1
             self.trouble = (
-                f"version {version} was rolled back to version {self.serving}: the gateway ended {records.MAX_STARTS} times "
+                f"version {version} was rolled back to {self._told}: the gateway ended {records.MAX_STARTS} times "
                 "within minutes while it was new"
             )
             canary = restored.given_up.canary
@@ -238,7 +246,8 @@ class Track:
         with contextlib.suppress(NotAdmitted):
             if self.record.before is not None:
                 return self._kept(self.record.before).manifest
-        return self._home.core.bundles[self.plans[0].device.device_id].manifest
+        bundle = self._home.core.bundles.get(self.plans[0].device.device_id)
+        return None if bundle is None else bundle.manifest
 
     def _is_settled(self, manifest: ModelManifest, *, canary: bool) -> bool:
         """Whether ``manifest`` is what serves, or will serve when the canary is gone: then that is noted."""
@@ -259,8 +268,8 @@ class Track:
 
     def _check_version(self, offer: Offer) -> None:
         serving = self.serving
-        if not offer.canary and self._stands_in_for is not None:
-            serving = self._stands_in_for.version
+        if not offer.canary and self.on_canary:
+            serving = 0 if self._stands_in_for is None else self._stands_in_for.version
         records.check_version(self.record, offer.manifest, serving, canary=offer.canary)
 
     async def _consider(self, offer: Offer) -> None:
@@ -300,6 +309,7 @@ class Track:
         record = records.adopted(
             remembered, offer.manifest, offer.digest, self._home.now_ns(), canary=offer.canary
         )
+        assert prepared.bundle is not None
         self.record, self.bundle, self.trouble = record, prepared.bundle, None
         self._remember(prepared.bundle)
         self._watch = self._new_watch(self._open_alerts())
@@ -323,7 +333,8 @@ class Track:
             text = f"version {version} is on trial for {n} windows of every device"
             self._say("shadow", version, text, canary=offer.canary)
 
-        return await self.attempt.run(prepared, budgets, begun)
+        alone = {plan.device.device_id for plan in self.plans if plan.model is None}
+        return await self.attempt.run(prepared, budgets, begun, alone)
 
     def _swap(self, prepared: Prepared, prepared_for: Core) -> ModelManifest | None:
         """The one place where what is in service changes; returns what was. Raises NotAdmitted when it was prepared for a
@@ -374,7 +385,7 @@ class Track:
             core = self._home.core
             configured = core.bundles
             prepared = await self._home.prepare(
-                self.plans, lambda device: configured[device] if bundle is None else bundle, probed=True
+                self.plans, lambda device: configured.get(device) if bundle is None else bundle, probed=True
             )
             try:
                 await between_windows(lambda: self._swap(prepared, core))
@@ -390,7 +401,7 @@ class Track:
         self.record = records.gone_back(record, reason, self._home.now_ns(), ban=ban)
         self.bundle, self._stands_in_for, self._watch = bundle, None, None
         self._home.rollbacks[self.model_id, reason] += 1
-        said = f"version {current.version} was rolled back to version {self.serving}: {text}"
+        said = f"version {current.version} was rolled back to {self._told}: {text}"
         self.trouble = said if ban else None
         self._back = None
         await self._write(self.record)

@@ -2,7 +2,8 @@
 
 The candidate is refused when what is normal to the model in service is rare to it, when it alerts alone more than twice
 as often as the budget allows, and when it does not see an alert that the model in service has, unless somebody has
-labelled that one false. Invariant: the verdict is a function of the windows and alerts of the trial. Pure.
+labelled that one false. Of a device that still learns there is nothing to compare with: there the candidate answers for
+its own scores and alerts alone. Invariant: the verdict is a function of the windows and alerts of the trial. Pure.
 """
 
 from __future__ import annotations
@@ -50,21 +51,26 @@ class _Side:
 
 
 class Trial:
-    """One trial. ``budgets``: alerts a week by device; ``n_windows``: how many of each device it takes."""
+    """One trial. ``budgets``: alerts a week by device; ``n_windows``: how many of each device it takes; ``alone``: devices
+    that no model in service scores for."""
 
-    def __init__(self, budgets: Mapping[str, float], n_windows: int) -> None:
+    def __init__(
+        self, budgets: Mapping[str, float], n_windows: int, alone: Collection[str] = frozenset()
+    ) -> None:
         self._budgets = dict(budgets)
         self._n_windows = n_windows
         self._seen: dict[str, int] = dict.fromkeys(budgets, 0)
         self._spans: dict[str, tuple[int, int]] = {}
+        self._alone = frozenset(alone)
+        self._n_alone = 0
         self._live, self._candidate = _Side(), _Side()
         self._live_alerts: dict[str, _Seen] = {}
         self._candidate_alerts: dict[str, _Seen] = {}
 
     @property
     def n(self) -> int:
-        """Windows that the model in service has scored meanwhile."""
-        return self._live.n
+        """Windows that the model in service has scored meanwhile, and the candidate where there is none."""
+        return self._live.n + self._n_alone
 
     @property
     def has_alerts(self) -> bool:
@@ -79,12 +85,14 @@ class Trial:
     def hear(self, live: Iterable[Trace], candidate: Iterable[Trace]) -> None:
         """Windows that have been scored since the last call."""
         for trace in live:
-            self._seen[trace.device_id] += trace.p.size
-            start, end = self._spans.get(trace.device_id, (int(trace.start_ns[0]), 0))
-            self._spans[trace.device_id] = (start, max(end, int(trace.end_ns[-1])))
-            _count(self._live, trace)
+            if trace.device_id not in self._alone:
+                self._saw(trace)
+                _count(self._live, trace)
         for trace in candidate:
             _count(self._candidate, trace)
+            if trace.device_id in self._alone:
+                self._saw(trace)
+                self._n_alone += trace.p.size
 
     def see(self, device_id: str, live: Iterable[Alert], candidate: Iterable[Alert]) -> None:
         """What is open on a device now, on either side."""
@@ -98,13 +106,15 @@ class Trial:
         against it."""
         check_runs(runs, max_latency_ms, n_failures=1, n_times=1)
         live, candidate = self._live, self._candidate
-        if live.n < self._n_windows:
-            text = f"only {live.n} windows came during the trial, and {self._n_windows} are asked for"
+        if self.n < self._n_windows:
+            text = f"only {self.n} windows came during the trial, and {self._n_windows} are asked for"
             raise NotAdmitted(RefusalReason.TOO_FEW_WINDOWS, text)
-        if candidate.n < live.n:
-            text = f"{live.n - candidate.n} of {live.n} windows have no finite score"
+        if candidate.n < self.n:
+            text = f"{self.n - candidate.n} of {self.n} windows have no finite score"
             raise NotAdmitted(RefusalReason.OTHER_SCORES, text)
-        rare = f"p <= {RARE_P:g} in {candidate.rare:.1%} of quiet windows, {live.rare:.1%} to the model in service"
+        rare = f"p <= {RARE_P:g} in {candidate.rare:.1%} of quiet windows"
+        if live.n:
+            rare += f", {live.rare:.1%} to the model in service"
         if candidate.rare > MAX_RARE + 2 * live.rare:
             raise NotAdmitted(RefusalReason.OTHER_SCORES, rare)
         self._check_lost(labelled_false)
@@ -119,6 +129,11 @@ class Trial:
                 f"{expected:.2g} ({', '.join(dict.fromkeys(a.device_id for a in alone))})",
             )
         return f"{candidate.n} windows on trial: {rare}"
+
+    def _saw(self, trace: Trace) -> None:
+        self._seen[trace.device_id] += trace.p.size
+        start, end = self._spans.get(trace.device_id, (int(trace.start_ns[0]), 0))
+        self._spans[trace.device_id] = (start, max(end, int(trace.end_ns[-1])))
 
     def _check_lost(self, labelled_false: Collection[str]) -> None:
         open_now = {(a.device_id, a.kind) for a in self._candidate_alerts.values() if a.is_open}

@@ -36,6 +36,7 @@ from models.acceptance import Acceptance
 from models.calibration import p_values
 from models.features import extract_pieces
 from models.gating import Gate, GateState
+from models.healthy_rows import HealthyRows
 from models.messages import Alert
 from models.requests import Refusal
 from models.signal import ArtifactTarget, DropReason, SampleBlock, ScoredOn, samples_to_ns
@@ -357,6 +358,32 @@ class Pipeline:
                 lane.settler.traces = []
         return traces
 
+    @property
+    def learned(self) -> list[str]:
+        """Devices that have learned enough: their windows wait until :meth:`adopt` or :meth:`learn_on`."""
+        return [d for d, lane in self._lanes.items() if lane.learner is not None and lane.learner.complete]
+
+    def healthy(self, device_id: str) -> HealthyRows:
+        """What a device that is among :attr:`learned` has learned from."""
+        learner = self._lanes[device_id].learner
+        assert learner is not None
+        return learner.healthy()
+
+    def learn_on(self, device_id: str) -> None:
+        """That did not make a model: the device learns on."""
+        lane = self._lanes[device_id]
+        lane.learn_on()
+        self._changed[device_id] = None
+        self._register(lane)
+
+    def learning(self) -> dict[str, tuple[float, float]]:
+        """Of each device that learns: how far it is, 0 to 1, and how many seconds that takes yet."""
+        return {
+            device_id: (lane.learner.progress, lane.learner.left_s)
+            for device_id, lane in self._lanes.items()
+            if lane.learner is not None
+        }
+
     def keep_features(self) -> None:
         """Keep what features are made from now on, for :meth:`take_features`; whoever asked takes them."""
         self._featured = []
@@ -409,6 +436,8 @@ class Pipeline:
             lanes[plan.device.device_id].adopt(plan)
             self._changed[plan.device.device_id] = None
         self._ready = {}
+        for lane in lanes.values():
+            self._register(lane)  # windows that waited for what the device has learned
         used = {lane.plan.engine for lane in self._lanes.values()}
         for engine in [e for e in self._fresh if e not in used]:
             del self._fresh[engine], self._n_fresh[engine], self._at_once[engine]

@@ -20,11 +20,14 @@ from edge_node.config import Config
 from edge_node.continuity import DEVICE, GATEWAY, PIPELINE
 from edge_node.disk_need import feature_bytes, need
 from edge_node.egress import Outgoing
+from edge_node.model_store import Bundle
 from edge_node.outbox import FILE_NAME, WAL_PAGES, Cut, Outbox
 from edge_node.pipeline import Pipeline
 from edge_node.placement import Prices
 from edge_node.placing import Task
 from edge_node.sizing import Said, said, signal, signal_bytes_per_s
+from edge_node.stand_in import as_learned
+from models import manifest as manifests
 from models.signal import NS_PER_S
 from models.topics import DEFAULT_PREFIX, GatewayTopics
 
@@ -95,7 +98,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_of(config: Config, core: Core, offline_s: float) -> Plan:
-    """What ``config``, which is built as ``core``, takes when the broker is away for ``offline_s``."""
+    """What ``config``, which is built as ``core``, takes when the broker is away for ``offline_s``; of devices that learn
+    their model, once they have."""
+    core, learned = as_learned(config, core)
     prefix = DEFAULT_PREFIX if config.uplink is None else config.uplink.prefix
     topics = GatewayTopics(prefix, config.gateway.site, config.gateway.name)
     spoken: list[Said] = []
@@ -119,7 +124,7 @@ def plan_of(config: Config, core: Core, offline_s: float) -> Plan:
     return Plan(
         offline_s=offline_s,
         n_devices=len(core.plans),
-        n_models=len(folders),
+        n_models=len(folders) + len(learned),
         messages=tuple(lines),
         state_bytes=state,
         state_every_s=every_s,
@@ -131,13 +136,18 @@ def plan_of(config: Config, core: Core, offline_s: float) -> Plan:
         black_box_day_bytes=box_day_bytes,
         feature_log_bytes=log_bytes,
         feature_log_day_bytes=log_day_bytes,
-        model_bytes=sum(f.stat().st_size for folder in folders for f in folder.iterdir() if f.is_file()),
+        model_bytes=sum(f.stat().st_size for folder in folders for f in folder.iterdir() if f.is_file())
+        + sum(map(_bundle_bytes, learned)),
         memory_bytes=memory,
         memory_most_bytes=memory + 4 * config.gateway.queue_samples,
-        alerts_per_week=sum(d.alerts_per_week or 0.0 for d in config.devices if d.model is not None),
+        alerts_per_week=sum(d.alerts_per_week or 0.0 for d in config.devices if d.model or d.learn),
         held_s=held_s,
         held_by=held_by,
     )
+
+
+def _bundle_bytes(bundle: Bundle) -> int:
+    return len(manifests.encode(bundle.manifest)) + sum(a.n_bytes for a in bundle.manifest.artifacts)
 
 
 def stored_bytes(messages: Sequence[Outgoing]) -> float:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from models.alerting import AlertPolicy
 from models.calibration import AlertLevel, Calibration
-from models.features import FeatureInfo, describe
+from models.features import VERSIONS, FeatureInfo, FeatureSet, FeatureSpec, describe
 from models.gating import GateSpec
 from models.limits import LimitSpec
 from models.manifest import ModelManifest
@@ -75,6 +76,26 @@ class ServedModel:
         return self.manifest.version
 
 
+@dataclass(frozen=True, slots=True)
+class LearnPlan:
+    """How a device without a model learns one by itself, and what that is called. ``fleet``: the model of which any version that
+    is published takes the place of that."""
+
+    feature_set: FeatureSet
+    model_id: str
+    fleet: str
+
+    def spec(self, floors: tuple[float, ...]) -> FeatureSpec:
+        """The features, once it is known how fine each channel is resolved."""
+        return FeatureSpec(set=self.feature_set, version=VERSIONS[self.feature_set][-1], floors=floors)
+
+    def takes(self, manifest: ModelManifest) -> bool:
+        """Whether the model of ``manifest`` may serve: one that was learned here, or a fleet's, of these features. How fine each
+        channel is resolved is then the fleet's."""
+        alike = msgspec.structs.replace(manifest.features, floors=()) == self.spec(())
+        return alike and manifest.model_id in (self.model_id, self.fleet)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DevicePlan:
     """One device: its signal, its windows, its model (None: limits and sensor checks only) and how it alerts."""
@@ -84,6 +105,7 @@ class DevicePlan:
     time: TimePolicy
     alert: AlertPolicy = field(default_factory=AlertPolicy)
     model: ServedModel | None = None
+    learn: LearnPlan | None = None  # of a device that is configured to learn one, whatever serves
     engine: str = ""  # what scores for it: devices with one engine share batches
     levels: Mapping[ArtifactTarget, AlertLevel] = field(default_factory=dict)
     limits: tuple[LimitSpec, ...] = ()
@@ -102,10 +124,23 @@ class DevicePlan:
 
     def fits(self, other: DevicePlan) -> bool:
         """Whether a device may go on under ``other`` between two windows: it differs by a model of the same features
-        alone, and by what follows from that."""
-        if self.model is None or other.model is None or other.model.model_id != self.model.model_id:
+        alone, or, where it learns, by what was learned, by its fleet's model or by having to learn anew, and by what follows
+        from that."""
+        if self._rest != other._rest:
             return False
-        return self.model.manifest.schema_id == other.model.manifest.schema_id and self._rest == other._rest
+        ours, theirs = self.model, other.model
+        if ours is not None and theirs is not None and ours.model_id == theirs.model_id:
+            return ours.manifest.schema_id == theirs.manifest.schema_id
+        if self.learn is None or self.learn != other.learn:
+            return False
+        return theirs is None or self.learn.takes(theirs.manifest)
+
+    @property
+    def track(self) -> str | None:
+        """The model of which a version that is published takes the place of what scores; None: none does."""
+        if self.learn is not None:
+            return self.learn.fleet
+        return None if self.model is None else self.model.model_id
 
     @property
     def _rest(self) -> tuple[object, ...]:

@@ -204,6 +204,8 @@ class Report:
         drops = dict(counters.window_drops)
         if n_unscored := drops.pop(DropReason.NO_MODEL, 0):
             facts.append(("windows without model", f"{n_unscored}, for limits and sensor checks only"))
+        if n_learned := drops.pop(DropReason.LEARNING, 0):
+            facts.append(("windows learned from", str(n_learned)))
         facts += _dropped("windows", drops)
         if counters.n_windows_pending:
             facts.append(("windows not settled", str(counters.n_windows_pending)))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import msgspec
 
 from edge_node.assembly import Core, assemble, assemble_bundle
-from edge_node.config import Config, load_config
+from edge_node.config import Config, ConfigError, load_config
 from edge_node.failures import Failure
 from edge_node.failures_file import read_failures
-from edge_node.model_store import load_bundle
+from edge_node.model_record import NotAdmitted
+from edge_node.model_store import BundleRefused, load_bundle
 from edge_node.replay import Item, is_recording
-from edge_node.snapshots import heard_devices
+from edge_node.snapshots import heard_devices, learned_devices
 from edge_node.sources.replay import log_options
 from models.acceptance import Acceptance
 from models.block_log import unpacked_state
@@ -23,6 +24,7 @@ from models.cli_values import UsageError, log_options_of
 from models.log_sizes import log_length
 from models.logs import LogError, LogOptions, Warn
 from models.recording import by_arrival, file_device, inspect_log, log_beginning, recorded_devices
+from models.runtime import GraphUnusable
 from models.signal import Channel, Device, SampleBlock
 
 
@@ -119,8 +121,9 @@ def resume(files: list[Path], core: Core, warn: Warn) -> frozenset[str]:
     inside = {device.device_id for file in files for device in recorded_devices(file)}
     snapshot = unpacked_state(first, beginning.state)
     try:
-        core.pipeline.restore(snapshot, only=inside)
         heard = heard_devices(snapshot)
+        _serve_learned(core, learned_devices(snapshot) & inside, warn)
+        core.pipeline.restore(snapshot, only=inside)
     except msgspec.DecodeError:
         warn(f"{first}: what the pipeline remembered was written by another version; this begins without it")
         return frozenset()
@@ -133,6 +136,21 @@ def resume(files: list[Path], core: Core, warn: Warn) -> frozenset[str]:
             "remembered of it is left out, and the first alerts may differ"
         )
     return frozenset(counted) - inside
+
+
+def _serve_learned(core: Core, device_ids: Collection[str], warn: Warn) -> None:
+    """Of ``device_ids``, which scored already, those that are to learn score by what this gateway has of it."""
+    for plan in core.plans:
+        if plan.learn is None or core.teacher is None or plan.device.device_id not in device_ids:
+            continue
+        try:
+            bundle = core.teacher.before(plan)
+            if bundle is not None:
+                core.teacher.serve(core, plan.device.device_id, bundle)
+        except (NotAdmitted, BundleRefused, ConfigError, GraphUnusable, ValueError) as error:
+            warn(
+                f"{plan.device.device_id}: what it has learned cannot be served here, so it learns anew: {error}"
+            )
 
 
 def _meaning(channel: Channel) -> str:

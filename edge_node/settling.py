@@ -104,7 +104,13 @@ class Settler:
 
     def adopt(self, plan: DevicePlan) -> Settler:
         """What settles on under ``plan``, whose model has the same features: all that was said and is open goes on, and a
-        centre that operators have moved stays where it is. The caller has called :meth:`finish`."""
+        centre that operators have moved stays where it is. Without a model, what is open of the machine ends. The caller has
+        called :meth:`finish`."""
+        if plan.model is None:
+            for key, alerts in (("machine", self._machine), ("drift", self._drift)):
+                if alerts is not None and (change := alerts.end()) is not None:
+                    self._announcer.let_go(key, change)
+            self.accepted = None
         state = self.state()
         if self.accepted is not None and self._plan.model is not None and plan.model is not None:
             state.accepted = self.accepted + self._plan.model.centre - plan.model.centre
@@ -145,6 +151,8 @@ class Settler:
         """Every window of ``chunk`` has its score or will never have one: say what follows from it."""
         said: Said = []
         self._checks.settle(chunk, said)
+        if chunk.progress is not None or self._plan.model is not None:
+            self._announcer.progress = chunk.progress
         judged: Judged | None = None
         if self._machine is not None and chunk.n:
             judged = self._machine.settle(chunk, said, self._drift)
@@ -157,7 +165,7 @@ class Settler:
             self._trace(chunk, judged)
         idle = None if chunk.active is None else ~chunk.active
         done = 0
-        if said or idle is not None or self._idle or not self._announcer.spoke:
+        if said or idle is not None or self._idle or not self._announcer.settled:
             done = self._speak(chunk, judged, said, idle)
         self._summarise(chunk, judged, done, chunk.n_windows)
         self._idle = bool(idle is not None and idle[-1])
@@ -287,7 +295,7 @@ class Settler:
         w = chunk.n_windows
         idle = np.zeros(w, np.bool_) if idle is None else idle
         changed = np.zeros(w, np.bool_)
-        changed[0] = idle[0] != self._idle or not self._announcer.spoke
+        changed[0] = idle[0] != self._idle or not self._announcer.settled
         changed[1:] = idle[1:] != idle[:-1]
         said.sort(key=lambda item: item[0])
         for row, _, _ in said:

@@ -21,3 +21,10 @@ def heard_devices(snapshot: bytes) -> set[str]:
     """The devices of which ``snapshot`` remembers samples. Raises msgspec.DecodeError when it is not a snapshot."""
     state = codec.unpack_state(snapshot, PipelineState)
     return {device_id for device_id, part in state.devices.items() if part.lane.counters.n_samples_in}
+
+
+def learned_devices(snapshot: bytes) -> set[str]:
+    """The devices of which ``snapshot`` remembers nothing that they learn from: those that learn have done so. Raises
+    msgspec.DecodeError when it is not a snapshot."""
+    state = codec.unpack_state(snapshot, PipelineState)
+    return {device_id for device_id, part in state.devices.items() if part.lane.learner is None}

@@ -7,9 +7,13 @@ from numpy.typing import NDArray
 
 
 def block_folds(n_windows: int, n_folds: int, purge: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """``n_folds`` times (training, test) indices: contiguous test blocks that cover all windows once, in
-    order; the ``purge`` windows on either side of a test block are in neither (López de Prado, Advances in
-    Financial Machine Learning, 2018, ch. 7).
+    """(training, test) indices of the ``n_folds`` contiguous blocks of ``n_windows`` but the first, in order: tests cover all
+    windows that come after the first block once. The ``purge`` windows on either side of a test block are in neither
+    (López de Prado, Advances in Financial Machine Learning, 2018, ch. 7).
+
+    The first block is only learned from. A model is used on what comes after what it learned from, and nothing comes before
+    that block: it would be judged by the future alone, and a machine that is warming up then seems to stray further than it
+    ever will again.
 
     ValueError when there are fewer windows than folds, or a fold would have none to train on.
     """
@@ -18,7 +22,7 @@ def block_folds(n_windows: int, n_folds: int, purge: int) -> list[tuple[NDArray[
     index = np.arange(n_windows)
     edges = np.linspace(0, n_windows, n_folds + 1).astype(int)
     folds = []
-    for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+    for begin, end in zip(edges[1:-1].tolist(), edges[2:].tolist(), strict=True):
         train = np.concatenate([index[: max(begin - purge, 0)], index[end + purge :]])
         if train.size == 0:
             raise ValueError(f"{n_windows} windows leave nothing to train on beside a purge of {purge}")

@@ -22,14 +22,17 @@ def count_episodes(
     hop_ns: int,
     breaks: NDArray[np.integer] | None = None,
     step_ns: int | None = None,
+    critical: NDArray[np.bool_] | None = None,
 ) -> int:
-    """How many episodes the machine raises over windows ``above``, ``below`` bool[w] (never both).
+    """How many episodes the machine raises over windows ``above``, ``below`` bool[w] (never both); ``critical`` bool[w]: of
+    those above, which are critical and not a warning (None: none is).
 
     Windows end ``step_ns`` apart (``hop_ns`` where None). ``breaks``: ascending indices of windows before
     which the series is not contiguous; nothing carries over them.
     """
     above_at, held_at = np.flatnonzero(above).astype(np.int64), np.flatnonzero(~below).astype(np.int64)
-    return count_episodes_at(above_at, held_at, above.size, policy, hop_ns, breaks, step_ns)
+    critical_at = None if critical is None else np.flatnonzero(critical & above).astype(np.int64)
+    return count_episodes_at(above_at, held_at, above.size, policy, hop_ns, breaks, step_ns, critical_at)
 
 
 def count_episodes_at(
@@ -40,22 +43,30 @@ def count_episodes_at(
     hop_ns: int,
     breaks: NDArray[np.integer] | None = None,
     step_ns: int | None = None,
+    critical_at: Places | None = None,
 ) -> int:
-    """:func:`count_episodes`, given the ascending indices ``above_at`` of the windows above and ``held_at``
-    of those not below, among ``n_windows``."""
+    """:func:`count_episodes`, given the ascending indices ``above_at`` of the windows above, ``critical_at`` of the critical
+    ones among them and ``held_at`` of those not below, among ``n_windows``."""
     inner = np.zeros(0, np.int64) if breaks is None else np.asarray(breaks, dtype=np.int64)
     edges = np.concatenate([[0], inner, [n_windows]])
     above_edges, held_edges = np.searchsorted(above_at, edges), np.searchsorted(held_at, edges)
+    critical = np.zeros(above_at.size, np.bool_)
+    if critical_at is not None:
+        critical[np.searchsorted(above_at, critical_at)] = True
     count = 0
     for i in np.flatnonzero(np.diff(above_edges) >= policy.n_raise).tolist():
         above = above_at[above_edges[i] : above_edges[i + 1]] - edges[i]
         held = held_at[held_edges[i] : held_edges[i + 1]] - edges[i]
         length = int(edges[i + 1] - edges[i])
-        count += _count(above, held, length, policy, hop_ns, hop_ns if step_ns is None else step_ns)
+        severe = np.flatnonzero(critical[above_edges[i] : above_edges[i + 1]])
+        count += _count(above, held, severe, length, policy, hop_ns, hop_ns if step_ns is None else step_ns)
     return count
 
 
-def _count(above: Places, held: Places, w: int, policy: AlertPolicy, hop_ns: int, step_ns: int) -> int:
+def _count(
+    above: Places, held: Places, severe: Places, w: int, policy: AlertPolicy, hop_ns: int, step_ns: int
+) -> int:
+    # ``severe``: indices into ``above``.
     n, m = policy.n_raise, policy.m_raise
     min_ns, cooldown_ns = round(policy.min_duration_s * NS_PER_S), round(policy.cooldown_s * NS_PER_S)
     min_steps, rest_steps = -(-max(min_ns - hop_ns, 0) // step_ns), -(-cooldown_ns // step_ns)
@@ -68,17 +79,33 @@ def _count(above: Places, held: Places, w: int, policy: AlertPolicy, hop_ns: int
     ready_at = np.flatnonzero(enough & (above - first_of_run >= min_steps))
     # Windows not below that are followed by enough that are.
     free_at = np.flatnonzero(np.diff(held, append=w) > policy.n_clear)
-    count = 0
-    first = 0  # in ``above``: nothing before it counts any more
-    rested = 0  # in ``above``: the first after the cooldown
-    while first < above.size:
+
+    def raised(first: int, least: int) -> int | None:
+        """The first place in ``above`` from ``least`` on at which an episode is raised, where nothing before ``first`` counts
+        any more."""
         later = np.searchsorted(run_starts, first, side="right")
         run_end = int(run_starts[later]) if later < run_starts.size else above.size
         # In the run that a clearing cut, what is forming began at ``first``.
         lasted = int(np.searchsorted(above, above[first] + min_steps))
-        r = _next(enough_at, max(first + n - 1, rested, lasted))
-        if r is None or r >= run_end:
-            r = _next(ready_at, max(run_end, rested))
+        r = _next(enough_at, max(first + n - 1, least, lasted))
+        return r if r is not None and r < run_end else _next(ready_at, max(run_end, least))
+
+    def forming_from(place: int, first: int) -> int:
+        """Where what is forming at ``place`` began."""
+        return max(first, int(run_starts[np.searchsorted(run_starts, place, side="right") - 1]))
+
+    count = 0
+    first = 0  # in ``above``: nothing before it counts any more
+    rested = 0  # in ``above``: the first after the cooldown
+    was_severe = True
+    while first < above.size:
+        r = raised(first, max(first, rested))
+        if not was_severe:  # a critical one does not wait
+            for c in severe[np.searchsorted(severe, first) : np.searchsorted(severe, rested)].tolist():
+                sooner = raised(first, c)
+                if sooner is not None and forming_from(sooner, first) <= c and (r is None or sooner < r):
+                    r = sooner
+                    break
         if r is None:
             return count
         count += 1
@@ -86,7 +113,8 @@ def _count(above: Places, held: Places, w: int, policy: AlertPolicy, hop_ns: int
         if k is None:
             return count
         cleared = int(held[k]) + policy.n_clear
-        first = int(np.searchsorted(above, cleared, side="right"))
+        began, first = forming_from(r, first), int(np.searchsorted(above, cleared, side="right"))
+        was_severe = bool(np.searchsorted(severe, first) > np.searchsorted(severe, began))
         rested = int(np.searchsorted(above, cleared + rest_steps))
     return count
 

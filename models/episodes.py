@@ -2,9 +2,10 @@
 
 An episode is raised when ``n_raise`` of the last ``m_raise`` windows were above the raise level and it has
 lasted ``min_duration_s``; it is cleared after ``n_clear`` windows in a row below the clear level; the next
-is raised no sooner than ``cooldown_s`` after that. Invariant: what a machine says depends on the windows it
-was shown and on nothing else. Windows that it is not shown (the machine at rest, the sensor faulty, the
-device silent) freeze it: an open episode stays open and is cleared by the windows after them. Pure.
+is raised no sooner than ``cooldown_s`` after that, unless it is more severe: a small alarm silences no fault.
+Invariant: what a machine says depends on the windows it was shown and on nothing else. Windows that it is not shown
+(the machine at rest, the sensor faulty, the device silent) freeze it: an open episode stays open and is cleared by the
+windows after them. Pure.
 
 :func:`models.episode_counts.count_episodes` counts the same episodes without stepping.
 """
@@ -90,6 +91,7 @@ class EpisodesState(msgspec.Struct, kw_only=True):
     n_below: int = 0
     said_ns: int = 0
     cleared_ns: int | None = None
+    cleared_severity: Severity = "critical"  # of the episode that was cleared last
     last_ns: int | None = None
 
 
@@ -148,7 +150,7 @@ class Episodes:
             end_ns = s.start_ns if s.last_ns is None else s.last_ns
             s.seq += 1
             change = self._say("cleared", end_ns)
-            s.open, s.cleared_ns = False, end_ns
+            s.open, s.cleared_ns, s.cleared_severity = False, end_ns, s.severity
         s.recent, s.n_below = [], 0
         return change
 
@@ -182,6 +184,7 @@ class Episodes:
             s.severity = severity
         long_enough = end_ns - s.forming_end_ns + self._hop_ns >= self._min_ns
         rested = s.cleared_ns is None or end_ns - s.cleared_ns >= self._cooldown_ns
+        rested = rested or _RANK[s.severity] > _RANK[s.cleared_severity]
         if sum(s.recent) < policy.n_raise or not long_enough or not rested:
             return None
         start_ns = s.forming_start_ns
@@ -198,7 +201,7 @@ class Episodes:
         if s.n_below >= policy.n_clear:
             s.seq += 1
             change = self._say("cleared", end_ns)
-            s.open, s.recent, s.cleared_ns = False, [], end_ns
+            s.open, s.recent, s.cleared_ns, s.cleared_severity = False, [], end_ns, s.severity
             return change
         worse = above and _RANK[severity] > _RANK[s.severity]
         if worse:

@@ -135,6 +135,7 @@ class DeviceStateMessage(msgspec.Struct, frozen=True, kw_only=True):
     since_at: str
     open_alerts: tuple[str, ...]
     acked: tuple[str, ...] = ()  # those of them that an operator has seen
+    progress: float | None = None  # of learning, in steps of a tenth; None: the device does not learn a model
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ import enum
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import os
@@ -45,7 +46,7 @@ _INSTALL = "pip install 'linewatch[edge]' (or, on armv7l with Python 3.11, 'line
 _PROBE_FAILED = 3
 _GREETING = b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU."
 
-# One dense layer of width 1, as cloud_sink.export writes it: what a working interpreter must be able to run.
+# One dense layer of width 1, as models.export writes it: what a working interpreter must be able to run.
 _PROBE = base64.b64decode(
     "DAAAAFRGTDMAAAAAcv///xQAAABgAAAAeAAAACQCAAADAAAAAwAAAEgAAAAoAAAABAAAAOb///8EAAAABAAAAAAAAAAAAAAAAAAA"
     "AAAABgAIAAQABgAAAAQAAAAEAAAAAACAPwAAAAAAAAAAAAAAAHj///8VAAAATGluZXdhdGNoIGRlbnNlIG1vZGVsAAAAAQAAABQA"
@@ -121,6 +122,14 @@ class _Runtime:
     version: str
     interpreter: Any
     load_delegate: Any
+
+
+def can_write_graphs() -> bool:
+    """Whether ``models.export`` works here: it takes the schema that comes with ai-edge-litert."""
+    try:
+        return importlib.util.find_spec("ai_edge_litert.schema_py_generated") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def runtime_name() -> str:

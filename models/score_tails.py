@@ -26,9 +26,9 @@ def log_gaussian_tail(
     median = float(np.median(log_s))
     above = np.maximum(log_s - median, 0.0)
     spread = math.sqrt(2.0 * float(np.mean(above * above)))
-    # The standard error of a prediction, with the half of the windows that speak of the upper tail.
-    n = max(n_effective / 2.0, 1.5)
-    spread = max(spread * math.sqrt((1.0 + 1.0 / n) * n / (n - 1.0)), _LEAST_TAIL)
+    # The standard error of a prediction, for where the median is. That the spread is estimated too needs no caution more: scores
+    # out of fold are of models of fewer windows, and so spread further than those of the model that is served.
+    spread = max(spread * math.sqrt(1.0 + 1.0 / max(n_effective, 1.0)), _LEAST_TAIL)
     z = np.array([-_NORMAL.inv_cdf(math.exp(q)) for q in log_p.tolist()])
     return np.maximum(np.exp(median + spread * z), u), spread
 

@@ -251,6 +251,7 @@ class DropReason(enum.StrEnum):
     SENSOR_FAULT = "sensor_fault"
     WARM_UP = "warm_up"
     NO_MODEL = "no_model"
+    LEARNING = "learning"  # a model is learned from it, or would be if its limits were kept
     BACKPRESSURE = "backpressure"
     INFERENCE_FAILED = "inference_failed"
     NOT_FINITE_SCORE = "not_finite_score"

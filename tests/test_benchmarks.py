@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import feature_log, run, table
+from benchmarks.quality import page as quality_page
 from examples.demo.processes import NO_MOSQUITTO, DemoError
 from tests.brokers import mosquitto_path
 
@@ -161,6 +162,14 @@ def test_the_readme_says_what_was_measured() -> None:
     assert table.rewritten(readme, table.section(found)) == readme, "python -m benchmarks.table"
     told = table.reliability_section(found)
     assert table.rewritten(readme, told, *table.RELIABILITY) == readme, "python -m benchmarks.table"
+
+
+def test_the_page_of_quality_says_what_was_measured() -> None:
+    page, told = table.QUALITY.read_text(), quality_page.section(table.load())
+    assert table.rewritten(page, told, quality_page.BEGIN, quality_page.END) == page, (
+        "python -m benchmarks.table"
+    )
+    assert quality_page.section({}).startswith("|")
 
 
 def test_what_is_not_measured_is_no_row(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_sink.export import float_model, int8_model
 from cloud_sink.quantise import FloatGraph, Int8Graph, ranges, sweep
 from cloud_sink.train import FAMILIES, MIN_ROWS, FitError, Fitted, fit_model, residual_scale
+from models.export import float_model, int8_model
 from models.manifest import Family
 from models.scoring import residuals, scores
 from models.tflite_check import check, edge_tpu_check

@@ -86,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             path.write_text(json.dumps(record, indent=1) + "\n")
             print(f"  -> {path}")
         if results == table.RESULTS:
-            table.write(table.README, results)
-            print(f"  -> {table.README}")
+            table.write(table.README, results, table.QUALITY)
+            print(f"  -> {table.README}, {table.QUALITY}")
 
 
 def measured(name: str, *, quick: bool, families: Sequence[Family] | None = None) -> dict[str, Any]:

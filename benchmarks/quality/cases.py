@@ -35,7 +35,7 @@ class Scope:
 
     n_files: int | None = None
     families: Sequence[Family] = FAMILIES
-    seeds: Sequence[int] = (0, 1, 2)
+    seeds: Sequence[int] = (0, 1, 2, 3, 4)
 
     def seeds_of(self, family: Family) -> Sequence[int]:
         """Those that are worth trying: one where nothing is drawn."""
@@ -45,6 +45,8 @@ class Scope:
         """How many models of ``n_files`` files that makes."""
         return sum(len(self.seeds_of(family)) * n_files for family in self.families)
 
+
+N_RESAMPLED = 1_000
 
 QUICK = Scope(n_files=2, families=FAMILIES[:1], seeds=(0,))  # shows that it runs, measures nothing
 
@@ -102,6 +104,30 @@ def mean(figures: Iterable[Figures]) -> dict[str, float | None]:
             if value is not None:
                 found[name].append(value)
     return {name: statistics.fmean(values) if values else None for name, values in found.items()}
+
+
+def over_seeds(runs: Sequence[Figures]) -> Row:
+    """Each figure's mean over ``runs``, one a seed; under ``over_seeds`` the least and the greatest of those that differ."""
+    found: Row = {**mean(runs)}
+    differing = {}
+    for name in found:
+        values = [x for run in runs if (x := run.get(name)) is not None]
+        if len(set(values)) > 1:
+            differing[name] = [min(values), max(values)]
+    return {**found, "over_seeds": differing} if differing else found
+
+
+def over_files(
+    n_files: int, figures: Callable[[NDArray[np.intp]], Mapping[str, float]]
+) -> dict[str, list[float]]:
+    """The 95 % interval of each of ``figures``, given which of ``n_files`` files there are, over N_RESAMPLED draws of as many
+    of them with replacement (Efron's bootstrap, percentiles): what other recordings of the same kind might have given."""
+    generator = np.random.default_rng(0)
+    draws: dict[str, list[float]] = {}
+    for _ in range(N_RESAMPLED):
+        for name, value in figures(generator.integers(n_files, size=n_files)).items():
+            draws.setdefault(name, []).append(value)
+    return {name: np.quantile(values, (0.025, 0.975)).tolist() for name, values in draws.items()}
 
 
 def loss(float32: Figures, int8: Figures) -> dict[str, float | int]:

@@ -12,21 +12,22 @@ replay.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quality.cases import GRAPHS, Case, Row, Scope, Tick, loss, mean
+from benchmarks.quality.cases import GRAPHS, Case, Row, Scope, Tick, loss, mean, over_files, over_seeds
 from benchmarks.quality.metrics import ranking
 from benchmarks.quality.product import Rows, trained
-from cloud_sink.commissioning import commission
 from cloud_sink.cutting import Request
 from cloud_sink.fit import graph_scores, graphs_of
 from cloud_sink.quantise import sweep
 from cloud_sink.train import fit_model
 from edge_node.config_schema import Precision
+from models.commissioning import commission
 from models.logs import LogOptions
 from models.logs import Tick as ClockTick
 from models.manifest import Family
@@ -91,7 +92,8 @@ def measure(data: Path, tick: Tick, scope: Scope) -> Row:
             by_file[family] = {}
             for graph in GRAPHS:
                 means = {name: mean(runs) for name, runs in found[graph].items() if runs}
-                rows += _rows(family, graph, means)
+                of_seeds = zip(*(runs for runs in found[graph].values() if runs), strict=True)
+                rows += _rows(family, graph, means, [_mean_and_worst([*runs]) for runs in of_seeds])
                 by_file[family][graph] = {name: figures["auc"] for name, figures in means.items()}
     return {
         "files": [b.case.name for b in bearings],
@@ -205,9 +207,23 @@ def _figures(bearing: Bearing, family: Family, seed: int) -> dict[Precision, dic
     return {graph: judge(bearing, word) for graph, word in said.items() if word is not None}
 
 
-def _rows(model: str, graph: str, means: dict[str, dict[str, float | None]]) -> list[Row]:
-    """Each bearing's, and their mean with the lowest AUC."""
-    aucs = [auc for figures in means.values() if (auc := figures["auc"]) is not None]
-    whole = {**mean(means.values()), "auc_worst": min(aucs, default=None), "files": float(len(means))}
-    parts = {"all": whole, **means}
+def _rows(
+    model: str,
+    graph: str,
+    means: dict[str, dict[str, float | None]],
+    of_seeds: Sequence[dict[str, float | None]] = (),
+) -> list[Row]:
+    """Each bearing's, and their mean with the lowest AUC; ``of_seeds``: the latter, by seed."""
+    whole: Row = {**_mean_and_worst([*means.values()]), "files": float(len(means))}
+    if len(of_seeds) > 1 and (differing := over_seeds(of_seeds).get("over_seeds")):
+        whole["over_seeds"] = differing
+    aucs = np.array([auc for figures in means.values() if (auc := figures["auc"]) is not None])
+    if aucs.size:
+        whole["over_files"] = over_files(aucs.size, lambda which: {"auc": float(aucs[which].mean())})
+    parts: dict[str, Row] = {"all": whole, **{name: {**figures} for name, figures in means.items()}}
     return [{"model": model, "graph": graph, "part": part, **figures} for part, figures in parts.items()]
+
+
+def _mean_and_worst(bearings: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    aucs = [auc for figures in bearings if (auc := figures["auc"]) is not None]
+    return {**mean(bearings), "auc_worst": min(aucs, default=None)}

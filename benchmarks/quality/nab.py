@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.quality.cases import GRAPHS, Case, Row, Scope, Tick, mean, of_part, row_times
+from benchmarks.quality.cases import GRAPHS, Case, Row, Scope, Tick, of_part, over_seeds, row_times
 from benchmarks.quality.nab_score import PROFILES, Profile, Series, Sweep, probation, sweep
 from benchmarks.quality.product import Scored, at_rows, raised_at, trained
 from cloud_sink.cutting import SLOW_WINDOW, Request
@@ -138,7 +138,7 @@ def judge(model: str, graph: str, files: Sequence[File], runs: Sequence[Sequence
     """Rows for the even files, by the threshold of the odd ones, the odd ones and all; means over ``runs``."""
     judged = [_judge(files, run) for run in runs]
     return [
-        {"model": model, "graph": graph, "part": part, **mean(found[part] for found in judged)}
+        {"model": model, "graph": graph, "part": part, **over_seeds([found[part] for found in judged])}
         for part in ("all", "even", "odd")
     ]
 

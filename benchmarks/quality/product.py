@@ -140,7 +140,12 @@ def raised_at(
         if p > level and episodes.quiet:
             continue
         change = episodes.step(
-            end_ns - window.window_ns, end_ns, p <= level, p > max(p_clear, level), "info", ""
+            end_ns - window.window_ns,
+            end_ns,
+            p <= level,
+            p > max(p_clear, level),
+            "critical" if p <= level / policy.critical_p_ratio else "warning",
+            "",
         )
         if change is not None and change.state == "raised":
             found.append(end_ns)

@@ -20,12 +20,15 @@ from benchmarks.quality.cases import (
     GRAPHS,
     PARTS,
     Case,
+    Figures,
     Row,
     Scope,
     Tick,
     loss,
     mean,
     of_part,
+    over_files,
+    over_seeds,
     row_times,
 )
 from benchmarks.quality.changepoints import WIDTH, Detected, changepoint_score
@@ -95,20 +98,28 @@ def measure(data: Path, tick: Tick, scope: Scope) -> Row:
     tick("skab: a random score, a clock")
     rows = beside(files)
     by_file: dict[str, dict[str, dict[str, float | None]]] = {}
+    alarms_by_file: dict[str, dict[str, dict[str, Figures]]] = {}
     for family in scope.families:
         runs = [_run(files, free, family, seed, tick) for seed in scope.seeds_of(family)]
-        by_file[family] = {}
+        by_file[family], alarms_by_file[family] = {}, {}
         for graph in GRAPHS:
+            known = [
+                mean(x for run in runs if (x := _of_file(f, run[graph].words[i])) is not None)
+                for i, f in enumerate(files)
+            ]
             for part in PARTS:
-                figures = mean(judge(files, run[graph], part) for run in runs)
-                rows.append({"model": family, "graph": graph, "part": part, **figures})
+                figures = over_seeds([judge(files, run[graph], part) for run in runs])
+                likely = _likely([(files[i], known[i]) for i in of_part(part, len(files)) if known[i]])
+                rows.append({"model": family, "graph": graph, "part": part, **figures, "over_files": likely})
             by_file[family][graph] = mean(_aucs(files, run[graph]) for run in runs)
+            alarms_by_file[family][graph] = {f.case.name: k for f, k in zip(files, known, strict=True)}
     return {
         "files": [f.case.name for f in files],
         "healthy_rows": HEALTHY_ROWS,
         "p_alarm": P_ALARM,
         "rows": rows,
         "auc_by_file": by_file,
+        "alarms_by_file": alarms_by_file,
         "int8_auc_loss": {f: loss(graphs["float32"], graphs["int8"]) for f, graphs in by_file.items()},
     }
 
@@ -251,6 +262,41 @@ def _aucs(files: Sequence[File], run: Run) -> dict[str, float | None]:
         for f, w in zip(files, run.words, strict=True)
         if w is not None and w.ranked is not None
     }
+
+
+def _of_file(file: File, words: Words | None) -> dict[str, float | None] | None:
+    """AUC; ``far`` and ``mar`` of alerts at P_ALARM, ``far_windows`` and ``mar_windows`` of single windows."""
+    if words is None:
+        return None
+    truth = file.case.anomalous
+    found: dict[str, float | None] = {"auc": None if words.ranked is None else words.ranked.auc}
+    for suffix, said in (("", words.at_p.alerting), ("_windows", words.at_p.p <= P_ALARM)):
+        found["far" + suffix] = float(said[~truth].mean()) if not truth.all() else None
+        found["mar" + suffix] = float((~said[truth]).mean()) if truth.any() else None
+    return found
+
+
+def _likely(files: Sequence[tuple[File, Figures]]) -> dict[str, list[float]]:
+    """95 % intervals of AUC, F1, FAR and MAR over other such files."""
+    known = [(f, k) for f, k in files if None not in (k["auc"], k["far"], k["mar"])]
+    if not known:
+        return {}
+    n_true = np.array([np.count_nonzero(f.case.anomalous) for f, _ in known], np.float64)
+    n_false = np.array([np.count_nonzero(~f.case.anomalous) for f, _ in known], np.float64)
+    auc, far, mar = (np.array([k[name] for _, k in known], np.float64) for name in ("auc", "far", "mar"))
+    hit, false = (1.0 - mar) * n_true, far * n_false
+
+    def figures(which: NDArray[np.intp]) -> dict[str, float]:
+        tp, fp = hit[which].sum(), false[which].sum()
+        positive, negative = n_true[which].sum(), n_false[which].sum()
+        return {
+            "auc": float(auc[which].mean()),
+            "f1": float(2.0 * tp / (tp + fp + positive)),
+            "far": float(fp / negative),
+            "mar": float(1.0 - tp / positive),
+        }
+
+    return over_files(len(known), figures)
 
 
 def _moved(found: Sequence[tuple[File, Words]]) -> float:

@@ -13,6 +13,7 @@ from edge_node import model_in_service
 from edge_node.assembly import Core, assemble
 from edge_node.config import Config, ConfigError
 from edge_node.doctor.findings import Finding, fail, ok, warn
+from edge_node.model_record import NotAdmitted
 
 RUNTIME_S = 30.0  # that an interpreter has to come up
 
@@ -67,10 +68,35 @@ def assembled(config: Config, *, gateway_runs: bool = False) -> tuple[Core | Non
             of = f"{n} device{'s' * (n != 1)}"
             backend = core.engines[plan.engine].backend
             found.append(ok("models", f"{plan.model.model_id} v{plan.model.version} for {of} on {backend}"))
-    if n := sum(plan.model is None for plan in core.plans):
+    found += _learned(core)
+    if n := sum(plan.model is None and plan.learn is None for plan in core.plans):
         without = f"{n} device{'s' * (n != 1)} without a model: limits and sensor checks only"
         found.append(ok("models", without))
     return core, found
+
+
+def _learned(core: Core) -> Iterator[Finding]:
+    """What there is to say of devices that learn their model by themselves."""
+    n_learned = n_yet = 0
+    for plan in core.plans:
+        if plan.learn is None or core.teacher is None:
+            continue
+        try:
+            if core.teacher.before(plan) is None:
+                n_yet += 1
+            else:
+                n_learned += 1
+        except NotAdmitted as error:
+            name = plan.device.device_id
+            yield warn(
+                "models",
+                f"what {name} has learned is damaged: {error}",
+                f"{name} learns anew at the next start",
+            )
+    if n_yet:
+        yield ok("models", f"{n_yet} device{'s' * (n_yet != 1)} whose model this gateway has yet to learn")
+    if n_learned:
+        yield ok("models", f"{n_learned} device{'s' * (n_learned != 1)} whose model this gateway has learned")
 
 
 def in_service(config: Config, core: Core) -> Iterator[Finding]:

@@ -100,8 +100,9 @@ class Page:
         """Keeps what ``core`` has scored since the last call; once a tick."""
         if not self._is_open:
             return
-        if self._heard:
-            self._book.add(self._heard, self._levels)
+        if self._heard:  # what the last model scored, or, where there was none, this one
+            now = {plan.device.device_id: plan.levels for plan in core.plans}
+            self._book.add(self._heard, {d: self._levels.get(d) or now[d] for d in now})
             self._heard.clear()
         if core is not self._core:
             self._core = core
@@ -130,14 +131,16 @@ class Page:
             took_s = time.monotonic() - now_s
             self._gather_s = now_s + max(FRESH_S, took_s / GATHERING_SHARE)
         over_tag = f"{self._layout}-{self._n_over_changes}"
-        alerts = list(sight.gateway_alerts)
+        alerts, learning = list(sight.gateway_alerts), sight.core.pipeline.learning()
         for info in self._infos:
             alerts += sight.core.pipeline.open_alerts(info.id)
         return Live(
             now_ms=now_ns // NS_PER_MS,
             layout=self._layout,
             devices=None if query.layout == self._layout else self._infos,
-            now=tuple(self._now(info, sight.states.get(info.id)) for info in self._infos),
+            now=tuple(
+                self._now(info, sight.states.get(info.id), learning.get(info.id)) for info in self._infos
+            ),
             open=tuple(shown(alert, known(alert.alert_id)) for alert in alerts),
             over_tag=over_tag,
             over=None if query.over == over_tag else self._over_shown,
@@ -145,13 +148,16 @@ class Page:
             scores=self._scores(query.since),
         )
 
-    def _now(self, info: DeviceInfo, state: DeviceStateMessage | None) -> DeviceNow:
+    def _now(
+        self, info: DeviceInfo, state: DeviceStateMessage | None, learning: tuple[float, float] | None
+    ) -> DeviceNow:
         at_s, score, level = self._book.last(info.id) or (None, None, None)
         if state is None:
             return DeviceNow(
                 DeviceCondition.LEARNING, None, at_s, score, level, self._progress.get(info.id, 0.0)
             )
-        return DeviceNow(state.state, state.since_ns // NS_PER_MS, at_s, score, level, None)
+        progress, left_s = (None, None) if learning is None else learning
+        return DeviceNow(state.state, state.since_ns // NS_PER_MS, at_s, score, level, progress, left_s)
 
     def _scores(self, since: Mapping[str, int]) -> dict[str, Scores]:
         found = {}

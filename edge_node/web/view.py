@@ -58,8 +58,9 @@ class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceNow(msgspec.Struct, frozen=True, array_like=True):
-    """A device now. ``progress``: how much of its first window is there, 0 to 1, while it is learning; ``at_s``: of the
-    newest score, in event time."""
+    """A device now. ``progress``: how much of its first window is there, 0 to 1, while it is learning; or, where it learns its
+    model by itself, of what that takes, which needs ``left_s`` yet of running machine; ``at_s``: of the newest score, in event
+    time."""
 
     state: DeviceCondition
     since_ms: int | None
@@ -67,6 +68,7 @@ class DeviceNow(msgspec.Struct, frozen=True, array_like=True):
     score: float | None
     level: float | None
     progress: float | None
+    left_s: float | None = None
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):

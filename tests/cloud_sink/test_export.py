@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cloud_sink.export import Dense, Quantisation, float_model, int8_model
+from models.export import Dense, Quantisation, float_model, int8_model
 from models.runtime import Graph
 from models.tflite_check import check, edge_tpu_check
 from tests.models.tflite_models import RANGES, layers

@@ -405,7 +405,7 @@ def test_an_extrapolated_level_says_what_would_verify_it(log: Path, tmp_path: Pa
     assert train(log, out=tmp_path / "m") == 0
     said = capsys.readouterr().out
     assert (
-        "To verify a level of 1 alert a week takes about 7 days of healthy recording, and this holds 14 min"
+        "To verify a level of 1 alert a week takes about 7 days of healthy running that is judged, and this holds 11.2 min"
         in said
     )
     assert "mild faults may be missed" in said

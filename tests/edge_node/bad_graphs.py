@@ -12,7 +12,7 @@ import flatbuffers
 import numpy as np
 import pytest
 
-from cloud_sink.export import Dense, float_model
+from models.export import Dense, float_model
 from tests.fixtures.bundle_files import artifact
 
 K = 10  # features of the fixture

@@ -1,22 +1,15 @@
-"""``model``: one that is not there, and one that is to be learned."""
+"""``model``: one that is not there, and one that the gateway learns by itself."""
 
 from __future__ import annotations
 
-import json
-import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edge_node.config import ConfigError, load_config
 from edge_node.config_models import MAX_MODELS
 
 GATEWAY = '[gateway]\nname = "g1"\nmetrics_port = 0\n'
-CANNOT = 'model = "learn": a gateway cannot learn by itself yet; make a model with: '
 
 
 def device(name: str, extra: str = "", rate_hz: int = 1000) -> str:
@@ -72,54 +65,77 @@ def test_models_that_are_looked_at_are_bounded(tmp_path: Path) -> None:
     assert "did you mean" in line
 
 
-def test_learning_is_refused_with_commands_that_name_file_and_device(tmp_path: Path) -> None:
-    path = tmp_path / "hall 3.toml"
-    text = GATEWAY + device("press-4", 'window_s = 0.064\nhop = 32\nmodel = "learn"')
-    record = f"edge-node record -c '{path}' -o healthy.parquet"
-    train = (
-        "cloud-sink train healthy.parquet --device press-4 --features vibration --window 64 --hop 32 "
-        f"-o {tmp_path}/models/press-4"
-    )
-    path.write_text(text)
-    with pytest.raises(ConfigError) as caught:
-        load_config(path)
-    assert str(caught.value) == (
-        f'{path}:10: [[device]] "press-4": {CANNOT}{record}; then: {train}; then set model = "models/press-4"'
-    )
-
-
-def test_what_the_defaults_would_learn_is_said_once(tmp_path: Path) -> None:
-    devices = "".join(device(name, rate_hz=1) for name in ("a b", "meter", "c", "d", "e", "f", "g"))
-    own = device("press-4", 'model = "learn"')
-    text = GATEWAY + '[defaults]\nmodel = "learn"\n' + devices + own
-    first, second = errors(tmp_path / "gateway.toml", text)
-    assert first == (
-        f"gateway.toml:5: [defaults]: {CANNOT}edge-node record -c gateway.toml -o healthy.parquet; then: cloud-sink "
-        'train healthy.parquet --device \'a b\' --features slow -o models/a-b (and likewise for "meter", "c", '
-        '"d", "e", "f" and 1 more); then set model = "models/a-b" there'
-    )
-    assert second.startswith(f'gateway.toml:45: [[device]] "press-4": {CANNOT}')
-
-
-def test_the_commands_do_what_they_say(tmp_path: Path) -> None:
-    values = np.round(np.random.default_rng(1).normal(size=(1500, 2)), 3)
-    lines = [f"{1_700_000_000 + i},{x},{y}" for i, (x, y) in enumerate(values.tolist())]
-    (tmp_path / "sensors.csv").write_text("\n".join(["time,x,y", *lines]) + "\n")
-    source = '[[source]]\ntype = "replay"\npaths = ["sensors.csv"]\nspeed = "max"\ndevice_id = "meter"\n'
-    path = tmp_path / "hall.toml"
-    devices = device("meter", "window = 30\nhop = 2", rate_hz=1)
-    path.write_text(GATEWAY + source + devices + 'model = "learn"\n' + device("other"))
-    with pytest.raises(ConfigError) as caught:
-        load_config(path)
-    found = re.search(r"make a model with: (.*); then: (.*); then set (model = .*)$", str(caught.value))
-    assert found is not None
-    for command in found.groups()[:2]:
-        program, *arguments = shlex.split(command)
-        module = {"edge-node": "edge_node.cli", "cloud-sink": "cloud_sink.cli"}[program]
-        done = subprocess.run(
-            [sys.executable, "-m", module, *arguments], cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-    path.write_text(GATEWAY + source + devices + f"{found[3]}\n" + device("other"))
+@pytest.mark.parametrize(
+    ("extra", "rate_hz", "features", "n", "hop"),
+    [
+        ("", 1000, "vibration", 1024, 512),
+        ("", 1, "slow", 60, 1),
+        ('features = "slow"\nwindow_s = 0.5', 100, "slow", 50, 1),
+        ("window = 64\nhop = 16", 1000, "vibration", 64, 16),
+        ("window = 256", 1000, "vibration", 256, 256),
+    ],
+)
+def test_what_a_device_learns_with_suits_its_signal(
+    tmp_path: Path, extra: str, rate_hz: int, features: str, n: int, hop: int
+) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(GATEWAY + device("press 4", f'model = "learn"\n{extra}', rate_hz=rate_hz))
     config = load_config(path)
-    assert json.loads((config.device("meter").model / "manifest.json").read_text())["window"]["n"] == 30
+    (found,) = config.devices
+    assert found.learn is not None
+    assert (found.learn.feature_set, found.learn.model_id) == (features, "learned-press-4")
+    window = config.settle(found, None).window
+    assert (window.n, window.hop, window.n_fast) == (n, hop, 10 if features == "slow" else 0)
+    assert found.model is None
+
+
+def test_all_devices_may_learn_and_share_the_budget(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    cap = "max_alerts_per_week = 1\n"
+    path.write_text(
+        GATEWAY
+        + cap
+        + '[defaults]\nmodel = "learn"\n'
+        + device("a")
+        + device("b", 'model = "none"')
+        + device("c")
+    )
+    devices = load_config(path).devices
+    assert [d.learn is not None for d in devices] == [True, False, True]
+    assert [d.alerts_per_week for d in devices if d.learn] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ('precision = "int8"', 'precision = "int8": what a gateway learns by itself is float32: '),
+        (
+            'backend = "edgetpu"',
+            'backend = "edgetpu": what a gateway learns by itself runs on the CPU alone: ',
+        ),
+        (
+            'mode = "burst"\ninterval_s = 60',
+            'window is missing: model = "learn" with mode = "burst" needs the number of samples in a burst',
+        ),
+        (
+            "window = 12",
+            "window = 12: vibration features cannot be learned with it: 8 bands need a window of at least 17 ",
+        ),
+    ],
+)
+def test_what_cannot_be_learned_is_named_with_its_line(tmp_path: Path, extra: str, said: str) -> None:
+    (line,) = errors(tmp_path / "gateway.toml", GATEWAY + device("press-4", f'model = "learn"\n{extra}'))
+    where, _, text = line.partition(': [[device]] "press-4": ')
+    assert text.startswith(said)
+    assert where == ("gateway.toml:4" if "missing" in said else "gateway.toml:9")
+
+
+def test_a_gateway_that_cannot_write_a_graph_says_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_node.config_models.can_write_graphs", lambda: False)
+    (line,) = errors(tmp_path / "gateway.toml", GATEWAY + device("press-4", 'model = "learn"'))
+    assert line == (
+        'gateway.toml:8: [[device]] "press-4": model = "learn": learning on the gateway needs ai-edge-litert, which is not '
+        "installed: pip install 'linewatch[edge]', or name a model"
+    )

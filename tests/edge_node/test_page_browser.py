@@ -106,7 +106,7 @@ def test_a_shift_in_front_of_the_page(gateway: Gateway, chromium: Browser) -> No
     page.run("window.neverReloaded = true")
     # Before anything has come, it says so, and what to look at.
     page.find('[data-device="pump-1"]', "Nothing has come from it yet. What feeds it is connected")
-    page.find(".alerts", "No device has filled its first window yet.")
+    page.find(".alerts", "No device scores yet.")
     assert drawn(page, '[data-device="pump-1"]') == 0
     gateway.feed(0, 6)
     page.find('[data-device="pump-1"]', "Its first window, of ")

@@ -30,7 +30,7 @@ def figures(said: str, name: str) -> list[float | None]:
 
 SKAB = [f"valve1/{i}" for i in range(0, 16, 2)] + ["valve2/0", "valve2/2"]
 SKAB += [f"other/{i}" for i in (1, 2, 4, 6, 8, 11, 13)]
-CLEAR = ("valve1/8", "valve1/10", "other/1")
+CLEAR = ("valve1/8", "valve1/10", "other/4")
 
 
 def skab_model(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[object, ...]:
@@ -126,10 +126,9 @@ def test_a_femto_bearing_alerts_before_it_fails(tmp_path: Path, capsys: pytest.C
     ended = re.search(r"^replayed .* to (\S+?)Z", said, re.M)
     assert ended is not None
     assert raised[0][0].replace(" ", "T") < ended[1]
-    quiet = said_by(capsys, log, "--model", model, "--skip-rows", rows)
-    assert re.search(r"^alerts +none$", quiet, re.M)
-    hint = re.search(r"^bearing: no machine alert, .* with --alerts-per-week (\S+)\.$", quiet, re.M)
-    assert hint is not None
-    assert 1 < float(hint[1]) <= 20
-    said = said_by(capsys, log, "--model", model, "--skip-rows", rows, "--alerts-per-week", hint[1])
-    assert re.search(r"^\S+ \S+  \w+ +raised   bearing: ", said, re.M)
+    usual = said_by(capsys, log, "--model", model, "--skip-rows", rows)
+    assert re.search(
+        r"^alerts +1 machine; 1 still open$", usual, re.M
+    )  # at one a week it comes later, and in time
+    later = re.findall(r"^(\S+ \S+)  \w+ +raised   bearing: ", usual, re.M)
+    assert raised[0][0] <= later[0] < ended[1].replace("T", " ")

@@ -102,6 +102,27 @@ def test_minimum_duration_starts_anew_once_the_first_windows_are_forgotten() -> 
     assert story(policy, "#..#.#.#") == "       r"
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("###...###....", "  r  c"),
+        ("###...#!#", "  r  c  r"),  # after a warning, what is critical does not wait
+        ("###...##.#!#", "  r  c     r"),
+        ("###...!#...###", "  r  c"),  # it did not last, and those after it are warnings
+        ("###...###!", "  r  c   r"),
+        ("#!#...#!#", "  r  c"),  # after one that was critical itself it does
+        ("###..!...#!#", "  r     c"),  # so does one that became so
+    ],
+)
+def test_a_worse_one_does_not_wait_for_the_cooldown(line: str, said: str) -> None:
+    policy = msgspec.structs.replace(PLAIN, cooldown_s=500)
+    told = story(policy, line)
+    assert told.replace("u", " ").rstrip() == said
+    above, critical = (np.array([mark in marks for mark in line]) for marks in ("#!", "!"))
+    below = np.array([mark == "." for mark in line])
+    assert count_episodes(above, below, policy, 10 * S, critical=critical) == said.count("r")
+
+
 def test_cooldown_counts_from_clearing_and_what_lasts_is_raised_when_it_ends() -> None:
     policy = msgspec.structs.replace(PLAIN, cooldown_s=80)
     assert story(policy, "###...###...###") == "  r  c        r"  # a short one is swallowed
@@ -285,8 +306,9 @@ def test_counting_is_what_the_machine_does(
         n += sum(c.state == "raised" for _, c in play(machine, line[begin:end]))
     above = np.array([mark in "#!b" for mark in line], dtype=bool)
     below = np.array([mark == "." for mark in line], dtype=bool)
-    counted = count_episodes(above, below, policy, hop_s * S, np.array(breaks, dtype=np.int64), 10 * S)
-    assert counted == n
+    critical = np.array([mark == "!" for mark in line], dtype=bool)
+    at = np.array(breaks, dtype=np.int64)
+    assert count_episodes(above, below, policy, hop_s * S, at, 10 * S, critical) == n
 
 
 def test_counting_a_million_windows_finds_every_episode() -> None:

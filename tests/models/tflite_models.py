@@ -6,7 +6,7 @@ import ai_edge_litert.schema_py_generated as schema
 import flatbuffers
 import numpy as np
 
-from cloud_sink.export import Dense, float_model, int8_model
+from models.export import Dense, float_model, int8_model
 
 RANGES = [(-8.0, 8.0), (0.0, 30.0), (-20.0, 20.0)]
 

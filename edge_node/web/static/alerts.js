@@ -24,7 +24,7 @@ function nothingOpen(device) {
   if (device) return "Nothing is wrong with it that the gateway knows of.";
   const n = live.now.filter((d) => d.state !== "learning").length;
   if (live.devices.length === 0) return "No device is configured: add a [[device]] to gateway.toml.";
-  if (n === 0) return "No device has filled its first window yet.";
+  if (n === 0) return "No device scores yet.";
   const lost = Object.values(live.health.status.connections).some((c) => !c.connected);
   if (lost) return "No alert is open, but not all that is watched is heard: see above.";
   const above = live.now.filter((d) => d.score > d.level).length;

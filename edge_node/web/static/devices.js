@@ -79,10 +79,11 @@ function Body({ device, now, large }) {
 }
 
 function Score({ device, now }) {
-  const above = now.score > now.level;
+  const known = now.level !== null;
+  const above = known && now.score > now.level;
   const old = live.nowMs / 1000 - now.atS > Math.max(10, 3 * device.hop_s);
   return html`<p class=${`score ${above ? "above" : ""} ${old ? "old" : ""}`}>
-    <b>${number(now.score)}</b> <span class="soft">${old ? "at last; alert level" : `${above ? "above" : "below"} the alert level of`} ${number(now.level)}</span>
+    <b>${number(now.score)}</b> ${known && html`<span class="soft">${old ? "at last; alert level" : `${above ? "above" : "below"} the alert level of`} ${number(now.level)}</span>`}
   </p>`;
 }
 
@@ -90,6 +91,12 @@ function Score({ device, now }) {
 function Hint({ device, now }) {
   if (now.state === "learning") {
     if (now.progress === 0) return html`<p class="hint">Nothing has come from it yet. ${unconnected(device) || "What feeds it is connected: does it send, and under this name?"}</p>`;
+    if (now.leftS !== null) {
+      return html`<p class="hint">
+        <label>It learns what is normal from its own windows: <progress max="1" value=${now.progress}></progress> ${Math.floor(100 * now.progress)} %.</label>${" "}
+        ${now.progress < 1 ? `About ${duration(now.leftS)} of running are wanted yet; more, while that is not steady.` : "Its model is being made."}
+      </p>`;
+    }
     if (now.progress === 1 && device.gate) return html`<p class="hint">It is not known yet whether its machine runs (<code>${device.gate}</code>).</p>`;
     return html`<p class="hint">
       <label>Its first window, of ${duration(device.window_s)}, is filling: <progress max="1" value=${now.progress}></progress> ${Math.floor(100 * now.progress)} %</label>
@@ -99,7 +106,7 @@ function Hint({ device, now }) {
   if (now.state === "idle") return html`<p class="hint">Its machine is at rest; meanwhile nothing is scored${device.gate && html` (it runs while <code>${device.gate}</code>)`}.</p>`;
   if (device.model === null) {
     return html`<p class="hint">No model yet: only its sensors${device.limits.length > 0 && ` and ${plural(device.limits.length, "limit")}`} are watched.
-      Record healthy running (<code>edge-node record</code>), then <code>cloud-sink train</code>.</p>`;
+      With <code>model = "learn"</code> this gateway makes one by itself; or record healthy running (<code>edge-node record</code>), then <code>cloud-sink train</code>.</p>`;
   }
   return null;
 }
@@ -132,7 +139,7 @@ export function DeviceView({ id }) {
           ${fact("Machine", device.machine)} ${fact("Class", device.class)}
           ${fact("Channels", device.channels.map((c) => (c.unit ? `${c.name} (${c.unit})` : c.name)).join(", "))}
           ${fact("Windows", `${spell(device.window_s)}, one every ${spell(device.hop_s)}`)}
-          ${fact("Model", device.model === null ? "none" : `${device.model}, version ${device.model_version}`)}
+          ${fact("Model", device.model === null ? (now.leftS === null ? "none" : "it learns one") : `${device.model}, version ${device.model_version}`)}
           ${fact("Alert level", device.level)}
           ${fact("Fed by", device.sources.join(", "))} ${fact("Runs while", device.gate)} ${device.limits.map((limit) => fact("Limit", limit))}
         </dl>

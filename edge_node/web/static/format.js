@@ -54,6 +54,7 @@ export const REASONS = {
   sensor_fault: "a sensor was at fault",
   warm_up: "the machine had just started",
   no_model: "the device has no model",
+  learning: "the device was learning from them",
   backpressure: "too many waited for a score",
   inference_failed: "the model could not be run",
   not_finite_score: "the score was not a number",

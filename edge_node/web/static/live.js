@@ -91,7 +91,7 @@ function take(said) {
     for (const device of live.scores.keys()) if (!known.has(device)) live.scores.delete(device);
   }
   if (said.over !== null) [live.over, live.overTag] = [said.over, said.over_tag];
-  live.now = said.now.map(([state, sinceMs, atS, score, level, progress]) => ({ state, sinceMs, atS, score, level, progress }));
+  live.now = said.now.map(([state, sinceMs, atS, score, level, progress, leftS]) => ({ state, sinceMs, atS, score, level, progress, leftS }));
   live.open = said.open;
   live.health = said.health;
   takeRates(said);

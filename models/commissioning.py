@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_sink.train import fit_normalisation
-from models.features import FeatureInfo
+from models.cross_fit import effective_windows
+from models.features import FeatureInfo, FeatureSet
 from models.recentring import Recentring, RecentringSpec
 from models.running_range import HALF_WIDTH, LEAST, RunningRange
 from models.scoring import normalise
 from models.signal import WindowSpec
 
+# (window, hop) in samples where nothing else is asked for, by feature set.
+USUAL_WINDOWS: Mapping[FeatureSet, tuple[int, int]] = {
+    "slow": (60, 1),
+    "vibration": (1024, 512),
+    "telemetry": (60, 1),
+}
 RECENTRING_WINDOW_LENGTHS = 10.0  # its time constant: 600 windows at window 60 and hop 1
+LEAST_EFFECTIVE = 1.5  # windows, below which a spread cannot be told
+_A_WINDOW = 4  # so many rows of each window's length say how many are independent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +47,15 @@ def recentring_spec(window: WindowSpec) -> RecentringSpec:
     return RecentringSpec(tau_windows=RECENTRING_WINDOW_LENGTHS * window.n / window.hop)
 
 
+def fit_normalisation(
+    features: NDArray[np.float32], min_scale: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(centre, scale) float64[k] of ``features`` float32[w, k]: mean and standard deviation, the latter at
+    least ``min_scale`` float64[k] (``models.features.min_scales``)."""
+    wide = features.astype(np.float64)
+    return wide.mean(axis=0), np.maximum(wide.std(axis=0), min_scale)
+
+
 def commission(
     rows: NDArray[np.float32],
     learn: NDArray[np.bool_],
@@ -51,12 +68,13 @@ def commission(
     """Normalisation learned from ``rows[learn]``, re-centring run over all ``rows`` float32[w, k] in time
     order.
 
-    The scale includes the slow drift seen while commissioning, so that much of it is no departure. Re-centring
-    starts from the first windows, a window's length of them, as if it had been running before.Features that ``infos``
-    calls ranged are normalised by their range in ``rows[learn]`` in place of their spread, and the running range starts
-    from that; it needs ``end_ns`` int64[w] of the rows. Where a row would widen it, the input is the end of the range: what
-    has only just been seen first is what alerts are about, and how often that happens in a short recording says little of
-    how often it will.
+    The scale includes the slow drift seen while commissioning, so that much of it is no departure; that of a feature
+    that is re-centred is what the next window may be off by, as far as its windows can tell (:func:`prediction`).
+    Re-centring starts from the first windows, a window's length of them, as if it had been running before. Features that
+    ``infos`` calls ranged are normalised by their range in ``rows[learn]`` in place of their spread, and the running range
+    starts from that; it needs ``end_ns`` int64[w] of the rows. Where a row would widen it, the input is the end of the
+    range: what has only just been seen first is what alerts are about, and how often that happens in a short recording says
+    little of how often it will.
     """
     if any(info.ranged for info in infos):
         assert end_ns is not None
@@ -67,11 +85,27 @@ def commission(
     centre, scale = fit_normalisation(rows[learn], min_scale)
     if recentring is None:
         return Commissioned(centre, scale, centre, centre, normalise(rows, centre, scale))
-    n_first = max(1, round(recentring.tau_windows / RECENTRING_WINDOW_LENGTHS))
+    overlap = recentring.tau_windows / RECENTRING_WINDOW_LENGTHS
+    scale[recentred] *= prediction(rows[:, recentred][learn], overlap)
+    n_first = max(1, round(overlap))
     first_centre = rows[:n_first].astype(np.float64).mean(axis=0)
     follower = Recentring(recentring, centre, scale, recentred, first_centre)
     moved, _ = follower.apply(rows)
     return Commissioned(centre, scale, first_centre, follower.moving_centre, normalise(moved, centre, scale))
+
+
+def prediction(rows: NDArray[np.float32], overlap: float) -> NDArray[np.float64]:
+    """By how much the standard error of a prediction exceeds the standard deviation of each feature, float64[k], of
+    ``rows`` float32[w, k] in time order, ``overlap`` of which share a sample.
+
+    sqrt((1 + 1/n) n / (n - 1)) of n effective windows (``models.cross_fit``), at least LEAST_EFFECTIVE: a feature that
+    wandered one way while it was commissioned has shown few, and says little of how far it will go.
+    """
+    step = max(1, int(overlap / _A_WINDOW))
+    effective = [effective_windows(column, overlap / step) for column in rows[::step].T]
+    n = np.maximum(effective, LEAST_EFFECTIVE)
+    found: NDArray[np.float64] = np.sqrt((1.0 + 1.0 / n) * n / (n - 1.0))
+    return found
 
 
 def fit_ranges(

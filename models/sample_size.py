@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 
-from cloud_sink.train import MIN_ROWS, FitError
 from models.signal import NS_PER_S, WindowSpec
 
+MIN_ROWS = 8  # below this no covariance, however shrunk, says anything
 WARN_EFFECTIVE = 50.0
 MIN_EFFECTIVE = 5.0
+
+
+class FitError(ValueError):
+    """A model cannot be fitted on these rows; the text says why and what would help."""
 
 
 def require_enough(n_windows: int, n_effective: float, window: WindowSpec, step_ns: int) -> None:

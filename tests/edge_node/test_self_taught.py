@@ -1,0 +1,181 @@
+"""What a device has learned on its way into service, without a broker: refused, damaged, reloaded, impossible."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from edge_node.adoption import Adoption
+from edge_node.assembly import Core, assemble
+from edge_node.carry_over import carry_over
+from edge_node.config import load_config
+from edge_node.learned_shelf import FOLDER
+from edge_node.model_probe import ProbeFailed
+from models.messages import ModelState
+from models.refusals import RefusalReason
+from models.signal import SampleBlock
+from tests.edge_node.test_learning import HOP, N_LEARN, T0_NS, blocks, vibration, written
+
+MODEL = "learned-press-4"
+
+
+class Gateway:
+    """One life of a gateway in ``folder``, on the running loop, fed as the daemon feeds it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.said: list[ModelState] = []
+        self.config = load_config(written(folder))
+        self.core: Core = assemble(self.config, on_notice=lambda text: None)
+        self.models = Adoption(
+            self.config, self.core, folder / "state", publish=self.said.append, now_ns=lambda: T0_NS
+        )
+
+    def feed(self, given: list[SampleBlock]) -> None:
+        for block in given:
+            self.core.push(block)
+            self.models.push([block])
+        self.models.advance(T0_NS)
+
+    async def until(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < deadline, f"{what} did not happen"
+            self.models.check()
+            self.models.advance(T0_NS)
+            await asyncio.sleep(0.02)
+
+    async def learn(self) -> None:
+        self.feed(blocks(vibration(N_LEARN + 10 * HOP), 1000))
+        await self.until(lambda: self.core.models, "a model in service")
+
+
+def on_a_loop(work: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(work())  # type: ignore[arg-type]
+
+
+def test_windows_that_came_meanwhile_are_scored_and_it_is_said(tmp_path: Path) -> None:
+    async def work() -> None:
+        gateway = Gateway(tmp_path)
+        gateway.feed(blocks(vibration(N_LEARN + 10 * HOP), 1000))
+        assert gateway.core.pipeline.counters().n_windows_pending == 10
+        await gateway.until(lambda: gateway.said, "a word")
+        gateway.core.score()
+        assert gateway.core.pipeline.counters().n_windows_scored == 10
+        (said,) = gateway.said
+        assert (said.model_id, said.state, said.version) == (MODEL, "adopted", 0)
+        assert gateway.models.troubles() == []
+        await gateway.models.stop()
+
+    on_a_loop(work)
+
+
+def test_a_model_that_fails_the_probe_does_not_serve_and_the_device_learns_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise ProbeFailed(RefusalReason.PROBE_CRASHED, "it ended by signal 11")
+
+    async def work() -> None:
+        gateway = Gateway(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr("edge_node.model_admission.probe", failing)
+            gateway.feed(blocks(vibration(N_LEARN + 10 * HOP), 1000))
+            await gateway.until(gateway.models.troubles, "trouble")
+        assert "it ended by signal 11" in gateway.models.troubles()[0].text
+        assert gateway.core.models == ()
+        n = N_LEARN + 10 * HOP
+        gateway.feed(blocks(vibration(N_LEARN, 1, n), 1000, n))
+        await gateway.until(lambda: gateway.core.models, "a model in service")
+        assert gateway.models.troubles() == []
+        await gateway.models.stop()
+
+    on_a_loop(work)
+
+
+def test_the_log_says_how_far_it_is_and_where_more_is_wanted(tmp_path: Path) -> None:
+    n = 2 * N_LEARN
+    warming = 1.0 + 2.0 * np.exp(-np.arange(n) / (0.2 * N_LEARN))
+
+    async def work() -> None:
+        gateway = Gateway(tmp_path)
+        for block in blocks(vibration(n) * warming[:, None].astype(np.float32), HOP):
+            gateway.feed([block])
+        await gateway.models.stop()
+
+    with capture_logs() as logs:
+        on_a_loop(work)
+    said = [entry["event"] for entry in logs if entry["event"].startswith("press-4: ")]
+    assert said[0].startswith("press-4: it learns what is normal from its own windows: about 13 s of running")
+    quarters = [text.split(":")[1].split("%")[0].strip() for text in said[1:4]]
+    assert quarters == ["25", "50", "75"]
+    assert "was not steady, or too much alike: about 2.6 s more are wanted" in said[4]
+    assert sum("more are wanted" in text for text in said) == 1  # of a line that repeats, one a minute
+
+
+def test_a_new_configuration_goes_on_with_what_was_learned(tmp_path: Path) -> None:
+    async def work() -> None:
+        gateway = Gateway(tmp_path)
+        await gateway.learn()
+        again = assemble(gateway.config, on_notice=lambda text: None)
+        gateway.models.take_over(gateway.config, again)
+        assert carry_over(gateway.core, again, same_gateway=True) == 1
+        assert [(m.model_id, m.version) for m in again.models] == [(MODEL, 0)]
+        await gateway.models.stop()
+
+    on_a_loop(work)
+
+
+def test_one_that_is_damaged_on_disk_is_set_aside_and_learned_anew(tmp_path: Path) -> None:
+    async def first() -> None:
+        gateway = Gateway(tmp_path)
+        await gateway.learn()
+        await gateway.models.stop()
+
+    async def second() -> None:
+        gateway = Gateway(tmp_path)
+        assert gateway.core.models == ()
+        await gateway.learn()
+        await gateway.models.stop()
+
+    on_a_loop(first)
+    shelf = tmp_path / "state" / FOLDER / "models" / MODEL
+    (graph,) = shelf.glob("v0-*/*.tflite")
+    graph.write_bytes(graph.read_bytes()[:-8] + bytes(8))
+    on_a_loop(second)
+    assert [p.name.startswith("damaged") for p in shelf.glob("damaged*")] == [True]
+
+
+def test_a_gateway_without_what_writes_graphs_starts_with_other_models(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "class No:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('sklearn', 'scipy', 'flatbuffers') or 'schema_py_generated' in name:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, No())\n"
+        "import edge_node.daemon, edge_node.cli\n"
+        "from edge_node.config import ConfigError, load_config\n"
+        "from pathlib import Path\n"
+        "try:\n"
+        "    load_config(Path(sys.argv[1]))\n"
+        "except ConfigError as error:\n"
+        "    print(error)\n"
+    )
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(written(tmp_path))],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "learning on the gateway needs ai-edge-litert" in done.stdout, done.stderr
