@@ -97,7 +97,9 @@ def fit_borrowed(
     inputs = normalise(_some(healthy), basis.centre, basis.scale)
     if len(inputs) < MIN_ROWS:
         raise FitError(_too_few_rows(label, n_own, len(inputs)))
-    found = sweep(basis.fitted, inputs, [info.channel for info in infos_of(template)], seed=options.seed)
+    infos = infos_of(template)
+    ranged = any(info.ranged for info in infos)
+    found = sweep(basis.fitted, inputs, [i.channel for i in infos], seed=options.seed, ranged=ranged)
     evidence = _evidence(others, fleet, label, own, worth, least, found, options)
     return Lent(assembled(template, basis, inputs, found, evidence, options), healthy)
 

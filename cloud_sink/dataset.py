@@ -29,7 +29,7 @@ from cloud_sink.cutting import (
     windows,
 )
 from cloud_sink.rates import as_served
-from models.features import FeatureInfo, FeatureSpec, describe, extract, learn_floors, min_scales
+from models.features import VERSIONS, FeatureInfo, FeatureSpec, describe, extract, learn_floors, min_scales
 from models.gating import GateSpec, Running
 from models.logs import Tick, Warn
 from models.recording import select_rows
@@ -116,6 +116,7 @@ def read_dataset(request: Request, *, warn: Warn, progress: Progress = lambda _:
     _check_movement(request, device, baselines, warn)
     values, valid = healthy.examples()
     spec = FeatureSpec(
+        version=VERSIONS[request.feature_set][-1],
         set=request.feature_set,
         n_fast=request.n_fast if request.feature_set == "slow" else FeatureSpec(set="slow").n_fast,
         floors=learn_floors(values, valid) if request.floors is None else request.floors,

@@ -41,7 +41,7 @@ from models.manifest import (
     TrainingReport,
     artifact_file,
 )
-from models.out_of_fold import FAR_LEVEL, breaks_between, false_alarm_rate
+from models.out_of_fold import FAR_LEVEL, all_alike, breaks_between, false_alarm_rate
 from models.out_of_fold import N_FOLDS as N_FOLDS
 from models.recentring import Recentring, RecentringSpec
 from models.sample_size import WARN_EFFECTIVE, more_data, require_enough
@@ -111,11 +111,13 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
 
     tick("fitting")
     whole = commission(
-        rows, np.ones(rows.shape[0], np.bool_), recentring, recentred, dataset.min_scale, dataset.infos
+        rows, np.ones(rows.shape[0], np.bool_), recentring, recentred, dataset.min_scale, dataset.infos, ends
     )
     fitted = fit_model(options.family, whole.inputs, seed=options.seed)
     tick("choosing int8 ranges")
-    found = sweep(fitted, whole.inputs, [info.channel for info in dataset.infos], seed=options.seed)
+    ranged = any(info.ranged for info in dataset.infos)
+    channels = [info.channel for info in dataset.infos]
+    found = sweep(fitted, whole.inputs, channels, seed=options.seed, ranged=ranged)
 
     first = int(folds[0][1][0])  # of the windows that are judged
     blocks = [test - first for _, test in folds]
@@ -124,7 +126,7 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
         tick(f"cross-fit, block {i + 1} of {len(folds)}")
         mask = np.zeros(rows.shape[0], np.bool_)
         mask[train] = True
-        part = commission(rows, mask, recentring, recentred, dataset.min_scale, dataset.infos)
+        part = commission(rows, mask, recentring, recentred, dataset.min_scale, dataset.infos, ends)
         model = fit_model(options.family, part.inputs[mask], seed=options.seed)
         for name, (graph, scale) in graphs_of(model, part.inputs[mask], found.sigmas).items():
             out_of_fold[name][block] = graph_scores(model, graph, scale, part.inputs[test])
@@ -135,7 +137,8 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
     n_judged = effective_windows(np.log(np.maximum(out_of_fold["float32"], 1e-12)), overlap)
     n_effective = n_judged * rows.shape[0] / (rows.shape[0] - first)
     require_enough(rows.shape[0], n_effective, window, dataset.step_ns)
-    calibration = {name: fit_calibration(oof, n_judged, breaks, step_ns) for name, oof in out_of_fold.items()}
+    judged = {name: all_alike(oof) if ranged else oof for name, oof in out_of_fold.items()}
+    calibration = {name: fit_calibration(oof, n_judged, breaks, step_ns) for name, oof in judged.items()}
 
     tick("checking the graphs")
     graphs = graphs_of(fitted, whole.inputs, found.sigmas)
@@ -196,7 +199,7 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
             n_windows=rows.shape[0],
             set_aside=dict(dataset.set_aside),
             n_effective=round(n_effective, 3),
-            cross_fit_far=false_alarm_rate(out_of_fold["float32"], blocks, n_judged),
+            cross_fit_far=false_alarm_rate(judged["float32"], blocks, n_judged),
             far_level=FAR_LEVEL,
             notes=tuple(notes),
         ),
@@ -299,7 +302,8 @@ def _auc(
     truth = dataset.anomalous[last + 1 :]
     after = bool(truth.any() and not truth.all())
     rows = dataset.features[last + 1 :] if after else dataset.features
-    moved = placed(np.ascontiguousarray(rows), whole.centre, whole.scale, dataset.infos)
+    ends = dataset.end_ns[last + 1 :] if after else dataset.end_ns
+    moved = placed(np.ascontiguousarray(rows), whole.centre, whole.scale, dataset.infos, ends)
     if recentring is not None:
         start = whole.last_centre if after else whole.first_centre
         moved, _ = Recentring(recentring, whole.centre, whole.scale, recentred, start).apply(moved)

@@ -151,7 +151,9 @@ def fit_fleet(template: ModelManifest, fleet: Fleet, options: FleetOptions) -> T
     least = least_scales(template, fleet.rows.shape[1])
     basis = anchored(template, fit_moments(options.family, fleet.total, fleet.rows, least, seed=options.seed))
     inputs = normalise(fleet.rows, basis.centre, basis.scale)
-    found = sweep(basis.fitted, inputs, [info.channel for info in infos_of(template)], seed=options.seed)
+    infos = infos_of(template)
+    ranged = any(info.ranged for info in infos)
+    found = sweep(basis.fitted, inputs, [i.channel for i in infos], seed=options.seed, ranged=ranged)
 
     n_devices = len(fleet.devices)
     n_folds = min(N_FOLDS, n_devices)

@@ -5,7 +5,8 @@ its extremes: too narrow and every fault saturates to one score, too wide and he
 quantisation noise. Each candidate is built, run in the real runtime on the training windows and on probes
 (training windows with offsets of 3 to 100 sigma on one feature, one channel or all), and kept only where
 every probe that the float model puts above all training windows is put there by the int8 model too. Among
-those kept, the one whose scores rank most like the float model's wins.
+those kept, the one whose scores rank most like the float model's wins. Of features that are judged by their ranges only
+probes are ranked, since rows within their ranges are all alike, and the finest ranges win that rank them well enough.
 """
 
 from __future__ import annotations
@@ -148,9 +149,11 @@ def sweep(
     channels: Sequence[str],
     *,
     seed: int = 0,
+    ranged: bool = False,
     tick: Callable[[], None] = lambda: None,
 ) -> Sweep:
-    """Tries every candidate on training ``inputs`` float32[w, k]; ``tick`` is called after each."""
+    """Tries every candidate on training ``inputs`` float32[w, k]; ``tick`` is called after each. ``ranged``: the features are
+    judged by their ranges."""
     stride = max(1, -(-inputs.shape[0] // MAX_SWEEP_ROWS))
     healthy = np.ascontiguousarray(inputs[::stride])
     probing = probes(healthy, feature_groups(channels), seed)
@@ -172,8 +175,9 @@ def sweep(
             int(np.count_nonzero(flagged)),
             float(at_end.mean()),
             float(at_end_probes.mean()),
+            ranged,
         )
-        if best is None or _merit(outcome) > _merit(best):
+        if best is None or _merit(outcome, ranged) > _merit(best, ranged):
             best = outcome
         tick()
     assert best is not None
@@ -196,17 +200,19 @@ def _judge(
     n_probes: int,
     saturated: float,
     saturated_probes: float,
+    ranged: bool = False,
 ) -> Sweep:
     why_not = None
+    least = probing if ranged else min(healthy, probing)
     if n_missed:
         why_not = (
             f"{n_missed} of {n_probes} offsets of up to {OFFSETS[-1]:g} sigma score no higher "
             "than a training window"
         )
-    elif min(healthy, probing) < MIN_CORRELATION:
+    elif least < MIN_CORRELATION:
         why_not = (
             "its scores rank too little like the float model's (rank correlation "
-            f"{math.floor(min(healthy, probing) * 1e4) / 1e4:.4f}, at least {MIN_CORRELATION} needed)"
+            f"{math.floor(least * 1e4) / 1e4:.4f}, at least {MIN_CORRELATION} needed)"
         )
     return Sweep(
         sigmas,
@@ -221,8 +227,12 @@ def _judge(
     )
 
 
-def _merit(outcome: Sweep) -> tuple[int, float]:
-    return -outcome.n_missed, min(outcome.healthy_correlation, outcome.probe_correlation)
+def _merit(outcome: Sweep, ranged: bool = False) -> tuple[float, ...]:
+    probing = outcome.probe_correlation
+    if ranged:  # of those that rank well enough the finest: what counts is what is hardly beyond a range
+        sigmas = outcome.sigmas
+        return -outcome.n_missed, min(probing, MIN_CORRELATION), -sigmas.others, -sigmas.inputs
+    return -outcome.n_missed, min(outcome.healthy_correlation, probing)
 
 
 def rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

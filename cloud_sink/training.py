@@ -151,10 +151,16 @@ def report(dataset: Dataset, trained: Trained, alerts_per_week: float) -> str:
     level = level_for_budget(
         artifact.calibration, usual_policy(manifest.features.set, window), window.hop_ns, alerts_per_week
     )
-    facts.append(("level", f"{level.text()}; p <= {level.p_raise:.2g}"))
+    ranged = manifest.features.set == "telemetry"
+    told = (
+        "any new extreme, whatever the budget of alerts"
+        if ranged
+        else f"{level.text()}; p <= {level.p_raise:.2g}"
+    )
+    facts.append(("level", told))
     lines = [
         tabulate(facts, tablefmt="plain", disable_numparse=True),
-        *_advice(level),
+        *([] if ranged else _advice(level)),
         "",
         _graphs_table(dataset, trained),
     ]
@@ -174,7 +180,9 @@ def _false_alarms(training: TrainingReport, n_effective: float) -> str:
 
 def _graphs_table(dataset: Dataset, trained: Trained) -> str:
     manifest = trained.manifest
-    correlation = {"float32": 1.0, "int8": manifest.metrics["score_correlation"]}
+    # What is within its range has no order that int8 could keep.
+    which = "probe_correlation" if manifest.features.set == "telemetry" else "score_correlation"
+    correlation = {"float32": 1.0, "int8": manifest.metrics[which]}
     rows: list[tuple[str, ...]] = []
 
     def add(target: ArtifactTarget, size: str, kind: str, times: Sequence[float | None]) -> None:

@@ -24,7 +24,7 @@ from edge_node.config_schema import DeviceSection
 from models.commissioning import USUAL_WINDOWS
 from models.config_partial import known
 from models.config_validation import Problem, nearest
-from models.features import FeatureSpec, describe
+from models.features import VERSIONS, FeatureSpec, describe
 from models.runtime import can_write_graphs
 from models.signal import Channel, Mode
 
@@ -96,7 +96,7 @@ def _check_learning(section: DeviceSection) -> Iterator[Problem]:
         n = in_samples(section.window, section.window_s, rate_hz) or USUAL_WINDOWS[feature_set][0]
         channels = tuple(Channel(name=channel.name) for channel in channels_of(section))
         try:
-            describe(FeatureSpec(set=feature_set), channels, rate_hz, n)
+            describe(FeatureSpec(set=feature_set, version=VERSIONS[feature_set][-1]), channels, rate_hz, n)
         except ValueError as error:
             key = "window" if section.window_s is None else "window_s"
             yield Problem(

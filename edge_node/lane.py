@@ -249,7 +249,9 @@ class Lane:
             if np.count_nonzero(drifted):
                 chunk.drifted = drifted
         if self._ranges is not None:
-            chunk.features, chunk.low, chunk.high = self._ranges.apply(chunk.features)
+            chunk.features, chunk.low, chunk.high = self._ranges.apply(
+                chunk.features, chunk.end_ns[chunk.rows]
+            )
             if (accepted := self.settler.accepted) is not None:
                 chunk.low, chunk.high = moved(chunk.low, -accepted), moved(chunk.high, -accepted)
         chunk.values = chunk.valid = None
@@ -633,7 +635,9 @@ class Lane:
                 and (anew := model.running_range()) is not None
                 and trial.features is not None
             ):
-                trial.features, _, _ = anew.apply(trial.features)
+                # Of no time of the day: what is usual there is not known to a range that begins anew.
+                no_time = np.zeros(len(trial.features), np.int64)
+                trial.features, _, _ = anew.apply(trial.features, no_time)
             self._ready.append(trial)
         if trial.stage != "done":
             return False

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.alerting import AlertPolicy
 from models.calibration import AlertLevel, Calibration
-from models.features import FeatureInfo, FeatureSet, FeatureSpec, describe
+from models.features import VERSIONS, FeatureInfo, FeatureSet, FeatureSpec, describe
 from models.gating import GateSpec
 from models.limits import LimitSpec
 from models.manifest import ModelManifest
@@ -64,7 +64,8 @@ class ServedModel:
         """The running range of its features, as commissioned; None: its features are not judged by it."""
         if not any(info.ranged for info in self.infos):
             return None
-        return RunningRange(self.centre, self.scale, np.array([i.widens for i in self.infos], dtype=np.bool_))
+        widens, daily = (np.array([getattr(i, name) for i in self.infos]) for name in ("widens", "daily"))
+        return RunningRange(self.centre, self.scale, widens, daily)
 
     @property
     def model_id(self) -> str:
@@ -86,7 +87,7 @@ class LearnPlan:
 
     def spec(self, floors: tuple[float, ...]) -> FeatureSpec:
         """The features, once it is known how fine each channel is resolved."""
-        return FeatureSpec(set=self.feature_set, floors=floors)
+        return FeatureSpec(set=self.feature_set, version=VERSIONS[self.feature_set][-1], floors=floors)
 
     def takes(self, manifest: ModelManifest) -> bool:
         """Whether the model of ``manifest`` may serve: one that was learned here, or a fleet's, of these features. How fine each

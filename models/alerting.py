@@ -150,7 +150,7 @@ def machine_sentence(
         alone = all(i.channel == info.channel for i in infos)
         what += ", in an unusual pattern" if alone else ", unusual beside the other readings"
     elif not info.log:
-        what += f", expected {expected}"
+        what += f", expected {expected}{' at this time of the day' if info.daily else ''}"
     bound = "" if least_score is None else f"; score at least {significant(least_score)}"
     if state == "cleared":
         return f"{machine}: normal again after {lasted} (at worst {what}{bound})"

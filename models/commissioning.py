@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models.cross_fit import effective_windows
 from models.features import FeatureInfo, FeatureSet
 from models.recentring import Recentring, RecentringSpec
-from models.running_range import RunningRange
+from models.running_range import HALF_WIDTH, LEAST, RunningRange
 from models.scoring import normalise
 from models.signal import WindowSpec
 
@@ -63,6 +63,7 @@ def commission(
     recentred: NDArray[np.bool_],
     min_scale: NDArray[np.float64],
     infos: Sequence[FeatureInfo] = (),
+    end_ns: NDArray[np.int64] | None = None,
 ) -> Commissioned:
     """Normalisation learned from ``rows[learn]``, re-centring run over all ``rows`` float32[w, k] in time
     order.
@@ -71,11 +72,15 @@ def commission(
     that is re-centred is what the next window may be off by, as far as its windows can tell (:func:`prediction`).
     Re-centring starts from the first windows, a window's length of them, as if it had been running before. Features that
     ``infos`` calls ranged are normalised by their range in ``rows[learn]`` in place of their spread, and the running range
-    starts from that: what a model was not fitted on may lie beyond it.
+    starts from that; it needs ``end_ns`` int64[w] of the rows. Where a row would widen it, the input is the end of the
+    range: what has only just been seen first is what alerts are about, and how often that happens in a short recording says
+    little of how often it will.
     """
     if any(info.ranged for info in infos):
-        centre, scale = fit_ranges(rows[learn], min_scale)
-        inputs = normalise(placed(rows, centre, scale, infos), centre, scale)
+        assert end_ns is not None
+        centre, scale = fit_ranges(rows[learn], min_scale, infos)
+        inputs = normalise(placed(rows, centre, scale, infos, end_ns), centre, scale)
+        inputs = np.clip(inputs, np.float32(-HALF_WIDTH), np.float32(HALF_WIDTH))
         return Commissioned(centre, scale, centre, centre, inputs)
     centre, scale = fit_normalisation(rows[learn], min_scale)
     if recentring is None:
@@ -104,13 +109,17 @@ def prediction(rows: NDArray[np.float32], overlap: float) -> NDArray[np.float64]
 
 
 def fit_ranges(
-    features: NDArray[np.float32], min_scale: NDArray[np.float64]
+    features: NDArray[np.float32], min_scale: NDArray[np.float64], infos: Sequence[FeatureInfo]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(middle, half the width) float64[k] of the range of each of ``features`` float32[w, k]; the latter at least
-    ``min_scale`` float64[k]."""
+    """(middle, half the width over HALF_WIDTH) float64[k] of the range of each of ``features`` float32[w, k]. Half the width
+    is at least ``min_scale`` float64[k], and LEAST times that of the channel's widest: the mean of values that are still but
+    for spikes has hardly a range of its own, and any movement would be far beyond it."""
     wide = features.astype(np.float64)
     low, high = wide.min(axis=0), wide.max(axis=0)
-    return (low + high) / 2.0, np.maximum((high - low) / 2.0, min_scale)
+    half = np.maximum((high - low) / 2.0, min_scale)
+    channels = np.array([info.channel for info in infos])
+    widest = np.array([half[channels == channel].max() for channel in channels])
+    return (low + high) / 2.0, np.maximum(half, LEAST * widest) / HALF_WIDTH
 
 
 def placed(
@@ -118,10 +127,12 @@ def placed(
     centre: NDArray[np.float64],
     scale: NDArray[np.float64],
     infos: Sequence[FeatureInfo],
+    end_ns: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """``rows`` float32[w, k] by their place in the range that was commissioned with ``centre`` and ``scale`` and runs on
-    over them; as they are where none of ``infos`` is ranged."""
+    """``rows`` float32[w, k], of windows that end at ``end_ns`` int64[w], by their place in the range that was commissioned
+    with ``centre`` and ``scale`` and runs on over them; as they are where none of ``infos`` is ranged."""
     if not any(info.ranged for info in infos):
         return rows
-    found, _, _ = RunningRange(centre, scale, np.array([info.widens for info in infos])).apply(rows)
+    widens, daily = (np.array([getattr(info, name) for info in infos]) for name in ("widens", "daily"))
+    found, _, _ = RunningRange(centre, scale, widens, daily).apply(rows, end_ns)
     return found

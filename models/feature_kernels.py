@@ -41,9 +41,10 @@ def slow(x: Floats, ok: Bools | None, floors: Sequence[float], n_fast: int) -> F
 
 
 def telemetry(x: Floats, ok: Bools | None) -> Floats:
-    """deviation (of the last value from the mean) and mean. ``ok`` None: all valid."""
+    """last, mean, median, and last once more. ``ok`` None: all valid."""
     mean, _ = _centred(x, ok)
-    return np.stack([_last(x, ok) - mean, mean], axis=-1)
+    last = _last(x, ok)
+    return np.stack([last, mean, _median(x, ok), last], axis=-1)
 
 
 def vibration(x: Floats, ok: Bools | None, floors: Sequence[float], n_bands: int) -> Floats:
@@ -122,6 +123,19 @@ def _last(x: Floats, ok: Bools | None) -> Floats:
     newest = x.shape[-1] - 1 - np.argmax(ok[..., ::-1], axis=-1)
     value = np.take_along_axis(x, newest[..., None], axis=-1)[..., 0]
     return np.where(ok.any(axis=-1), value, np.nan)
+
+
+def _median(x: Floats, ok: Bools | None) -> Floats:
+    """The median of the valid samples [b, c], NaN where there is none; of two in the middle their mean."""
+    n = x.shape[-1]
+    if ok is None:
+        middle = np.partition(x, ((n - 1) // 2, n // 2), axis=-1)
+        return np.asarray((middle[..., (n - 1) // 2] + middle[..., n // 2]) / 2.0)
+    count = np.count_nonzero(ok, axis=-1)[..., None]
+    ordered = np.sort(np.where(ok, x, np.inf), axis=-1)
+    low = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis=-1)[..., 0]
+    high = np.take_along_axis(ordered, np.minimum(count // 2, n - 1), axis=-1)[..., 0]
+    return np.where(count[..., 0] > 0, (low + high) / 2.0, np.nan)
 
 
 def _centred(x: Floats, ok: Bools | None) -> tuple[Floats, Floats]:

@@ -20,19 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import codec, feature_kernels
+from models.daily_profile import BINS, DAYS
 from models.feature_kernels import learn_floors as learn_floors
 from models.recentring import RecentringSpec
-from models.running_range import MARGIN, STRETCH, WIDEST
+from models.running_range import DAYS_TO_KNOW, HALF_WIDTH, LEAST, MARGIN, STRETCH, WIDEST
 from models.signal import Channel, WindowSpec
 
 FeatureSet = Literal["slow", "vibration", "telemetry"]
-FeatureKind = Literal[
-    "mean", "log_std", "last", "deviation", "log_band", "log_rms", "crest", "kurtosis", "peak"
-]
+FeatureKind = Literal["mean", "log_std", "last", "median", "log_band", "log_rms", "crest", "kurtosis", "peak"]
 
 # The versions of each set that this release computes. A version is new when, and only when, golden outputs
 # change.
-VERSIONS: dict[FeatureSet, tuple[int, ...]] = {"slow": (1,), "vibration": (1,), "telemetry": (1,)}
+VERSIONS: dict[FeatureSet, tuple[int, ...]] = {"slow": (1,), "vibration": (1,), "telemetry": (2,)}
 
 # Units of vibration: what is measured in them wears, and a wear indicator is never re-centred.
 WEAR_UNITS = frozenset(
@@ -69,7 +68,7 @@ class FeatureInfo(msgspec.Struct, frozen=True, kw_only=True):
     ("x vibration at 312-375 Hz"). ``log``: the column is a natural logarithm, so a difference d reads
     "exp(d) times normal". ``low_hz``, ``high_hz`` bound a band. ``fast``: over the tail of the window only.
     ``ranged``: it is judged by its place in the range of all that came before
-    (:mod:`models.running_range`), which ``widens`` with it or not.
+    (:mod:`models.running_range`), which ``widens`` with it or not; ``daily``: less what is usual at its time of the day.
     """
 
     name: str
@@ -84,6 +83,7 @@ class FeatureInfo(msgspec.Struct, frozen=True, kw_only=True):
     fast: bool = False
     ranged: bool = False
     widens: bool = False
+    daily: bool = False
 
 
 def describe(
@@ -111,15 +111,19 @@ def describe(
 
     telemetry (x as in slow)::
 
-      deviation  the newest valid x less the mean         in the channel's unit
+      last       the newest valid x                       in the channel's unit
       mean       sum(x) / n                               in the channel's unit
+      median     of x                                     in the channel's unit
+      daily      the newest valid x, once more            in the channel's unit
 
     The peak stays linear: a failing bearing multiplies it by ten, which its logarithm hides (worst of three
     bearings: ROC AUC 1.00 linear, .87 as a logarithm). A taper loses impacts near the ends of a window (up
     to .1 there).
 
-    Telemetry is ranged: a new extreme is what it shows. The deviation and not the last value is there since that and the
-    mean belong together, which a range that has widened undoes. Its ranges widen unless the channel is a wear indicator.
+    Telemetry is ranged: a new extreme is what it shows. A spike is one of the last value, bursts that come closer together
+    are one of the mean, and a level that has shifted is one of the median, the range of which no spike has widened. The
+    daily column is judged less what is usual at its time of the day. Ranges widen unless the channel is a wear indicator,
+    which has no daily column either: its last value is there twice.
     Slow features are re-centred unless the channel is a wear indicator (``wear``, or a unit of vibration);
     vibration features never are. ValueError for an unknown version, or a window too short for the bands.
     """
@@ -149,7 +153,8 @@ def schema_id(
     elif spec.set == "vibration":
         parameters = {"n_bands": spec.n_bands}
     else:
-        parameters = {"margin": MARGIN, "stretch": STRETCH, "widest": WIDEST}
+        parameters = {"margin": MARGIN, "stretch": STRETCH, "widest": WIDEST, "least": LEAST}
+        parameters |= {"bins": BINS, "days": DAYS, "days_to_know": DAYS_TO_KNOW, "half_width": HALF_WIDTH}
     meaning = (
         (spec.set, spec.version, parameters, spec.floors),
         tuple(channel_names),
@@ -233,7 +238,7 @@ def readable(info: FeatureInfo, value: float, origin: float) -> float:
     ``origin`` added back to a mean or a last value."""
     if info.log:
         return math.exp(min(value, 700.0))
-    return value + origin if info.kind in ("mean", "last") else value
+    return value + origin if info.kind in ("mean", "last", "median") else value
 
 
 def min_scales(spec: FeatureSpec, n_channels: int, n: int) -> NDArray[np.float64]:
@@ -245,7 +250,7 @@ def min_scales(spec: FeatureSpec, n_channels: int, n: int) -> NDArray[np.float64
     if spec.set == "slow":
         linear = [i for i in (0, 2, 3) if i < per_channel]
     else:
-        linear = [per_channel - 1] if spec.set == "vibration" else [0, 1]
+        linear = [per_channel - 1] if spec.set == "vibration" else list(range(per_channel))
     result[:, linear] = np.asarray(spec.floors or (np.finfo(np.float32).tiny,))[:, None]
     return result.reshape(-1)
 
@@ -270,7 +275,7 @@ def _n_fast(spec: FeatureSpec, n: int) -> int:
 def _n_per_channel(spec: FeatureSpec, n: int) -> int:
     if spec.set == "slow":
         return 5 if _n_fast(spec, n) else 3
-    return 2 if spec.set == "telemetry" else spec.n_bands + 4
+    return 4 if spec.set == "telemetry" else spec.n_bands + 4
 
 
 def _describe_slow(spec: FeatureSpec, channel: Channel, rate_hz: Fraction, n: int) -> list[FeatureInfo]:
@@ -301,20 +306,28 @@ def _describe_slow(spec: FeatureSpec, channel: Channel, rate_hz: Fraction, n: in
 
 
 def _describe_telemetry(channel: Channel) -> list[FeatureInfo]:
-    def info(kind: FeatureKind, label: str) -> FeatureInfo:
+    widens = not _wears(channel)
+
+    def info(name: str, kind: FeatureKind, label: str, daily: bool = False) -> FeatureInfo:
         return FeatureInfo(
-            name=f"{channel.name}.{kind}",
+            name=f"{channel.name}.{name}",
             channel=channel.name,
             kind=kind,
             unit=channel.unit,
-            label=f"{channel.name} {label}",
+            label=f"{channel.name} {label}".rstrip(),
             recentred=False,
             log=False,
             ranged=True,
-            widens=not _wears(channel),
+            widens=widens,
+            daily=daily,
         )
 
-    return [info("deviation", "off its mean by"), info("mean", "mean")]
+    return [
+        info("last", "last", "value"),
+        info("mean", "mean", "mean"),
+        info("median", "median", "median"),
+        info("daily", "last", "value", daily=widens),
+    ]
 
 
 def _wears(channel: Channel) -> bool:

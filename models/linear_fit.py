@@ -29,7 +29,7 @@ from models.manifest import (
     TrainingReport,
     artifact_file,
 )
-from models.out_of_fold import FAR_LEVEL, N_FOLDS, breaks_between, false_alarm_rate
+from models.out_of_fold import FAR_LEVEL, N_FOLDS, all_alike, breaks_between, false_alarm_rate
 from models.sample_size import MIN_ROWS, FitError, require_enough
 from models.scoring import residuals, scores
 from models.whitening import oas, whitening_layers
@@ -72,7 +72,9 @@ def fit_linear(healthy: HealthyRows, model_id: str, version: int = 0) -> tuple[M
     recentring = recentring_spec(window) if recentred.any() else None
     least = min_scales(healthy.spec, len(device.channels), window.n)
 
-    whole = commission(rows, np.ones(len(rows), np.bool_), recentring, recentred, least, infos)
+    whole = commission(
+        rows, np.ones(len(rows), np.bool_), recentring, recentred, least, infos, healthy.end_ns
+    )
     layers = _whitening(whole.inputs, overlap)
     graph, unit = DenseGraph(layers), np.ones(rows.shape[1])
     first = int(folds[0][1][0])  # of the windows that are judged
@@ -81,12 +83,14 @@ def fit_linear(healthy: HealthyRows, model_id: str, version: int = 0) -> tuple[M
     for (train, test), block in zip(folds, blocks, strict=True):
         mask = np.zeros(len(rows), np.bool_)
         mask[train] = True
-        part = commission(rows, mask, recentring, recentred, least, infos)
+        part = commission(rows, mask, recentring, recentred, least, infos, healthy.end_ns)
         output, _ = DenseGraph(_whitening(part.inputs[mask], overlap)).run(part.inputs[test])
         out_of_fold[block] = scores(residuals(part.inputs[test], output, "whitened", unit))
     n_judged = effective_windows(np.log(np.maximum(out_of_fold, 1e-12)), overlap)
     n_effective = n_judged * len(rows) / (len(rows) - first)
     require_enough(len(rows), n_effective, window, healthy.step_ns)
+    if any(info.ranged for info in infos):
+        out_of_fold = all_alike(out_of_fold)
     step_ns = healthy.step_ns if healthy.step_ns != window.hop_ns else None
     breaks = breaks_between(healthy.start_ns[first:], window.hop_ns)
     calibration = fit_calibration(out_of_fold, n_judged, breaks, step_ns)

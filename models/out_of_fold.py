@@ -22,6 +22,12 @@ def breaks_between(start_ns: NDArray[np.int64], hop_ns: int) -> tuple[int, ...]:
     return tuple((np.flatnonzero(steps > 1.5 * usual) + 1).tolist())
 
 
+def all_alike(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``scores`` float32[w] of rows within their ranges, which are all equally normal: each as high as any such row scores.
+    That is more than was seen, for a row may be at the ends of several ranges, and off the mean by their whole width."""
+    return np.full_like(scores, 4.0 * scores.max())
+
+
 def false_alarm_rate(
     out_of_fold: NDArray[np.float32],
     blocks: Sequence[NDArray[np.intp]],

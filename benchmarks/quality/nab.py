@@ -5,6 +5,9 @@ most; where that is too short for the product's usual window, the window is halv
 files: a level of p, since that alone means the same in each. It is learned on the files of even or of odd index, by name, and
 judged on the others. Detections are alerts as a gateway raises them of such features, of a random score and a clock as well;
 ``windows`` figures are of every window at or below the level instead.
+
+A window of telemetry is within its ranges or is not, so nearly all levels say the same. What decides are the features and the
+margin of their ranges, which were chosen on the even files.
 """
 
 from __future__ import annotations

@@ -79,13 +79,17 @@ def _skab(r: Record) -> list[Row]:
 def _nab(r: Record) -> list[Row]:
     ours, random, clock = _ours(r), _one(r, "random"), _one(r, "clock")
     best = max(row["standard"] for row in ours.values())
+    odd = _list(f"{_one(r, f, 'float32', 'odd')['standard']:.1f}" for f in ours)
     return [
         Row(
             f"NAB's standard score ({_list(NAMES[f] for f in ours)}); {len(r['files'])} files, the level learned on half of them "
             "and judged on the other",
             _list(f"{row['standard']:.1f}" for row in ours.values()),
             f"{random['standard']:.1f}: a score drawn by lot; {clock['standard']:.1f}: a clock",
-            "int8 " + _list(f"{_one(r, f, 'int8')['standard']:.1f}" for f in ours),
+            "int8 "
+            + _list(f"{_one(r, f, 'int8')['standard']:.1f}" for f in ours)
+            + f"; {odd} on the files that no "
+            "feature was chosen on",
             _target(f"at least {NAB_STANDARD:g}", best >= NAB_STANDARD),
         )
     ]

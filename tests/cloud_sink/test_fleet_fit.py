@@ -156,8 +156,8 @@ def test_a_slow_fault_is_not_learned_away_however_often_one_learns(template: Mod
 
 def test_the_ranges_of_telemetry_stay_as_commissioned(template: ModelManifest) -> None:
     """They are what its centre and scale are; its features are told by their place in them."""
-    spec = FeatureSpec(set="telemetry", floors=template.features.floors)
-    k = 2 * len(template.channels)
+    spec = FeatureSpec(set="telemetry", version=2, floors=template.features.floors)
+    k = 4 * len(template.channels)
     normal = Normalisation(centre=(5.0,) * k, scale=(2.0,) * k, start_centre=(5.0,) * k)
     ranged = msgspec.structs.replace(template, features=spec, recentring=None, normalisation=normal)
     known = fleet(ranged, shift=0.3)

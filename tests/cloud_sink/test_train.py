@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,14 @@ from models import manifest as manifests
 from models.calibration import p_values
 from models.commissioning import commission, fit_normalisation, recentring_spec
 from models.export import Dense, Range, int8_model
-from models.features import schema_id
+from models.features import FeatureSpec, describe, schema_id
 from models.manifest import Family
 from models.messages import unpack_floats
 from models.recentring import Recentring
+from models.running_range import HALF_WIDTH, LEAST
 from models.sample_size import duration, more_data, require_enough
 from models.scoring import normalise
+from models.signal import NS_PER_S, Channel
 from tests.cloud_sink.recordings import dataset, slow_signal
 from tests.fixtures.bundle_files import BUNDLE
 from tests.models.tflite_models import DEQUANTIZE, FLOAT32, with_last_operator
@@ -288,6 +291,35 @@ def test_int8_that_ranks_otherwise_is_not_published(low: dict[str, float]) -> No
     assert not found.publish
     assert found.why_not is not None
     assert "rank correlation 0.8900" in found.why_not
+
+
+def test_of_ranged_features_only_probes_are_ranked_and_the_finest_that_rank_well_win() -> None:
+    def of(inputs: float, probing: float, n_missed: int = 0) -> Sweep:
+        return quantise._judge(quantise.Sigmas(inputs, 30.0), 0.0, probing, n_missed, 250, 0.0, 0.1, True)
+
+    assert of(20.0, 0.91).publish
+    assert not of(20.0, 0.89).publish
+    better = [of(10.0, 0.99, n_missed=1), of(10.0, 0.89), of(50.0, 0.99), of(20.0, 0.91)]
+    assert sorted(better, key=lambda found: quantise._merit(found, ranged=True)) == better
+
+
+def test_commissioned_ranges_hold_all_that_was_learned_from_and_are_a_share_of_the_widest() -> None:
+    rng = np.random.default_rng(5)
+    rows = rng.normal(size=(400, 4)).astype(np.float32)
+    rows[:, 2] *= 1e-4  # a median that hardly moves
+    rows[350] = 50.0  # where nothing is learned
+    infos = describe(FeatureSpec(set="telemetry", version=2), [Channel(name="load")], Fraction(1, 300), 60)
+    learn = np.arange(400) < 300
+    ends = np.arange(1, 401, dtype=np.int64) * 300 * NS_PER_S
+    done = commission(rows, learn, None, np.zeros(4, np.bool_), np.full(4, 1e-9), infos, ends)
+    half, middle = done.scale * HALF_WIDTH, done.centre
+    spread = np.ptp(rows[:300].astype(np.float64), axis=0) / 2
+    assert half[[0, 1, 3]] == pytest.approx(spread[[0, 1, 3]])
+    assert half[2] == pytest.approx(LEAST * spread.max())
+    assert (np.abs(rows[:300] - middle) <= half * (1 + 1e-6)).all()
+    assert np.abs(done.inputs).max() <= np.float32(HALF_WIDTH)  # of what widens a range as well
+    fitted = fit_model("mahalanobis", done.inputs)
+    np.testing.assert_allclose(fitted.layers[0].weights, np.eye(4), atol=1e-6)  # no pattern within ranges
 
 
 def test_ranges_that_miss_less_are_better_whatever_else() -> None:

