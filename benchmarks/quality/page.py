@@ -13,6 +13,7 @@ from benchmarks.quality import told
 Record = Mapping[str, Any]
 
 BEGIN, END = "<!-- `make quality` writes from here -->", "<!-- quality: to here -->"
+CHANCE = 0.6  # below it a score tells next to nothing of where the fault is
 SKAB, NAB, FEMTO = "quality_skab", "quality_nab", "quality_femto"
 
 
@@ -48,17 +49,33 @@ def _targets(results: Mapping[str, Record]) -> list[tuple[str, ...]]:
         record = results[SKAB]
         for what, name, wanted in (
             ("ROC AUC", "auc", f"≥ {told.SKAB_AUC:g}"),
-            ("the same with the rows that were trained on", "auc_whole", ""),
+            ("ROC AUC, rows trained on included", "auc_whole", ""),
             ("F1", "f1", f"≥ {told.SKAB_F1:g}"),
             ("false alarms", "far", f"≤ {told.SKAB_FAR:g}"),
-            ("the same with the rows that were trained on", "far_whole", ""),
-            ("F1 with these", "f1_whole", ""),
+            ("false alarms, rows trained on included", "far_whole", ""),
+            ("F1, rows trained on included", "f1_whole", ""),
             ("changepoints", "changepoint", f"≥ {told.SKAB_CHANGES:g}"),
-            ("false alarms without faults, after an hour", "free_far_hour", f"≤ {told.FREE_FAR:g}"),
-            ("the same after 400 rows", "free_far", ""),
-            ("the same at one alert a week, after an hour", "free_far_weekly_hour", ""),
+            ("alerted time without faults, model of the first hour", "free_far_hour", f"≤ {told.FREE_FAR:g}"),
+            ("alerted time without faults, model of 400 rows", "free_far", ""),
+            (
+                "alerted time without faults, model of the first hour, one alert a week",
+                "free_far_weekly_hour",
+                "",
+            ),
         ):
             found += _lines("SKAB " + what, record, name, wanted)
+        for family, graphs in record["auc_by_file"].items():
+            told_of = [auc for auc in graphs["float32"].values() if auc is not None and auc > CHANCE]
+            found.append(
+                (
+                    f"SKAB ROC AUC of the {len(told_of)} files above {CHANCE:g}, {told.NAMES[family]}",
+                    "float32",
+                    f"{sum(told_of) / max(1, len(told_of)):.3f}",
+                    "",
+                    "",
+                    "",
+                )
+            )
         found += [
             (
                 f"SKAB {told.NAMES[family]}",
