@@ -216,7 +216,11 @@ def test_a_device_whose_times_cannot_be_is_told(tmp_path: Path) -> None:
                 "too_old: their times are more than 604800 s ago; is time_unit right" in found[0]["message"]
             )
             at_once = metrics(port)  # what was published is still coming in
-            assert summed(at_once, "device_samples_dropped_total") == summed(at_once, "samples_dropped_total") > 0
+            assert (
+                summed(at_once, "device_samples_dropped_total")
+                == summed(at_once, "samples_dropped_total")
+                > 0
+            )
             daemon.send_signal(signal.SIGTERM)
             assert daemon.wait(15) == 0
 
