@@ -14,18 +14,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_node.acceptance import Trial, Verdict, moved
+from edge_node.acceptance import Trial, Verdict
 from edge_node.chunk import MAX_CHUNK, Chunk, Silence, all_rows
 from edge_node.counters import Counters, added
 from edge_node.feature_rows import FeatureRows
 from edge_node.inspection import Inspection, InspectionState
 from edge_node.learner import Learner, LearnerState
+from edge_node.moving_normal import MovingNormal
 from edge_node.plans import DevicePlan
 from edge_node.settling import PipelineEvent, Settler, SettlerState
 from edge_node.silences import fell_silent, row_that_ends, spoke_again
 from models.acceptance import Acceptance
 from models.gating import Gate
-from models.recentring import Recentring, RecentringState
+from models.recentring import RecentringState
 from models.requests import Refusal
 from models.running_range import RangeState
 from models.signal import (
@@ -104,8 +105,7 @@ class Lane:
         self.featured_ns: int | None = None  # start of the last window that got them
         self._n_fed = 0
         self._inspection = Inspection(plan)
-        self._recentring = _recentring(plan)
-        self._ranges = None if plan.model is None else plan.model.running_range()
+        self.normal = MovingNormal(plan)
         self._learner = _learner(plan)
         # Of a device that learns: windows not looked at yet, since how is only known once those before have been learned from,
         # and the silences between them.
@@ -243,17 +243,7 @@ class Lane:
         self.featured_ns = int(chunk.start_ns[chunk.rows[-1]])
         if self.featured is not None:
             self.featured.append(_rows(chunk, matrix))
-        chunk.features = matrix if self.settler.accepted is None else moved(matrix, self.settler.accepted)
-        if self._recentring is not None:
-            chunk.features, drifted = self._recentring.apply(chunk.features)
-            if np.count_nonzero(drifted):
-                chunk.drifted = drifted
-        if self._ranges is not None:
-            chunk.features, chunk.low, chunk.high = self._ranges.apply(
-                chunk.features, chunk.end_ns[chunk.rows]
-            )
-            if (accepted := self.settler.accepted) is not None:
-                chunk.low, chunk.high = moved(chunk.low, -accepted), moved(chunk.high, -accepted)
+        self.normal.apply(chunk, matrix, self.settler.accepted)
         chunk.values = chunk.valid = None
 
     def feed(self, rows: FeatureRows) -> None:
@@ -331,22 +321,13 @@ class Lane:
         assert self.is_drained
         inspection = Inspection(plan)
         inspection.restore(self._inspection.state())
-        recentring, before = _recentring(plan), self._recentring
         self.settler.finish(self.windower.last_arrival_ns)
         self.settler = self.settler.adopt(plan)
-        if recentring is not None and before is not None:
-            if self.settler.accepted is None:
-                recentring.follow(before)
-            else:  # it is measured from where the operators put the centre, which stays where it was
-                recentring.restore(before.state())
-            self.settler.recentred(recentring.offset)
-        ranges = None if plan.model is None else plan.model.running_range()
-        if ranges is not None and self._ranges is not None:
-            if self.settler.accepted is None:
-                ranges.follow(self._ranges)
-            else:
-                ranges.restore(self._ranges.state())
-        self.plan, self._inspection, self._recentring, self._ranges = plan, inspection, recentring, ranges
+        normal, before = MovingNormal(plan), self.normal
+        normal.follow(before, accepted=self.settler.accepted is not None)
+        if normal.offset is not None and before.offset is not None:
+            self.settler.recentred(normal.offset)
+        self.plan, self._inspection, self.normal = plan, inspection, normal
         learns, self._learner = self._learner is not None, _learner(plan)
         if learns and self._learner is None:
             for batch, silence in self._kept_back:
@@ -360,13 +341,14 @@ class Lane:
     def judgement(self) -> Judgement:
         """What is remembered beside the signal, of a lane that has a model."""
         model = self.plan.model
+        recentring, ranges = self.normal.state()
         return Judgement(
             of=self._identity(),
             schema_id="" if model is None else model.manifest.schema_id,
-            recentring=self._recentring.state() if self._recentring is not None else None,
+            recentring=recentring,
             settler=msgspec.structs.replace(self.settler.state(), tally=None),
             featured_ns=self.featured_ns,
-            ranges=self._ranges.state() if self._ranges is not None else None,
+            ranges=ranges,
         )
 
     def judge_on(self, judgement: Judgement) -> bool:
@@ -375,20 +357,18 @@ class Lane:
         if judgement.of != self._identity():
             return False
         self.settler.restore(judgement.settler)
-        if self._recentring is not None and judgement.recentring is not None:
-            self._recentring.restore(judgement.recentring)
-        if self._ranges is not None and judgement.ranges is not None:
-            self._ranges.restore(judgement.ranges)
+        self.normal.restore(judgement.recentring, judgement.ranges)
         self.featured_ns = judgement.featured_ns
         return True
 
     def snapshot(self) -> LaneState:
+        recentring, ranges = self.normal.state()
         return LaneState(
             of=self._identity(),
             windower=self.windower.snapshot(),
             order=list(self._order),
             inspection=self._inspection.state(),
-            recentring=self._recentring.state() if self._recentring is not None else None,
+            recentring=recentring,
             settler=self.settler.state(),
             counters=self.counters(),
             n_taken=self._n_taken,
@@ -397,7 +377,7 @@ class Lane:
             stale=self._stale,
             finishing=self._finishing,
             verdicts=list(self.verdicts),
-            ranges=self._ranges.state() if self._ranges is not None else None,
+            ranges=ranges,
             featured_ns=self.featured_ns,
             learner=None if self._learner is None else self._learner.state(),
             kept_back=list(self._kept_back),
@@ -415,8 +395,7 @@ class Lane:
         self._n_trials = sum(isinstance(item, Trial) for item in self._order)
         chunks = [c for c in self._order if isinstance(c, Chunk)]
         for chunk in chunks:
-            as_measured = self._recentring is None and self._ranges is None and state.settler.accepted is None
-            if chunk.raw is not None and as_measured:
+            if chunk.raw is not None and self.normal.stands and state.settler.accepted is None:
                 chunk.features = chunk.raw
         self._ready, self._held, self._fresh = deque(), deque(), []
         for item in self._order:
@@ -435,10 +414,7 @@ class Lane:
         if self._learner is not None and state.learner is not None:
             self._learner.restore(state.learner)
         self._inspection.restore(state.inspection)
-        if self._recentring is not None and state.recentring is not None:
-            self._recentring.restore(state.recentring)
-        if self._ranges is not None and state.ranges is not None:
-            self._ranges.restore(state.ranges)
+        self.normal.restore(state.recentring, state.ranges)
         self.settler.restore(state.settler)
         self._n_scored = state.counters.n_windows_scored
         self._n_taken = state.n_taken
@@ -625,19 +601,8 @@ class Lane:
 
     def _decided(self, trial: Trial) -> bool:
         """Whether ``trial``, before which everything is settled, is over; then its verdict is told."""
-        recentring = self._recentring
-        if trial.stage == "waiting" and self.settler.prepare(
-            trial, None if recentring is None else recentring.offset
-        ):
-            model = self.plan.model
-            if (
-                model is not None
-                and (anew := model.running_range()) is not None
-                and trial.features is not None
-            ):
-                # Of no time of the day: what is usual there is not known to a range that begins anew.
-                no_time = np.zeros(len(trial.features), np.int64)
-                trial.features, _, _ = anew.apply(trial.features, no_time)
+        if trial.stage == "waiting" and self.settler.prepare(trial, self.normal.offset):
+            self.normal.try_out(trial)
             self._ready.append(trial)
         if trial.stage != "done":
             return False
@@ -645,10 +610,7 @@ class Lane:
             self.featured.append(trial.acceptance)
         if trial.refusal is None:
             self.settler.accept(trial)
-            if recentring is not None:
-                recentring.begin_anew()
-            if self._ranges is not None:
-                self._ranges.begin_anew()
+            self.normal.begin_anew()
         self.verdicts.append(trial.verdict)
         return True
 
@@ -688,15 +650,6 @@ def _part(batch: WindowBatch, rows: slice) -> WindowBatch:
 
 def _learner(plan: DevicePlan) -> Learner | None:
     return None if plan.learn is None or plan.model is not None else Learner(plan, plan.learn)
-
-
-def _recentring(plan: DevicePlan) -> Recentring | None:
-    model = plan.model
-    if model is None or model.manifest.recentring is None:
-        return None
-    return Recentring(
-        model.manifest.recentring, model.centre, model.scale, model.recentred, model.start_centre
-    )
 
 
 def _rows(chunk: Chunk, matrix: NDArray[np.float32]) -> FeatureRows:

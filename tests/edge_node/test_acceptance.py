@@ -129,16 +129,15 @@ def test_with_nothing_open_the_centre_moves_to_where_re_centring_has_it() -> Non
     values[:, 0] += np.interp(np.arange(N), (0, 1000), (0, 2 * sigma(of))).astype(np.float32)
     play(plant, values, 0, N)
     assert plant.alerts() == []
-    before = plant.pipeline._lanes["d"]._recentring
-    assert before is not None
-    stood = before.offset
+    stood = plant.pipeline._lanes["d"].normal.offset
+    assert stood is not None
     assert stood[0] > 1.2 * sigma(of)
     assert accept(plant) is None
     lane = plant.pipeline._lanes["d"]
     assert lane.settler.accepted is not None
     np.testing.assert_array_equal(lane.settler.accepted, stood)
-    assert lane._recentring is not None
-    assert not lane._recentring.offset.any()
+    assert lane.normal.offset is not None
+    assert not lane.normal.offset.any()
     play(plant, stepped(of), 0, 0)
     assert plant.alerts() == []
 
