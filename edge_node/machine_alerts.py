@@ -104,6 +104,7 @@ class MachineAlerts:
         none was above the level and no episode is open or forming, as nearly always, and nobody was told."""
         assert chunk.p is not None
         assert chunk.residual is not None
+        assert chunk.score is not None
         assert chunk.backend is not None
         level = self._plan.level(chunk.backend)
         threshold = None if chunk.backend == "cloud" else level.score_raise  # another model's scores
@@ -129,7 +130,8 @@ class MachineAlerts:
                 self._remember(chunk, i, blamed, end)
             severity: Severity = "critical" if critical[i] else "warning"
             normal = bool(below[i]) and not (drift is not None and drift.holds(i, self._worst))
-            change = episodes.step(start, end, counts, normal, severity, blamed)
+            size = float(chunk.score[i])
+            change = episodes.step(start, end, counts, normal, severity, blamed, size)
             if change is not None:
                 said.append((row, KEY, self._alert(change, threshold, chunk.clock)))
             is_open[i] = episodes.open

@@ -302,7 +302,8 @@ def _count_alerts(
     calibration: Calibration, policy: AlertPolicy, hop_ns: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Levels float64[m], falling, and how many alerts each raises over the out-of-fold scores, int64[m], monotone."""
-    p = p_values(calibration, calibration.scores())
+    scores = calibration.scores().astype(np.float64)
+    p = p_values(calibration, scores)
     places = calibration.places()
     breaks = np.array(calibration.oof_breaks, dtype=np.int64)
     top = _MAX_LEVEL
@@ -323,7 +324,7 @@ def _count_alerts(
             hop_ns,
             breaks,
             calibration.step_ns,
-            places[p <= q / policy.critical_p_ratio],
+            scores[p <= q],
         )
     return levels, np.maximum.accumulate(counts[::-1])[::-1]
 

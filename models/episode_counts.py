@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.episodes import AlertPolicy
+from models.episodes import WORSE, AlertPolicy
 from models.signal import NS_PER_S
 
 Places = NDArray[np.int64]
@@ -22,17 +22,17 @@ def count_episodes(
     hop_ns: int,
     breaks: NDArray[np.integer] | None = None,
     step_ns: int | None = None,
-    critical: NDArray[np.bool_] | None = None,
+    sizes: NDArray[np.floating] | None = None,
 ) -> int:
-    """How many episodes the machine raises over windows ``above``, ``below`` bool[w] (never both); ``critical`` bool[w]: of
-    those above, which are critical and not a warning (None: none is).
+    """How many episodes the machine raises over windows ``above``, ``below`` bool[w] (never both) of ``sizes`` float[w] (None:
+    nobody knows).
 
     Windows end ``step_ns`` apart (``hop_ns`` where None). ``breaks``: ascending indices of windows before
     which the series is not contiguous; nothing carries over them.
     """
     above_at, held_at = np.flatnonzero(above).astype(np.int64), np.flatnonzero(~below).astype(np.int64)
-    critical_at = None if critical is None else np.flatnonzero(critical & above).astype(np.int64)
-    return count_episodes_at(above_at, held_at, above.size, policy, hop_ns, breaks, step_ns, critical_at)
+    above_sizes = None if sizes is None else np.asarray(sizes, np.float64)[above_at]
+    return count_episodes_at(above_at, held_at, above.size, policy, hop_ns, breaks, step_ns, above_sizes)
 
 
 def count_episodes_at(
@@ -43,30 +43,33 @@ def count_episodes_at(
     hop_ns: int,
     breaks: NDArray[np.integer] | None = None,
     step_ns: int | None = None,
-    critical_at: Places | None = None,
+    sizes: NDArray[np.float64] | None = None,
 ) -> int:
-    """:func:`count_episodes`, given the ascending indices ``above_at`` of the windows above, ``critical_at`` of the critical
-    ones among them and ``held_at`` of those not below, among ``n_windows``."""
+    """:func:`count_episodes`, given the ascending indices ``above_at`` of the windows above, with the ``sizes`` of these, and
+    ``held_at`` of those not below, among ``n_windows``."""
     inner = np.zeros(0, np.int64) if breaks is None else np.asarray(breaks, dtype=np.int64)
     edges = np.concatenate([[0], inner, [n_windows]])
     above_edges, held_edges = np.searchsorted(above_at, edges), np.searchsorted(held_at, edges)
-    critical = np.zeros(above_at.size, np.bool_)
-    if critical_at is not None:
-        critical[np.searchsorted(above_at, critical_at)] = True
+    known = np.zeros(above_at.size) if sizes is None else sizes
     count = 0
     for i in np.flatnonzero(np.diff(above_edges) >= policy.n_raise).tolist():
         above = above_at[above_edges[i] : above_edges[i + 1]] - edges[i]
         held = held_at[held_edges[i] : held_edges[i + 1]] - edges[i]
         length = int(edges[i + 1] - edges[i])
-        severe = np.flatnonzero(critical[above_edges[i] : above_edges[i + 1]])
-        count += _count(above, held, severe, length, policy, hop_ns, hop_ns if step_ns is None else step_ns)
+        size = known[above_edges[i] : above_edges[i + 1]]
+        count += _count(above, held, size, length, policy, hop_ns, hop_ns if step_ns is None else step_ns)
     return count
 
 
 def _count(
-    above: Places, held: Places, severe: Places, w: int, policy: AlertPolicy, hop_ns: int, step_ns: int
+    above: Places,
+    held: Places,
+    size: NDArray[np.float64],
+    w: int,
+    policy: AlertPolicy,
+    hop_ns: int,
+    step_ns: int,
 ) -> int:
-    # ``severe``: indices into ``above``.
     n, m = policy.n_raise, policy.m_raise
     min_ns, cooldown_ns = round(policy.min_duration_s * NS_PER_S), round(policy.cooldown_s * NS_PER_S)
     min_steps, rest_steps = -(-max(min_ns - hop_ns, 0) // step_ns), -(-cooldown_ns // step_ns)
@@ -97,11 +100,11 @@ def _count(
     count = 0
     first = 0  # in ``above``: nothing before it counts any more
     rested = 0  # in ``above``: the first after the cooldown
-    was_severe = True
+    before = 0.0  # size of the episode that was cleared last
     while first < above.size:
         r = raised(first, max(first, rested))
-        if not was_severe:  # a critical one does not wait
-            for c in severe[np.searchsorted(severe, first) : np.searchsorted(severe, rested)].tolist():
+        if before > 0.0:  # one that is so much worse does not wait
+            for c in (np.flatnonzero(size[first:rested] >= WORSE * before) + first).tolist():
                 sooner = raised(first, c)
                 if sooner is not None and forming_from(sooner, first) <= c and (r is None or sooner < r):
                     r = sooner
@@ -114,7 +117,7 @@ def _count(
             return count
         cleared = int(held[k]) + policy.n_clear
         began, first = forming_from(r, first), int(np.searchsorted(above, cleared, side="right"))
-        was_severe = bool(np.searchsorted(severe, first) > np.searchsorted(severe, began))
+        before = float(size[began:first].max())
         rested = int(np.searchsorted(above, cleared + rest_steps))
     return count
 

@@ -2,7 +2,7 @@
 
 An episode is raised when ``n_raise`` of the last ``m_raise`` windows were above the raise level and it has
 lasted ``min_duration_s``; it is cleared after ``n_clear`` windows in a row below the clear level; the next
-is raised no sooner than ``cooldown_s`` after that, unless it is more severe: a small alarm silences no fault.
+is raised no sooner than ``cooldown_s`` after that, unless it is WORSE times as great: a small alarm silences no fault.
 Invariant: what a machine says depends on the windows it was shown and on nothing else. Windows that it is not shown
 (the machine at rest, the sensor faulty, the device silent) freeze it: an open episode stays open and is cleared by the
 windows after them. Pure.
@@ -24,6 +24,8 @@ _RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
 # Blame has moved once another detail has this share of the windows above since the last message: two channels that
 # take turns at random seldom get there.
 _DOMINATES = 2 / 3
+
+WORSE = 2.0  # times the greatest size of the episode before
 
 _UPDATE_S, _UPDATE_WINDOWS = 600.0, 10
 
@@ -91,7 +93,8 @@ class EpisodesState(msgspec.Struct, kw_only=True):
     n_below: int = 0
     said_ns: int = 0
     cleared_ns: int | None = None
-    cleared_severity: Severity = "critical"  # of the episode that was cleared last
+    size: float = 0.0  # the greatest of what is forming, or open
+    cleared_size: float = 0.0  # of the episode that was cleared last
     last_ns: int | None = None
 
 
@@ -126,10 +129,18 @@ class Episodes:
         return not self._state.open and not any(self._state.recent)
 
     def step(
-        self, start_ns: int, end_ns: int, above: bool, below: bool, severity: Severity, detail: str
+        self,
+        start_ns: int,
+        end_ns: int,
+        above: bool,
+        below: bool,
+        severity: Severity,
+        detail: str,
+        size: float = 0.0,
     ) -> Transition | None:
         """One more window, later than all before or of a clock that was set back: ``above`` the raise level,
-        ``below`` the clear level, or neither (never both). ``severity`` and ``detail`` count where it is above."""
+        ``below`` the clear level, or neither (never both). ``severity``, ``detail`` and ``size`` (its score, say; 0: nobody
+        knows, and every episode has its rest) count where it is above."""
         s = self._state
         if s.last_ns is not None and end_ns < s.last_ns:  # the clock was set back: no rest is left to keep
             s.recent, s.n_below, s.n_of_detail = [], 0, {}
@@ -138,8 +149,9 @@ class Episodes:
             s.recent, s.n_below, s.n_of_detail = [], 0, {}
         s.last_ns = end_ns
         if s.open:
+            s.size = max(s.size, size) if above else s.size
             return self._step_open(end_ns, above, below, severity, detail)
-        return self._step_closed(start_ns, end_ns, above, severity, detail)
+        return self._step_closed(start_ns, end_ns, above, severity, detail, size)
 
     def end(self) -> Transition | None:
         """What is open ends at its last window, for a reason that is not in the windows, and what is forming is forgotten;
@@ -150,7 +162,7 @@ class Episodes:
             end_ns = s.start_ns if s.last_ns is None else s.last_ns
             s.seq += 1
             change = self._say("cleared", end_ns)
-            s.open, s.cleared_ns, s.cleared_severity = False, end_ns, s.severity
+            s.open, s.cleared_ns, s.cleared_size = False, end_ns, s.size
         s.recent, s.n_below = [], 0
         return change
 
@@ -171,20 +183,20 @@ class Episodes:
         return msgspec.structs.replace(state, recent=list(state.recent), n_of_detail=dict(state.n_of_detail))
 
     def _step_closed(
-        self, start_ns: int, end_ns: int, above: bool, severity: Severity, detail: str
+        self, start_ns: int, end_ns: int, above: bool, severity: Severity, detail: str, size: float
     ) -> Transition | None:
         s, policy = self._state, self._policy
         if above and not any(s.recent):
-            s.forming_start_ns, s.forming_end_ns, s.severity = start_ns, end_ns, "info"
+            s.forming_start_ns, s.forming_end_ns, s.severity, s.size = start_ns, end_ns, "info", 0.0
         s.recent = [*s.recent, above][-policy.m_raise :]
         if not above:
             return None
-        s.detail = detail
+        s.detail, s.size = detail, max(s.size, size)
         if _RANK[severity] > _RANK[s.severity]:
             s.severity = severity
         long_enough = end_ns - s.forming_end_ns + self._hop_ns >= self._min_ns
         rested = s.cleared_ns is None or end_ns - s.cleared_ns >= self._cooldown_ns
-        rested = rested or _RANK[s.severity] > _RANK[s.cleared_severity]
+        rested = rested or 0.0 < WORSE * s.cleared_size <= s.size
         if sum(s.recent) < policy.n_raise or not long_enough or not rested:
             return None
         start_ns = s.forming_start_ns
@@ -201,7 +213,7 @@ class Episodes:
         if s.n_below >= policy.n_clear:
             s.seq += 1
             change = self._say("cleared", end_ns)
-            s.open, s.recent, s.cleared_ns, s.cleared_severity = False, [], end_ns, s.severity
+            s.open, s.recent, s.cleared_ns, s.cleared_size = False, [], end_ns, s.size
             return change
         worse = above and _RANK[severity] > _RANK[s.severity]
         if worse:

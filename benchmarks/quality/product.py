@@ -136,7 +136,8 @@ def raised_at(
     episodes = Episodes(policy, window.hop_ns, gap_ns)
     p_clear = min(level * policy.clear_ratio, 0.5)
     found = []
-    for end_ns, p in zip(scored.end_ns.tolist(), scored.p.tolist(), strict=True):
+    windows = zip(scored.end_ns.tolist(), scored.p.tolist(), scored.score.tolist(), strict=True)
+    for end_ns, p, score in windows:
         if p > level and episodes.quiet:
             continue
         change = episodes.step(
@@ -144,8 +145,9 @@ def raised_at(
             end_ns,
             p <= level,
             p > max(p_clear, level),
-            "critical" if p <= level / policy.critical_p_ratio else "warning",
+            "warning",
             "",
+            score,
         )
         if change is not None and change.state == "raised":
             found.append(end_ns)

@@ -18,22 +18,24 @@ from models.signal import NS_PER_S
 
 S = NS_PER_S
 PLAIN = AlertPolicy(cooldown_s=0, update_s=1e6)
+SIZES = {"#": 3.0, "b": 3.0, "+": 5.9, "!": 6.0}
 
 
 def play(
     machine: Episodes, line: str, *, first: int = 0, step_s: int = 10, window_s: int = 10
 ) -> list[tuple[int, Transition]]:
-    """Show the machine one window a character, its index with each transition: ``#`` above (``!`` critically,
-    ``b`` blaming another channel), ``-`` between the levels, ``.`` below; a blank is time without a window."""
+    """Show the machine one window a character, its index with each transition: ``#`` above (``+`` nearly twice as far,
+    ``!`` twice as far and critically, ``b`` blaming another channel), ``-`` between the levels, ``.`` below; a blank is
+    time without a window."""
     found = []
     for i, mark in enumerate(line, first):
         if mark == " ":
             continue
         severity: Severity = "critical" if mark == "!" else "warning"
         end_ns = (i + 1) * step_s * S
-        above = mark in "#!b"
+        above, detail = mark in SIZES, "b" if mark == "b" else "a"
         change = machine.step(
-            end_ns - window_s * S, end_ns, above, mark == ".", severity, "b" if mark == "b" else "a"
+            end_ns - window_s * S, end_ns, above, mark == ".", severity, detail, SIZES.get(mark, 0.0)
         )
         if change is not None:
             found.append((i, change))
@@ -106,21 +108,23 @@ def test_minimum_duration_starts_anew_once_the_first_windows_are_forgotten() -> 
     ("line", "said"),
     [
         ("###...###....", "  r  c"),
-        ("###...#!#", "  r  c  r"),  # after a warning, what is critical does not wait
+        ("###...#!#", "  r  c  r"),  # twice as great as all of the one before
+        ("###...#+#", "  r  c"),
         ("###...##.#!#", "  r  c     r"),
-        ("###...!#...###", "  r  c"),  # it did not last, and those after it are warnings
+        ("###...!#...###", "  r  c"),  # it did not last, and those after it are as before
         ("###...###!", "  r  c   r"),
-        ("#!#...#!#", "  r  c"),  # after one that was critical itself it does
-        ("###..!...#!#", "  r     c"),  # so does one that became so
+        ("#+#...#!#", "  r  c"),
+        ("###..!...#!#", "  r     c"),  # it had become as great as this
     ],
 )
-def test_a_worse_one_does_not_wait_for_the_cooldown(line: str, said: str) -> None:
+def test_a_much_worse_one_does_not_wait_for_the_cooldown(line: str, said: str) -> None:
     policy = msgspec.structs.replace(PLAIN, cooldown_s=500)
-    told = story(policy, line)
-    assert told.replace("u", " ").rstrip() == said
-    above, critical = (np.array([mark in marks for mark in line]) for marks in ("#!", "!"))
+    assert story(policy, line).replace("u", " ") == said
+    above = np.array([mark in SIZES for mark in line])
+    sizes = np.array([SIZES.get(mark, 0.0) for mark in line])
     below = np.array([mark == "." for mark in line])
-    assert count_episodes(above, below, policy, 10 * S, critical=critical) == said.count("r")
+    assert count_episodes(above, below, policy, 10 * S, sizes=sizes) == said.count("r")
+    assert count_episodes(above, below, policy, 10 * S) == 1  # nobody knows how great they are
 
 
 def test_cooldown_counts_from_clearing_and_what_lasts_is_raised_when_it_ends() -> None:
@@ -250,7 +254,7 @@ policies = st.builds(
     update_s=st.sampled_from([5, 40, 1000]),
 )
 # Runs rather than single windows, else nothing long ever happens.
-lines = st.lists(st.tuples(st.sampled_from("#!b-."), st.integers(1, 6)), max_size=30).map(
+lines = st.lists(st.tuples(st.sampled_from("#+!b-."), st.integers(1, 6)), max_size=30).map(
     lambda runs: "".join(mark * n for mark, n in runs)
 )
 
@@ -304,11 +308,11 @@ def test_counting_is_what_the_machine_does(
     for begin, end in zip([0, *breaks], [*breaks, len(line)], strict=True):
         machine.reset()
         n += sum(c.state == "raised" for _, c in play(machine, line[begin:end]))
-    above = np.array([mark in "#!b" for mark in line], dtype=bool)
+    above = np.array([mark in SIZES for mark in line], dtype=bool)
     below = np.array([mark == "." for mark in line], dtype=bool)
-    critical = np.array([mark == "!" for mark in line], dtype=bool)
+    sizes = np.array([SIZES.get(mark, 0.0) for mark in line])
     at = np.array(breaks, dtype=np.int64)
-    assert count_episodes(above, below, policy, hop_s * S, at, 10 * S, critical) == n
+    assert count_episodes(above, below, policy, hop_s * S, at, 10 * S, sizes) == n
 
 
 def test_counting_a_million_windows_finds_every_episode() -> None:
