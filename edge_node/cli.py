@@ -179,7 +179,7 @@ def _learned(plan: DevicePlan, learn: LearnPlan, teacher: Teacher | None, notice
         told += f" from {training.n_windows} windows until {rfc3339(training.end_ns)[:19]}Z"
     else:
         n = wanted_windows(plan.window.n, plan.window.hop)
-        span = duration((n - 1) * plan.window.hop_ns + plan.window.window_ns)
+        span = duration((n - 1) * learn.step_ns(plan.window) + plan.window.window_ns)
         told += f": from {span} of running, or more"
     return told if learn.fleet == learn.model_id else f"{told}, until {learn.fleet} is published"
 

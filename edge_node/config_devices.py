@@ -22,7 +22,7 @@ from models.episodes import default_update_s
 from models.features import FeatureSet, FeatureSpec
 from models.gating import GateSpec, parse_comparison
 from models.sensor_checks import LimitSpec
-from models.signal import Channel, Device, Mode, WindowSpec
+from models.signal import NS_PER_S, Channel, Device, Mode, WindowSpec
 from models.time_policy import RecordedDevice, TimeOptions, TimePolicy, between_records, default_policy
 
 if TYPE_CHECKING:
@@ -172,10 +172,14 @@ def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]],
     learn = None
     if section.model == LEARN:
         model_id = f"learned-{ODD.sub('-', section.id)}"
-        learn = LearnPlan(learned_features(section), model_id, section.fleet_model or model_id)
+        burst = mode_of(section) is Mode.BURST
+        between_ns = (
+            round(section.interval_s * NS_PER_S) if burst and section.interval_s is not None else None
+        )
+        learn = LearnPlan(learned_features(section), model_id, section.fleet_model or model_id, between_ns)
         usual_n, usual_hop = USUAL_WINDOWS[learn.feature_set]
-        hop = hop or min(usual_hop, n or usual_n)
         n = n or usual_n
+        hop = hop or (n if burst else min(usual_hop, n))  # bursts share no sample
     if model is None:
         n = n or min(MAX_WINDOW, max(2, round(DEFAULT_WINDOW_S * float(rate_hz))))
         hop = hop or max(1, n // 2)

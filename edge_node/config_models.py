@@ -61,7 +61,7 @@ def check_models(
         name = section.model
         if name is None or name in (NO_MODEL, LEARN) or (manifest := base / name / "manifest.json").is_file():
             continue
-        hint = nearest(name, _models_beside(name, base)) or "; cloud-sink train makes one"
+        hint = nearest(name, [*_models_beside(name, base), LEARN, NO_MODEL]) or "; cloud-sink train makes one"
         yield Problem(
             ("device", i, "model"), f"there is no model here ({manifest} does not exist){hint}", name, True
         )

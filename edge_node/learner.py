@@ -113,7 +113,7 @@ class Learner:
     @property
     def left_s(self) -> float:
         """How long that takes yet, of running machine and sound sensors, unless it turns out that more is wanted."""
-        return (self.target - self.n) * self._plan.window.hop_ns / NS_PER_S
+        return (self.target - self.n) * self._learn.step_ns(self._plan.window) / NS_PER_S
 
     def add(self, batch: WindowBatch) -> None:
         """Windows of a machine that runs, and whose sensors work; no more than there is :attr:`room` for."""

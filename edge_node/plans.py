@@ -79,11 +79,16 @@ class ServedModel:
 @dataclass(frozen=True, slots=True)
 class LearnPlan:
     """How a device without a model learns one by itself, and what that is called. ``fleet``: the model of which any version that
-    is published takes the place of that."""
+    is published takes the place of that. ``between_ns``: from burst to burst; None: windows come every hop."""
 
     feature_set: FeatureSet
     model_id: str
     fleet: str
+    between_ns: int | None = None
+
+    def step_ns(self, window: WindowSpec) -> int:
+        """From one of the windows to the next."""
+        return window.hop_ns if self.between_ns is None else max(self.between_ns, window.hop_ns)
 
     def spec(self, floors: tuple[float, ...]) -> FeatureSpec:
         """The features, once it is known how fine each channel is resolved."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge_node.assembly import Core, assemble
 from edge_node.cli import main
 from edge_node.config import load_config
-from edge_node.learner import MOST_TIMES, wanted_windows
+from edge_node.learner import MOST_TIMES, Learner, wanted_windows
 from examples.simulated_plant import AXES, PLANT, Fault, FaultKind, Plant
 from models import manifest as manifests
 from models import messages
@@ -399,3 +399,14 @@ def test_telemetry_is_learned_with_its_range_and_a_new_extreme_is_said(tmp_path:
     fresh.teacher.serve(fresh, "press-4", core.bundles["press-4"])  # type: ignore[union-attr]
     fresh.pipeline.restore(core.pipeline.snapshot())
     assert fresh.pipeline.snapshot() == core.pipeline.snapshot()
+
+
+def test_of_bursts_each_is_a_window_and_learning_takes_as_long_as_they_are_apart(tmp_path: Path) -> None:
+    device = DEVICE.replace(f"window = {WINDOW}\nhop = {HOP}", 'window = 512\ninterval_s = 60\nmode = "burst"')
+    core = core_of(written(tmp_path, device))
+    plan = core.plans[0]
+    assert (plan.window.n, plan.window.hop) == (512, 512)
+    assert plan.learn is not None
+    learner = Learner(plan, plan.learn)
+    assert learner.target == wanted_windows(512, 512) == 51
+    assert learner.left_s == 51 * 60.0
