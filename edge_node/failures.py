@@ -36,6 +36,7 @@ class Outcome(StrEnum):
     CAUGHT = "caught"
     MISSED = "missed"
     NOT_RECORDED = "not recorded"
+    NOT_WATCHED = "not watched"  # nothing was scored in its lead
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_node.alert_history import History, Told
 from edge_node.assembly import Core
@@ -69,8 +70,9 @@ class Findings:
     watched_ns: int
 
     @property
-    def recorded(self) -> list[Finding]:
-        return [f for f in self.findings if f.outcome is not Outcome.NOT_RECORDED]
+    def judged(self) -> list[Finding]:
+        """Those that could be caught."""
+        return [f for f in self.findings if f.outcome in (Outcome.CAUGHT, Outcome.MISSED)]
 
     @property
     def n_caught(self) -> int:
@@ -87,7 +89,7 @@ class Findings:
 
     @property
     def chance(self) -> float:
-        return sum(f.chance for f in self.recorded)
+        return sum(f.chance for f in self.judged)
 
 
 class FailureWatch:
@@ -109,14 +111,14 @@ class FailureWatch:
         for plan in core.plans:
             window = plan.window
             # Between records a burst device is watched too, for whatever happens shows in the next.
-            joined = window.mode is Mode.BURST or plan.model is None
+            joined = window.mode is Mode.BURST or (plan.model is None and plan.learn is None)
             gap_ns = None if joined else max(window.hop_ns, window.window_ns)
             self._watched[plan.device.device_id] = Watched(gap_ns)
-        # A device without a model has no scores: its limits are watched from its first row to its last.
+        # A device without a model has no scores: its limits are watched from its first row to its last. One that learns will.
         self._unscored = {
             plan.device.device_id: self._watched[plan.device.device_id]
             for plan in core.plans
-            if plan.model is None
+            if plan.model is None and plan.learn is None
         }
 
     def block(self, block: SampleBlock) -> None:
@@ -153,6 +155,9 @@ class FailureWatch:
                 findings.append(Finding(failure, Outcome.NOT_RECORDED, None, 0, 0.0, None))
                 continue
             caught = bool(judgement.caught[k])
+            if not caught and not self._is_watched(failure):
+                findings.append(Finding(failure, Outcome.NOT_WATCHED, None, 0, 0.0, None))
+                continue
             findings.append(
                 Finding(
                     failure,
@@ -163,12 +168,13 @@ class FailureWatch:
                     None if caught else _open_since(failure, history, self._lead_ns),
                 )
             )
-        points = [self._point(common_budget(self._core), raised, in_service=True)]
+        can = np.array([f.outcome in (Outcome.CAUGHT, Outcome.MISSED) for f in findings], dtype=np.bool_)
+        points = [self._point(common_budget(self._core), raised, can, in_service=True)]
         other = {kind for kind in COUNTED if kind not in _OF_THE_LEVEL}
         always = history.raised(other)
         for budget in self._budgets:
             if budget.alerts_per_week != points[0].alerts_per_week:
-                points.append(self._point(budget.alerts_per_week, _joined(budget.raised(), always)))
+                points.append(self._point(budget.alerts_per_week, _joined(budget.raised(), always), can))
         points.sort(key=lambda point: point.alerts_per_week or 0.0)
         return Findings(
             self._lead_ns,
@@ -180,10 +186,17 @@ class FailureWatch:
             sum(watched.total_ns for watched in self._watched.values()),
         )
 
-    def _point(self, budget: float | None, raised: Times, *, in_service: bool = False) -> Point:
-        recorded = self._recorded
+    def _is_watched(self, failure: Failure) -> bool:
+        """Whether one of its devices was watched at some time of its lead."""
+        lead = np.array([failure.time_ns - self._lead_ns, failure.time_ns])
+        return any(float(np.diff(self._watched[d].positions(lead))[0]) > 0.0 for d in failure.devices)
+
+    def _point(
+        self, budget: float | None, raised: Times, can: NDArray[np.bool_], *, in_service: bool = False
+    ) -> Point:
+        """``can`` bool[n]: of which failures it can be said."""
         judgement = judge(self._failures, raised, self._lead_ns)
-        caught = np.flatnonzero(judgement.caught & recorded)
+        caught = np.flatnonzero(judgement.caught & can)
         leads = [self._failures[k].time_ns - int(judgement.first_ns[k]) for k in caught.tolist()]
         chance = by_chance(self._failures, raised, self._lead_ns, self._watched)
         return Point(
@@ -192,7 +205,7 @@ class FailureWatch:
             sum(times.size for times in raised.values()),
             judgement.n_false,
             caught.size,
-            float(chance[recorded].sum()),
+            float(chance[can].sum()),
             round(float(np.median(leads))) if leads else None,
         )
 

@@ -19,7 +19,7 @@ _MAX_TEXT = 32
 def failures_text(found: Findings) -> str:
     """Each failure, what they come to, and the same by budget."""
     rows = [_row(finding) for finding in found.findings]
-    headers = ("failure", "of", "what", "outcome", "lead time", "to blame", "alerts")
+    headers = ("failure", "device", "what", "outcome", "lead time", "to blame", "alerts")
     used = [i for i, name in enumerate(headers) if name != "what" or any(row[i] for row in rows)]
     parts = [_table([tuple(row[i] for i in used) for row in rows], tuple(headers[i] for i in used))]
     notes = list(_notes(found))
@@ -33,13 +33,13 @@ def failures_text(found: Findings) -> str:
 
 def summary(found: Findings) -> list[tuple[str, str]]:
     """What the failures come to, as pairs of name and value."""
-    recorded = found.recorded
-    caught = f"{found.n_caught} of {len(recorded)} (the same alerts at random times: {found.chance:.1f})"
+    caught = f"{found.n_caught} of {len(found.judged)} (the same alerts at random times: {found.chance:.1f})"
     pairs = [("failures caught", caught)]
     if found.n_covered:
         pairs.append(("failures within an earlier alert", str(found.n_covered)))
-    if n_out := len(found.findings) - len(recorded):
-        pairs.append(("failures not recorded", str(n_out)))
+    for outcome in (Outcome.NOT_RECORDED, Outcome.NOT_WATCHED):
+        if n_out := sum(f.outcome is outcome for f in found.findings):
+            pairs.append((f"failures {outcome}", str(n_out)))
     false = str(found.n_false)
     if found.watched_ns:
         false += f" ({a_week(found.n_false, found.watched_ns)} a week)"
@@ -53,6 +53,8 @@ def note(finding: Finding) -> str:
     """What a reader of one failure's row should know besides, or ""."""
     if finding.outcome is Outcome.NOT_RECORDED:
         return "no row of it lies in its lead"
+    if finding.outcome is Outcome.NOT_WATCHED:
+        return "nothing was scored in its lead: the device was still learning, its windows had holes, or its machine was at rest"
     if finding.open_since_ns is not None:
         return f"an alert raised at {minute(finding.open_since_ns)}, before its lead, was still open"
     return ""
@@ -99,7 +101,7 @@ def _row(finding: Finding) -> tuple[str, ...]:
         str(finding.outcome),
         duration(finding.lead_ns) if finding.lead_ns is not None else "-",
         blamed(finding) or "-",
-        str(finding.n_counting) if finding.outcome is not Outcome.NOT_RECORDED else "-",
+        str(finding.n_counting) if finding.outcome in (Outcome.CAUGHT, Outcome.MISSED) else "-",
     )
 
 
@@ -128,7 +130,7 @@ def budget_rows(found: Findings) -> tuple[list[tuple[str, ...]], tuple[str, ...]
         "alerts",
         "a week",
         "false",
-        f"failures caught, of {len(found.recorded)}",
+        f"failures caught, of {len(found.judged)}",
         "at random times",
         "median lead time",
     )

@@ -37,7 +37,7 @@ def failures_section(found: Findings) -> Element:
         "lead time",
         "to blame",
         "alerts that count",
-        "of",
+        "device",
         "what",
         "note",
     )
@@ -72,7 +72,7 @@ def _row(finding: Finding) -> list[Element | str]:
         element("span", sign, f" {finding.outcome}", class_=f"outcome {kind}"),
         duration(finding.lead_ns) if finding.lead_ns is not None else "",
         blamed(finding),
-        str(finding.n_counting) if finding.outcome is not Outcome.NOT_RECORDED else "",
+        str(finding.n_counting) if finding.outcome in (Outcome.CAUGHT, Outcome.MISSED) else "",
         failure.named,
         failure.text,
         note(finding),
@@ -81,9 +81,9 @@ def _row(finding: Finding) -> list[Element | str]:
 
 def _curve(found: Findings) -> Element:
     """Failures caught over alerts a week, a point a budget, beside the same alerts at random times."""
-    n = len(found.recorded)
+    n = len(found.judged)
     if not n or not found.watched_ns:
-        return element("p", "No failure lies in what was recorded.", class_="empty")
+        return element("p", "No failure lies in what was recorded and watched.", class_="empty")
     rates = [point.n_raised * WEEK_NS / found.watched_ns for point in found.points]
     some = [rate for rate in rates if rate > 0]
     across = by_magnitude(min(some, default=1.0), max(some, default=1.0))

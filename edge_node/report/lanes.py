@@ -20,7 +20,7 @@ from models.wording import duration
 
 MAX_LISTED = 100  # alerts of a device that the page lists; all are drawn
 
-SIGNS = {Outcome.CAUGHT: "✓", Outcome.MISSED: "✕", Outcome.NOT_RECORDED: "–"}
+SIGNS = {Outcome.CAUGHT: "✓", Outcome.MISSED: "✕", Outcome.NOT_RECORDED: "–", Outcome.NOT_WATCHED: "–"}
 
 
 def lanes(device: DeviceSeen, index: int, span: Span, labels: Labels | None, lead_ns: int) -> Element:

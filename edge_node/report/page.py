@@ -101,7 +101,7 @@ def _tiles(seen: Replayed) -> Element:
     n_other = sum(len(device.alerts) for device in seen.devices) - len(counted)
     tiles = []
     if (found := seen.findings) is not None:
-        caught = f"{found.n_caught} of {len(found.recorded)}"
+        caught = f"{found.n_caught} of {len(found.judged)}"
         tiles.append((caught, f"failures caught; {found.chance:.1f} by the same alerts at random times"))
         tiles.append((str(found.n_false), "false alerts"))
     tiles.append((str(len(counted)), "alerts of machines, drift and limits"))

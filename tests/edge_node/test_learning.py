@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,7 @@ from examples.simulated_plant import AXES, PLANT, Fault, FaultKind, Plant
 from models import manifest as manifests
 from models import messages
 from models.messages import Alert, DeviceStateMessage
+from models.recording import RecordingWriter
 from models.signal import NS_PER_S, DropReason, SampleBlock
 from tests.edge_node.versions import KEY
 from tests.edge_node.versions import written as bundle_written
@@ -402,7 +404,9 @@ def test_telemetry_is_learned_with_its_range_and_a_new_extreme_is_said(tmp_path:
 
 
 def test_of_bursts_each_is_a_window_and_learning_takes_as_long_as_they_are_apart(tmp_path: Path) -> None:
-    device = DEVICE.replace(f"window = {WINDOW}\nhop = {HOP}", 'window = 512\ninterval_s = 60\nmode = "burst"')
+    device = DEVICE.replace(
+        f"window = {WINDOW}\nhop = {HOP}", 'window = 512\ninterval_s = 60\nmode = "burst"'
+    )
     core = core_of(written(tmp_path, device))
     plan = core.plans[0]
     assert (plan.window.n, plan.window.hop) == (512, 512)
@@ -410,3 +414,24 @@ def test_of_bursts_each_is_a_window_and_learning_takes_as_long_as_they_are_apart
     learner = Learner(plan, plan.learn)
     assert learner.target == wanted_windows(512, 512) == 51
     assert learner.left_s == 51 * 60.0
+
+
+def test_what_failed_while_it_was_learned_was_not_watched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "press.parquet"
+    with RecordingWriter(log) as writer:
+        for block in blocks(vibration(40_000), 1000):
+            writer.write(block)
+    events = tmp_path / "failures.csv"
+    failed = [T0_NS // NS_PER_S + second for second in (5, 35)]
+    events.write_text("time,device\n" + "".join(f"{second},press-4\n" for second in failed))
+    config = str(written(tmp_path))
+    asked = ["--device", "press-4", "--events", str(events), "--lead", "4s"]
+    assert main(["replay", str(log), "-c", config, *asked]) == 0
+    said = capsys.readouterr().out
+    outcomes = re.findall(r"^\d{4}-\S+ \S+Z +press-4 +(not watched|missed|caught) ", said, re.M)
+    assert (outcomes[0], len(outcomes)) == ("not watched", 2)
+    assert outcomes[1] in ("missed", "caught")
+    assert re.search(r"^failures caught +[01] of 1 ", said, re.M)
+    assert "the device was still learning" in said

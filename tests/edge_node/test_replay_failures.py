@@ -190,7 +190,7 @@ def run(log: Path) -> Run:
 
 @settings(max_examples=60, deadline=None)
 @given(seconds=st.lists(st.integers(-5000, 15_000), max_size=8), lead_s=st.integers(1, 4000))
-def test_caught_and_missed_are_the_failures_that_are_recorded(
+def test_caught_and_missed_are_the_failures_that_are_recorded_and_watched(
     run: Run, seconds: list[int], lead_s: int
 ) -> None:
     history, budgets = run.history, run.budgets
@@ -202,7 +202,13 @@ def test_caught_and_missed_are_the_failures_that_are_recorded(
         watch.trace(trace)
     found: Findings = watch.findings(history)
     recorded = [second for second in seconds if second >= 0 and second - lead_s <= N - 1]
-    assert found.n_caught + found.n_missed == len(recorded) == len(found.recorded)
+    n_out = {outcome: sum(f.outcome is outcome for f in found.findings) for outcome in Outcome}
+    assert n_out[Outcome.NOT_RECORDED] == len(seconds) - len(recorded)
+    starts, ends = (min(t.start_ns[0] for t in run.traces), max(t.end_ns[-1] for t in run.traces))
+    leads = ((at(second) - lead_s * NS_PER_S, at(second)) for second in recorded)
+    n_unwatched = sum(min(end, ends) <= max(begin, starts) for begin, end in leads)
+    assert n_out[Outcome.NOT_WATCHED] == n_unwatched
+    assert found.n_caught + found.n_missed == len(recorded) - n_unwatched == len(found.judged)
     assert 0 <= found.chance <= len(recorded) + 1e-9
     for finding in found.findings:
         if finding.outcome is Outcome.CAUGHT:
