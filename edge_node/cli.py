@@ -17,12 +17,13 @@ from pathlib import Path
 from tabulate import tabulate
 
 from edge_node import cli_doctor, cli_plan, cli_recordings, cli_replay, probing
-from edge_node.assembly import assemble
+from edge_node.assembly import alert_levels, assemble
 from edge_node.config import ConfigError, load_config
 from edge_node.config_devices import listed
 from edge_node.learner import wanted_windows
 from edge_node.model_in_service import in_service
 from edge_node.model_record import NotAdmitted
+from edge_node.model_store import Bundle
 from edge_node.plans import DevicePlan, LearnPlan
 from edge_node.teaching import Teacher
 from models.cli_values import Parser, positive
@@ -137,7 +138,12 @@ def _check(given: argparse.Namespace) -> int:
             model = f"{plan.model.model_id} v{plan.model.version} on {engine.backend}"
             level = plan.levels[engine.target].text()
         elif plan.learn is not None:
-            model = _learned(plan, plan.learn, core.teacher, notices)
+            bundle = _learned(plan, core.teacher, notices)
+            model = _told_learned(plan, plan.learn, bundle)
+            if bundle is not None:
+                notices += [f"{plan.device.device_id}: {note}" for note in bundle.manifest.training.notes[1:]]
+                levels = alert_levels(bundle.manifest, config.device(plan.device.device_id))
+                level = levels["cpu-float32"].text()
         elif config.device(plan.device.device_id).says_no_model:
             unnamed.append(plan.device.device_id)
         rows.append(
@@ -166,13 +172,17 @@ def _check(given: argparse.Namespace) -> int:
     return 0
 
 
-def _learned(plan: DevicePlan, learn: LearnPlan, teacher: Teacher | None, notices: list[str]) -> str:
-    """What a device that learns scores by, or how far it is from that."""
-    bundle = None
+def _learned(plan: DevicePlan, teacher: Teacher | None, notices: list[str]) -> Bundle | None:
+    """What a device has learned on this gateway before."""
     try:
-        bundle = None if teacher is None else teacher.before(plan)
+        return None if teacher is None else teacher.before(plan)
     except NotAdmitted as error:
         notices.append(f"{plan.device.device_id} will learn anew: what it has learned is damaged ({error})")
+        return None
+
+
+def _told_learned(plan: DevicePlan, learn: LearnPlan, bundle: Bundle | None) -> str:
+    """What a device that learns scores by, or how far it is from that."""
     told = f"{learn.model_id}, learned here ({learn.feature_set})"
     if bundle is not None:
         training = bundle.manifest.training

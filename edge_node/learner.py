@@ -170,7 +170,18 @@ class Learner:
             end_ns=np.array(self._ends, np.int64),
             rows=self._rows(),
             set_aside={"forgotten": self.n_seen - self.n} if self.n_seen > self.n else {},
-            notes=("fitted by the gateway itself", *((self._note,) if self._note else ())),
+            notes=("fitted by the gateway itself", *((self._note,) if self._note else ()), *self._dead()),
+        )
+
+    def _dead(self) -> tuple[str, ...]:
+        """What there is to say of channels that never moved, though others did."""
+        still = zip(self._plan.device.channels, self._low, self._high, strict=True)
+        names = [channel.name for channel, low, high in still if low == high]
+        if not names:
+            return ()
+        return (
+            f"{' and '.join(names)} never moved while this was learned, so any move is news: if a sensor was dead, repair it "
+            "and have the device learn anew (stuck_s tells of one that stands still)",
         )
 
     def state(self) -> LearnerState:

@@ -154,7 +154,12 @@ class SelfTaught:
                 core.pipeline.learn_on(device_id)
         else:
             n = bundle.manifest.training.n_windows
-            text = f"{device_id} scores now, by what it has learned from {n} of its windows"
+            level = prepared.plans[0].levels["cpu-float32"].text()
+            text = (
+                f"{device_id} scores now, by what it has learned from {n} of its windows; alerts at {level}"
+            )
+            for note in bundle.manifest.training.notes[1:]:
+                log.warning(f"{device_id}: {note}")
             if serves:
                 self._home.say(learn.model_id, "adopted", 0, 0, False, None, text)
         finally:

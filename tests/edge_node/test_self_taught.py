@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,13 +18,14 @@ from structlog.testing import capture_logs
 from edge_node.adoption import Adoption
 from edge_node.assembly import Core, assemble
 from edge_node.carry_over import carry_over
+from edge_node.cli import main
 from edge_node.config import load_config
 from edge_node.learned_shelf import FOLDER
 from edge_node.model_probe import ProbeFailed
 from models.messages import ModelState
 from models.refusals import RefusalReason
 from models.signal import SampleBlock
-from tests.edge_node.test_learning import HOP, N_LEARN, T0_NS, blocks, vibration, written
+from tests.edge_node.test_learning import HOP, IN_PROCESS, N_LEARN, T0_NS, blocks, vibration, written
 
 MODEL = "learned-press-4"
 
@@ -31,9 +33,9 @@ MODEL = "learned-press-4"
 class Gateway:
     """One life of a gateway in ``folder``, on the running loop, fed as the daemon feeds it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: Path | None = None) -> None:
         self.said: list[ModelState] = []
-        self.config = load_config(written(folder))
+        self.config = load_config(config or written(folder))
         self.core: Core = assemble(self.config, on_notice=lambda text: None)
         self.models = Adoption(
             self.config, self.core, folder / "state", publish=self.said.append, now_ns=lambda: T0_NS
@@ -72,6 +74,9 @@ def test_windows_that_came_meanwhile_are_scored_and_it_is_said(tmp_path: Path) -
         assert gateway.core.pipeline.counters().n_windows_scored == 10
         (said,) = gateway.said
         assert (said.model_id, said.state, said.version) == (MODEL, "adopted", 0)
+        level = next(iter(gateway.core.plans[0].levels.values())).text()
+        assert "extrapolated, verified only to" in level
+        assert said.text.endswith(f"windows; alerts at {level}")
         assert gateway.models.troubles() == []
         await gateway.models.stop()
 
@@ -179,3 +184,41 @@ def test_a_gateway_without_what_writes_graphs_starts_with_other_models(tmp_path:
         timeout=60,
     )
     assert "learning on the gateway needs ai-edge-litert" in done.stdout, done.stderr
+
+
+def test_check_says_at_what_level_a_device_alerts_that_has_learned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, gateway=f'{IN_PROCESS}state_dir = "{tmp_path / "state"}"\n')
+
+    async def work() -> None:
+        gateway = Gateway(tmp_path, path)
+        await gateway.learn()
+        await gateway.models.stop()
+
+    on_a_loop(work)
+    assert main(["check", "-c", str(path)]) == 0
+    said = capsys.readouterr().out
+    told = r"learned here \(vibration\) from \d+ windows until \S+Z +1 alert a week \(score [\d.]+\), extrapolated"
+    assert re.search(told, said), said
+
+
+def test_a_sensor_that_never_moved_while_others_did_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, gateway=f'{IN_PROCESS}state_dir = "{tmp_path / "state"}"\n')
+    dead = vibration(N_LEARN + 10 * HOP)
+    dead[:, 1] = 6.0
+
+    async def work() -> None:
+        gateway = Gateway(tmp_path, path)
+        gateway.feed(blocks(dead, 1000))
+        await gateway.until(lambda: gateway.core.models, "a model in service")
+        await gateway.models.stop()
+
+    with capture_logs() as logs:
+        on_a_loop(work)
+    told = "press-4: y never moved while this was learned"
+    assert [entry["log_level"] for entry in logs if entry["event"].startswith(told)] == ["warning"]
+    assert main(["check", "-c", str(path)]) == 0
+    assert f"warning: {told}" in capsys.readouterr().out
