@@ -60,6 +60,7 @@ class Core:
     workers: Workers | None = None
     bundles: dict[str, Bundle] = field(default_factory=dict)
     teacher: Teacher | None = None  # puts into service what devices have learned, where nobody else does
+    on_learned: Callable[[str], None] | None = None  # told which device has just got a model from it
     scorer: Scorer = field(init=False)
     _portions: dict[str, Portion] = field(init=False)
     _linked: frozenset[str] = field(init=False)
@@ -123,6 +124,8 @@ class Core:
         while self.teacher is not None and (learned := self.pipeline.learned):
             for device_id in learned:
                 self.teacher.teach(self, device_id)
+                if self.on_learned is not None:
+                    self.on_learned(device_id)
             n += self.scorer.score()
         return n
 

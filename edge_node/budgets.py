@@ -52,6 +52,22 @@ def ask(core: Core) -> list[Budget]:
     return budgets
 
 
+def join(core: Core, budgets: list[Budget], device: str) -> None:
+    """``device`` has a model from here on: its alerts at each of ``budgets`` are kept too; where there are none yet, at those
+    that :func:`ask` would give."""
+    if not budgets:
+        budgets += ask(core)
+        return
+    plan = next(plan for plan in core.plans if plan.device.device_id == device)
+    if plan.model is None:
+        return
+    target, levels = core.engines[plan.engine].target, _levels(core, plan)
+    for budget in budgets:
+        level = levels[LADDER.index(budget.alerts_per_week)]
+        other = dataclasses.replace(plan, levels={**plan.levels, target: level})
+        budget.what_ifs[device] = core.pipeline.what_if(other)
+
+
 def common_budget(core: Core) -> float | None:
     """The budget that all devices with a model have; None where they differ, or one has a level of its own."""
     found = {

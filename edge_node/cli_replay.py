@@ -9,12 +9,13 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from edge_node.budgets import ask
+from edge_node.budgets import ask, join
 from edge_node.config import ConfigError
 from edge_node.inference import ArtifactMissing
 from edge_node.model_store import BundleRefused
@@ -186,7 +187,9 @@ def _replay(given: argparse.Namespace) -> None:
     failed: FailureWatch | None = None
     if (failures := failures_of(given, files, options, core)) is not None:
         lead_s = _LEAD_S if given.lead is None else given.lead
-        failed = FailureWatch(core, failures, round(lead_s * NS_PER_S), ask(core))
+        budgets = ask(core)
+        core.on_learned = partial(join, core, budgets)
+        failed = FailureWatch(core, failures, round(lead_s * NS_PER_S), budgets)
     if given.report is not None:
         make_folder(given.report)
     seen = Watchers(core, labels, failed, None if given.report is None else Follow(core))

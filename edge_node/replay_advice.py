@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from edge_node.plans import DevicePlan
 from models.alerting import duration
@@ -22,9 +23,11 @@ def advice(
     *,
     span_ns: int,
     named_by_file: str | None,
+    learning: Mapping[str, tuple[float, float]] = MappingProxyType({}),
 ) -> Iterator[str]:
     """One sentence per cause. ``rows_of`` and ``scored``: rows and windows by device; ``span_ns``: from the log's
-    first row to its last; ``named_by_file``: the device that a log without device names was taken for."""
+    first row to its last; ``named_by_file``: the device that a log without device names was taken for; ``learning``: of those
+    that still learn, how far they are and how many seconds of running are wanted yet."""
     known = {plan.device.device_id for plan in plans}
     unknown = sorted(set(rows_of) - known)
     if unknown:
@@ -36,7 +39,15 @@ def advice(
         yield said
     for plan in plans:
         device = plan.device.device_id
-        if plan.model is None or scored.get(device) or not rows_of.get(device):
+        if (plan.model is None and plan.learn is None) or scored.get(device) or not rows_of.get(device):
+            continue
+        progress, left_s = learning.get(device, (0.0, 0.0))
+        if progress > 0.0:
+            left = duration(round(left_s * NS_PER_S))
+            yield (
+                f"{device}: nothing was scored, for it still learns: {progress:.0%} is there, and {left} of running are wanted "
+                "yet. Replay a longer log"
+            )
             continue
         window, gate = plan.window, plan.gate
         length_ns = samples_to_ns(window.n - 1, window.rate_hz)
@@ -49,6 +60,11 @@ def advice(
             yield (
                 f"{device}: nothing was scored, for active_when watches {gate.device_id}.{gate.channel}, and the log "
                 f"has no row of {gate.device_id}: what is not known counts as not running"
+            )
+        elif window_drops.get(DropReason.GAP):
+            yield (
+                f"{device}: nothing was scored, for all of its windows have samples missing. Where a channel comes more rarely "
+                "than the others, hold_s says how long its last value holds; or make it a device of its own"
             )
 
 

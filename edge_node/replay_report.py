@@ -35,16 +35,12 @@ class Report:
     def __init__(self, core: Core, labels: Labels | None) -> None:
         self._core = core
         self._before = core.pipeline.counters()
-        self._plans = {plan.device.device_id: plan for plan in core.plans}
         self._boards: dict[str, Scoreboard] = {}
         self._labels = labels
-        if labels is not None:
-            self._boards = {
-                name: Scoreboard(labels, plan.window) for name, plan in self._plans.items() if plan.model
-            }
-        scored = {name: plan for name, plan in self._plans.items() if plan.model}
-        self._near = {name: NearAlert(plan, self._step_ns(name)) for name, plan in scored.items()}
-        self._highest = dict.fromkeys(scored, -np.inf)
+        self._near: dict[str, NearAlert] = {}
+        self._highest: dict[str, float] = {}
+        for device in self._plans:
+            self._expect_scores(device)
         self.n_rows = 0
         self._first_ns: int | None = None
         self._last_ns: int | None = None
@@ -56,6 +52,21 @@ class Report:
         self._open: dict[str, Alert] = {}
         self._n_open = 0  # of those that are done with
         self.blame = Blame()  # with the alerts that are still open once the text was asked for
+
+    @property
+    def _plans(self) -> dict[str, DevicePlan]:
+        """As they are: a device may learn its model on the way."""
+        return {plan.device.device_id: plan for plan in self._core.plans}
+
+    def _expect_scores(self, device: str) -> None:
+        """From here on, if the device has a model."""
+        plan = self._plans[device]
+        if plan.model is None:
+            return
+        self._near[device] = NearAlert(plan, self._step_ns(device))
+        self._highest[device] = -np.inf
+        if self._labels is not None:
+            self._boards[device] = Scoreboard(self._labels, plan.window)
 
     def block(self, block: SampleBlock) -> None:
         """Rows on their way in."""
@@ -92,6 +103,8 @@ class Report:
     def trace(self, trace: Trace) -> None:
         """Scores that came out."""
         device, plan = trace.device_id, self._plans[trace.device_id]
+        if device not in self._near:
+            self._expect_scores(device)
         self._scored[device] += trace.score.size
         watched_ns = trace.score.size * plan.window.hop_ns
         if plan.window.mode is Mode.BURST and trace.score.size:
@@ -119,7 +132,13 @@ class Report:
         drops = self._counters().window_drops
         plans, span_ns = self._core.plans, last_ns - first_ns
         yield from advice(
-            plans, self.rows_of, self._scored, drops, span_ns=span_ns, named_by_file=named_by_file
+            plans,
+            self.rows_of,
+            self._scored,
+            drops,
+            span_ns=span_ns,
+            named_by_file=named_by_file,
+            learning=self._core.pipeline.learning(),
         )
 
     def _counters(self) -> Counters:

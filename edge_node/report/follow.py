@@ -82,7 +82,9 @@ class Follow:
         blame: Sequence[tuple[str, int, float | None]],
     ) -> DeviceSeen:
         """All of one device, with what others know of it."""
-        plan = self._plans[device]
+        plan = next(
+            plan for plan in self._core.plans if plan.device.device_id == device
+        )  # with what it learned
         return DeviceSeen(
             device,
             plan.device.machine,

@@ -435,3 +435,46 @@ def test_what_failed_while_it_was_learned_was_not_watched(
     assert outcomes[1] in ("missed", "caught")
     assert re.search(r"^failures caught +[01] of 1 ", said, re.M)
     assert "the device was still learning" in said
+
+
+def test_a_page_of_a_device_that_learned_has_scores_a_level_and_all_budgets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, events = tmp_path / "press.parquet", tmp_path / "failures.csv"
+    with RecordingWriter(log) as writer:
+        for block in blocks(np.concatenate([vibration(30_000), broken(5_000, 1, 30_000)]), 1000):
+            writer.write(block)
+    events.write_text(f"time,device\n{T0_NS // NS_PER_S + 34},press-4\n")
+    asked = ["--device", "press-4", "--events", str(events), "--lead", "5s", "--report", str(tmp_path / "r")]
+    assert main(["replay", str(log), "-c", str(written(tmp_path)), *asked]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^level +1 alert a week \(score ", said, re.M)
+    assert re.search(r"^failures caught +1 of 1 ", said, re.M)
+    assert re.search(r"^1 \*  ", said, re.M)
+    more = re.findall(r"^([\d.]+)  +\d+  ", said, re.M)  # budgets, and what they raise
+    assert len(more) >= 2
+    (page,) = (tmp_path / "r").glob("*.html")
+    assert "score" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("n", "drops", "told"),
+    [
+        (
+            5_000,
+            (),
+            r"press-4: nothing was scored, for it still learns: \d+% is there, and [\d.]+ s of running are wanted yet",
+        ),
+        (30_000, (7,), r"press-4: nothing was scored, for all of its windows have samples missing"),
+    ],
+)
+def test_a_replay_in_which_nothing_was_scored_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], n: int, drops: tuple[int, ...], told: str
+) -> None:
+    log = tmp_path / "press.parquet"
+    with RecordingWriter(log) as writer:
+        for i, block in enumerate(blocks(vibration(n), 100)):
+            writer.write(block.slice(0, 80) if drops and i % 2 else block)
+    assert main(["replay", str(log), "-c", str(written(tmp_path)), "--device", "press-4"]) == 0
+    captured = capsys.readouterr()
+    assert re.search(told, captured.out + captured.err), captured
