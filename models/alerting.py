@@ -40,7 +40,7 @@ __all__ = [
     "usual_policy",
 ]
 
-NEVER_CRITICAL = 1e300  # a ratio that no p-value reaches
+NEVER = 1e300  # a ratio that nothing reaches
 
 EXPECTED_SIGMA = 3.0  # half the width of an expected range, in healthy standard deviations
 
@@ -53,12 +53,13 @@ def usual_policy(features: FeatureSet, window: WindowSpec) -> AlertPolicy:
     """How windows become alerts where nothing else is configured.
 
     A new extreme of telemetry is new in one window alone, so one raises; then there is rest for as long as windows share
-    samples with it. It is a warning, however far it is: its p-value says that it is beyond, and not how bad that is.
+    samples with it. It is a warning, and has its rest to wait for, however far it is: its score says that it is beyond,
+    and not how bad that is.
     """
     if features != "telemetry":
         return AlertPolicy()
     cooldown_s = max(300.0, window.window_ns / NS_PER_S)
-    return AlertPolicy(n_raise=1, m_raise=1, cooldown_s=cooldown_s, critical_p_ratio=NEVER_CRITICAL)
+    return AlertPolicy(n_raise=1, m_raise=1, cooldown_s=cooldown_s, critical_p_ratio=NEVER, worse_ratio=NEVER)
 
 
 def contribution(

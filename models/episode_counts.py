@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.episodes import WORSE, AlertPolicy
+from models.episodes import AlertPolicy
 from models.signal import NS_PER_S
 
 Places = NDArray[np.int64]
@@ -104,7 +104,7 @@ def _count(
     while first < above.size:
         r = raised(first, max(first, rested))
         if before > 0.0:  # one that is so much worse does not wait
-            for c in (np.flatnonzero(size[first:rested] >= WORSE * before) + first).tolist():
+            for c in (np.flatnonzero(size[first:rested] >= policy.worse_ratio * before) + first).tolist():
                 sooner = raised(first, c)
                 if sooner is not None and forming_from(sooner, first) <= c and (r is None or sooner < r):
                     r = sooner

@@ -2,7 +2,8 @@
 
 An episode is raised when ``n_raise`` of the last ``m_raise`` windows were above the raise level and it has
 lasted ``min_duration_s``; it is cleared after ``n_clear`` windows in a row below the clear level; the next
-is raised no sooner than ``cooldown_s`` after that, unless it is WORSE times as great: a small alarm silences no fault.
+is raised no sooner than ``cooldown_s`` after that, unless it is ``worse_ratio`` times as great: a small alarm silences no
+fault.
 Invariant: what a machine says depends on the windows it was shown and on nothing else. Windows that it is not shown
 (the machine at rest, the sensor faulty, the device silent) freeze it: an open episode stays open and is cleared by the
 windows after them. Pure.
@@ -25,8 +26,6 @@ _RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
 # take turns at random seldom get there.
 _DOMINATES = 2 / 3
 
-WORSE = 2.0  # times the greatest size of the episode before
-
 _UPDATE_S, _UPDATE_WINDOWS = 600.0, 10
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -40,7 +39,8 @@ _SAME_START_NS = 1_000
 class AlertPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How windows become alerts.
 
-    ``p_clear = p_raise * clear_ratio`` (at most .5); critical at ``p_raise / critical_p_ratio``. An open
+    ``p_clear = p_raise * clear_ratio`` (at most .5); critical at ``p_raise / critical_p_ratio``. What is
+    ``worse_ratio`` times as great as the episode before ever was has no rest to wait for. An open
     alert is updated once per ``update_s`` of event time (None: as :func:`default_update_s` says), and at once when it
     becomes more severe. Its ``detail`` is replaced in such an update by another that clearly dominates: that of two
     thirds of the windows above since the last message, and of ``n_raise`` at least.
@@ -53,6 +53,7 @@ class AlertPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     cooldown_s: Seconds = 300.0
     clear_ratio: Ratio = 5.0
     critical_p_ratio: Ratio = 1000.0
+    worse_ratio: Ratio = 2.0
     update_s: Seconds | None = None
 
 
@@ -196,7 +197,7 @@ class Episodes:
             s.severity = severity
         long_enough = end_ns - s.forming_end_ns + self._hop_ns >= self._min_ns
         rested = s.cleared_ns is None or end_ns - s.cleared_ns >= self._cooldown_ns
-        rested = rested or 0.0 < WORSE * s.cleared_size <= s.size
+        rested = rested or 0.0 < self._policy.worse_ratio * s.cleared_size <= s.size
         if sum(s.recent) < policy.n_raise or not long_enough or not rested:
             return None
         start_ns = s.forming_start_ns
