@@ -106,9 +106,11 @@ def _row(finding: Finding) -> tuple[str, ...]:
 
 
 def _notes(found: Findings) -> Iterator[str]:
+    several = len({finding.failure.named for finding in found.findings}) > 1
     for finding in found.findings:
         if said := note(finding):
-            yield f"({minute(finding.failure.time_ns)}: {said})"
+            whose = f", {finding.failure.named}" if several else ""
+            yield f"({minute(finding.failure.time_ns)}{whose}: {said})"
 
 
 def budget_rows(found: Findings) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:

@@ -161,7 +161,7 @@ def test_what_is_wrong_is_one_line(
 def test_a_lead_is_a_length_of_time(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         replay(log, "--model", BUNDLE, "--events", failures(tmp_path, 1), "--lead", "a week")
-    assert "'a week' is not a length of time such as 45s, 90m, 6h or 2d" in capsys.readouterr().err
+    assert "'a week' is not a length of time such as 45s, 90m, 6h, 2d or 1w" in capsys.readouterr().err
 
 
 class Run(NamedTuple):
