@@ -132,11 +132,7 @@ def test_of_several_devices_a_failure_is_of_its_own(
     assert replay(log, "-c", config, "--events", file, "--lead", "10m") == 0
     said = capsys.readouterr().out
     assert f"({stamp(1200)}, line-2: no row of it lies in its lead)" in said
-    rows = [
-        re.split(r"  +", line)
-        for line in said.splitlines()
-        if line.startswith(stamp(1200))
-    ]
+    rows = [re.split(r"  +", line) for line in said.splitlines() if line.startswith(stamp(1200))]
     assert [cells[1:3] for cells in rows] == [
         ["pump", "missed"],
         ["fan", "caught"],
