@@ -100,7 +100,10 @@ def _sentence(plan: DevicePlan, before: Counters, now: Counters, for_s: float, n
     hint = ""
     if reason is DropReason.GAP:
         share = f"{plan.time.min_valid:.0%} of each channel"
-        hint = f": they lack samples, and {share} must be there (time.min_valid); are messages lost?"
+        hint = (
+            f": they lack samples, and {share} must be there (time.min_valid); are messages lost, or does a channel come more "
+            "rarely than the others (hold_s, or a device of its own)?"
+        )
     return f"{said}its last {n} windows, of {for_s:.0f} s, were dropped as {reason.value}{hint}"
 
 

@@ -133,7 +133,8 @@ def lines(config: Config, plan: Plan) -> Iterable[str]:
     yield f"models  {size(plan.model_bytes)} on disk"
     loaded, full = size(plan.memory_bytes), size(plan.memory_most_bytes)
     yield f"memory  {loaded} with these models loaded, {full} when the queue of samples is full"
-    yield f"budget  {plan.alerts_per_week:g} false alarms a week, all devices together"
+    alarms = "alarm" if plan.alerts_per_week == 1 else "alarms"
+    yield f"budget  {plan.alerts_per_week:g} false {alarms} a week, all devices together"
     if n_learn := sum(device.learn is not None for device in config.devices):
         what = "1 device makes its model" if n_learn == 1 else f"{n_learn} devices make their models"
         yield f"learn   {what} here: these figures are of the time from then on"

@@ -254,7 +254,7 @@ def _replay(given: argparse.Namespace) -> None:
     print(report.text())
     findings = seen.findings()
     if findings is not None:
-        print(f"\n{failures_text(findings)}")
+        print(f"\n{failures_text(findings, report.log_ns)}")
     if given.report is not None:
         file = page_file(given.report, files)
         write_page(file, seen.replayed(file.stem, [str(log) for log in files], findings))

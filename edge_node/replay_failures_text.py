@@ -16,8 +16,9 @@ from models.wording import significant
 _MAX_TEXT = 32
 
 
-def failures_text(found: Findings) -> str:
-    """Each failure, what they come to, and the same by budget."""
+def failures_text(found: Findings, log_ns: tuple[int, int]) -> str:
+    """Each failure, what they come to, and the same by budget. ``log_ns``: the times of the log's first row and its last,
+    which are said where no failure lies in it."""
     rows = [_row(finding) for finding in found.findings]
     headers = ("failure", "device", "what", "outcome", "lead time", "to blame", "alerts")
     used = [i for i, name in enumerate(headers) if name != "what" or any(row[i] for row in rows)]
@@ -25,7 +26,10 @@ def failures_text(found: Findings) -> str:
     notes = list(_notes(found))
     if notes:
         parts[-1] += "\n" + "\n".join(notes)
-    parts.append(_table(summary(found)))
+    pairs = summary(found)
+    if all(finding.outcome is Outcome.NOT_RECORDED for finding in found.findings):
+        pairs.insert(1, ("the log", f"{minute(log_ns[0])} to {minute(log_ns[1])}"))
+    parts.append(_table(pairs))
     budgets = _table(*budget_rows(found))
     parts.append(f"{budgets}\n({budget_note(found)})\n{rule(found)}")
     return "\n\n".join(parts)
@@ -106,9 +110,11 @@ def _row(finding: Finding) -> tuple[str, ...]:
 
 
 def _notes(found: Findings) -> Iterator[str]:
+    several = len({finding.failure.named for finding in found.findings}) > 1
     for finding in found.findings:
         if said := note(finding):
-            yield f"({minute(finding.failure.time_ns)}: {said})"
+            whose = f", {finding.failure.named}" if several else ""
+            yield f"({minute(finding.failure.time_ns)}{whose}: {said})"
 
 
 def budget_rows(found: Findings) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:

@@ -119,10 +119,15 @@ class Report:
             self._near[device].add(trace)
             self._highest[device] = max(self._highest[device], float(trace.score.max(initial=-np.inf)))
 
+    @property
+    def log_ns(self) -> tuple[int, int]:
+        """The times of the first row and the last."""
+        return self._first_ns or 0, self._last_ns or 0
+
     def advice(self, named_by_file: str | None, *, labels_of_file: bool) -> Iterator[str]:
         """What the log and its labels lack, where it can be told; ``named_by_file`` as in ``replay_advice``;
         ``labels_of_file``: they are not of the log's own column."""
-        first_ns, last_ns = self._first_ns or 0, self._last_ns or 0
+        first_ns, last_ns = self.log_ns
         if self._labels is not None and not self._labels.any_within(first_ns, last_ns):
             yield (
                 "no label lies within the log: are the times of both in one time zone?"

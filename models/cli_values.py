@@ -18,8 +18,8 @@ from models.logs import LogOptions
 
 USAGE = 2  # the exit code of a wrong call
 
-_SPAN = re.compile(r"(\d+(?:\.\d+)?) ?([smhd])")
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?) ?([smhdw])")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -123,10 +123,10 @@ def not_negative(text: str) -> float:
 
 
 def time_span(text: str) -> float:
-    """An argparse type: a length of time as 45s, 90m, 6h or 2d, in seconds."""
+    """An argparse type: a length of time as 45s, 90m, 6h, 2d or 1w, in seconds."""
     found = _SPAN.fullmatch(text.strip())
     if found is None or not 0 < float(found[1]) < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a length of time such as 45s, 90m, 6h or 2d")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a length of time such as 45s, 90m, 6h, 2d or 1w")
     return float(found[1]) * _SECONDS[found[2]]
 
 

@@ -52,6 +52,7 @@ def test_windows_that_lack_samples() -> None:
     assert all(said[begins:])
     assert text.startswith("nothing is seen of d, though it sends: its last ")
     assert "were dropped as gap: they lack samples, and 100% of each channel must be there" in text
+    assert text.endswith("does a channel come more rarely than the others (hold_s, or a device of its own)?")
 
 
 @pytest.mark.parametrize(

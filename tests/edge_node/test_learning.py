@@ -256,7 +256,7 @@ def test_commands_say_what_will_be_learned(tmp_path: Path, capsys: pytest.Captur
     assert main(["plan", "-c", str(path)]) == 0
     out = capsys.readouterr().out
     assert "1 device makes its model here: these figures are of the time from then on" in out
-    assert "budget  1 false alarms a week" in out
+    assert "budget  1 false alarm a week" in out
 
 
 def test_a_plan_counts_what_a_device_will_have_learned(

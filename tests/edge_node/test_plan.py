@@ -163,7 +163,14 @@ def test_for_programs(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_lengths_of_time_and_sizes() -> None:
-    assert [time_span(t) for t in ("45s", "90m", "6h", "2d", "1.5 h")] == [45, 5400, 21600, 172800, 5400]
+    assert [time_span(t) for t in ("45s", "90m", "6h", "2d", "1.5 h", "1w")] == [
+        45,
+        5400,
+        21600,
+        172800,
+        5400,
+        604800,
+    ]
     for wrong in ("6", "h", "-1h", "0s", "6 hours", "nan h"):
         with pytest.raises(argparse.ArgumentTypeError):
             time_span(wrong)

@@ -130,11 +130,9 @@ def test_of_several_devices_a_failure_is_of_its_own(
         f"time,device,machine\n{failed},pump,\n{failed},fan,\n{failed},,line-1\n{failed},,line-2\n{failed},,\n"
     )
     assert replay(log, "-c", config, "--events", file, "--lead", "10m") == 0
-    rows = [
-        re.split(r"  +", line)
-        for line in capsys.readouterr().out.splitlines()
-        if line.startswith(stamp(1200))
-    ]
+    said = capsys.readouterr().out
+    assert f"({stamp(1200)}, line-2: no row of it lies in its lead)" in said
+    rows = [re.split(r"  +", line) for line in said.splitlines() if line.startswith(stamp(1200))]
     assert [cells[1:3] for cells in rows] == [
         ["pump", "missed"],
         ["fan", "caught"],
@@ -158,10 +156,19 @@ def test_what_is_wrong_is_one_line(
     assert capsys.readouterr().err == f"edge-node replay: {said}\n"
 
 
+def test_where_no_failure_lies_in_the_log_its_times_are_said(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replay(log, "--model", BUNDLE, "--events", failures(tmp_path, -9_000_000), "--lead", "1w") == 0
+    said = capsys.readouterr().out
+    assert row(said, "failures caught")[1].startswith("0 of 0")
+    assert row(said, "the log") == ["the log", f"{stamp(0)} to {stamp(N - 1)}"]
+
+
 def test_a_lead_is_a_length_of_time(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         replay(log, "--model", BUNDLE, "--events", failures(tmp_path, 1), "--lead", "a week")
-    assert "'a week' is not a length of time such as 45s, 90m, 6h or 2d" in capsys.readouterr().err
+    assert "'a week' is not a length of time such as 45s, 90m, 6h, 2d or 1w" in capsys.readouterr().err
 
 
 class Run(NamedTuple):
