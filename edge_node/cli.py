@@ -132,6 +132,7 @@ def _check(given: argparse.Namespace) -> int:
             print("more may show once these are corrected", file=sys.stderr)
         return FAILED
     rows, unnamed = [], []
+    serving = in_service(config, core)
     for plan in core.plans:
         window = _told_window(plan)
         model, level = "none: limits and sensor checks only", ""
@@ -139,6 +140,8 @@ def _check(given: argparse.Namespace) -> int:
             engine = core.engines[plan.engine]
             model = f"{plan.model.model_id} v{plan.model.version} on {engine.backend}"
             level = plan.levels[engine.target].text()
+        elif plan.learn is not None and (fleet := serving.get(plan.learn.fleet)) and fleet.version:
+            model = f"{fleet.model_id} v{fleet.version}, adopted here"
         elif plan.learn is not None:
             bundle = _learned(plan, core.teacher, notices)
             model = _told_learned(plan, plan.learn, bundle)
@@ -165,7 +168,7 @@ def _check(given: argparse.Namespace) -> int:
             (plan.device.device_id, plan.device.machine, len(plan.device.channels), window, model, level)
         )
     print(tabulate(rows, headers=("device", "machine", "channels", "window", "model", "alerts at")))
-    for other in in_service(config, core).values():
+    for other in serving.values():
         print(other.text)
     if unnamed:
         print(
