@@ -31,9 +31,11 @@ from models.logs import LogError
 from models.messages import rfc3339
 from models.program_log import set_up_logging
 from models.runtime import RuntimeUnavailable
+from models.signal import NS_PER_S
 from models.wording import duration
 
 FAILED = 1
+LONG_NS = 3 * 86_400 * NS_PER_S  # of learning, from which on check says that there is a remedy
 
 
 def parser() -> argparse.ArgumentParser:
@@ -130,27 +132,43 @@ def _check(given: argparse.Namespace) -> int:
             print("more may show once these are corrected", file=sys.stderr)
         return FAILED
     rows, unnamed = [], []
+    serving = in_service(config, core)
     for plan in core.plans:
-        window = f"{float(plan.window.n / plan.window.rate_hz):g} s every {float(plan.window.hop / plan.window.rate_hz):g} s"
+        window = _told_window(plan)
         model, level = "none: limits and sensor checks only", ""
         if plan.model is not None:
             engine = core.engines[plan.engine]
             model = f"{plan.model.model_id} v{plan.model.version} on {engine.backend}"
             level = plan.levels[engine.target].text()
+        elif plan.learn is not None and (fleet := serving.get(plan.learn.fleet)) and fleet.version:
+            model = f"{fleet.model_id} v{fleet.version}, adopted here"
         elif plan.learn is not None:
             bundle = _learned(plan, core.teacher, notices)
             model = _told_learned(plan, plan.learn, bundle)
+            if bundle is None and _learning_ns(plan, plan.learn) > LONG_NS:
+                notices.append(
+                    f"{plan.device.device_id} needs {duration(_learning_ns(plan, plan.learn))} or more of running until it "
+                    "scores: a shorter window or interval_s takes less"
+                )
             if bundle is not None:
                 notices += [f"{plan.device.device_id}: {note}" for note in bundle.manifest.training.notes[1:]]
                 levels = alert_levels(bundle.manifest, config.device(plan.device.device_id))
                 level = levels["cpu-float32"].text()
         elif config.device(plan.device.device_id).says_no_model:
             unnamed.append(plan.device.device_id)
+        if (
+            plan.model is None
+            and plan.learn is None
+            and config.device(plan.device.device_id).features is not None
+        ):
+            notices.append(
+                f"features of {plan.device.device_id} change nothing: there is no model that is learned from them"
+            )
         rows.append(
             (plan.device.device_id, plan.device.machine, len(plan.device.channels), window, model, level)
         )
     print(tabulate(rows, headers=("device", "machine", "channels", "window", "model", "alerts at")))
-    for other in in_service(config, core).values():
+    for other in serving.values():
         print(other.text)
     if unnamed:
         print(
@@ -181,6 +199,19 @@ def _learned(plan: DevicePlan, teacher: Teacher | None, notices: list[str]) -> B
         return None
 
 
+def _told_window(plan: DevicePlan) -> str:
+    """How long a window is, and how far windows are apart where that is known: bursts come when they come."""
+    window = plan.window
+    step_ns = window.hop_ns if plan.learn is None else plan.learn.step_ns(window)
+    return f"{duration(window.window_ns)} every {duration(step_ns)}"
+
+
+def _learning_ns(plan: DevicePlan, learn: LearnPlan) -> int:
+    """How long a device learns at least, ns of running machine."""
+    n = wanted_windows(plan.window.n, plan.window.hop)
+    return (n - 1) * learn.step_ns(plan.window) + plan.window.window_ns
+
+
 def _told_learned(plan: DevicePlan, learn: LearnPlan, bundle: Bundle | None) -> str:
     """What a device that learns scores by, or how far it is from that."""
     told = f"{learn.model_id}, learned here ({learn.feature_set})"
@@ -188,9 +219,7 @@ def _told_learned(plan: DevicePlan, learn: LearnPlan, bundle: Bundle | None) -> 
         training = bundle.manifest.training
         told += f" from {training.n_windows} windows until {rfc3339(training.end_ns)[:19]}Z"
     else:
-        n = wanted_windows(plan.window.n, plan.window.hop)
-        span = duration((n - 1) * learn.step_ns(plan.window) + plan.window.window_ns)
-        told += f": from {span} of running, or more"
+        told += f": from {duration(_learning_ns(plan, learn))} of running, or more"
     return told if learn.fleet == learn.model_id else f"{told}, until {learn.fleet} is published"
 
 

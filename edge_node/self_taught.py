@@ -109,7 +109,10 @@ class SelfTaught:
         n_held: int | None = 0
         left = f"about {duration(round(left_s * NS_PER_S))}"
         if last is None:
-            text = f"it learns what is normal from its own windows: {left} of running are wanted, more while that is not steady"
+            percent = int(100 * progress)  # it may go on with what a checkpoint held
+            there = f", and has {percent} % of them" if percent else ""
+            wanted = f"{left} of running are wanted, more while that is not steady"
+            text = f"it learns what is normal from its own windows{there}: {wanted}"
         elif progress > last:
             text = f"{25 * quarter} % of what it learns from is there, {left} of running are wanted yet"
         else:
@@ -152,6 +155,7 @@ class SelfTaught:
                 )
                 log.warning(self.trouble[device_id])
                 core.pipeline.learn_on(device_id)
+                self._seen[device_id] = core.pipeline.learning()[device_id][0]  # why it fell is said already
         else:
             n = bundle.manifest.training.n_windows
             level = prepared.plans[0].levels["cpu-float32"].text()

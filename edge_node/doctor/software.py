@@ -68,19 +68,22 @@ def assembled(config: Config, *, gateway_runs: bool = False) -> tuple[Core | Non
             of = f"{n} device{'s' * (n != 1)}"
             backend = core.engines[plan.engine].backend
             found.append(ok("models", f"{plan.model.model_id} v{plan.model.version} for {of} on {backend}"))
-    found += _learned(core)
+    found += _learned(config, core)
     if n := sum(plan.model is None and plan.learn is None for plan in core.plans):
         without = f"{n} device{'s' * (n != 1)} without a model: limits and sensor checks only"
         found.append(ok("models", without))
     return core, found
 
 
-def _learned(core: Core) -> Iterator[Finding]:
+def _learned(config: Config, core: Core) -> Iterator[Finding]:
     """What there is to say of devices that learn their model by themselves."""
     n_learned = n_yet = 0
+    serving = model_in_service.in_service(config, core)
     for plan in core.plans:
         if plan.learn is None or core.teacher is None:
             continue
+        if (fleet := serving.get(plan.learn.fleet)) and fleet.version:
+            continue  # in_service tells
         try:
             if core.teacher.before(plan) is None:
                 n_yet += 1

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from edge_node.cli import main
 from edge_node.learned_shelf import FOLDER
 from models import manifest as manifests
 from models.manifest import ModelManifest
@@ -146,7 +148,9 @@ def test_it_learns_over_a_kill_raises_what_is_wrong_and_knows_its_model_after_a_
             assert daemon.wait(15) == 0
 
 
-def test_a_published_model_takes_over_and_stays_over_a_restart(tmp_path: Path) -> None:
+def test_a_published_model_takes_over_and_stays_over_a_restart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     port = free_port()
     keys = f'[models]\ntrusted_keys = ["{PUBLIC}"]\nshadow_windows = 30\n'
     with broker(tmp_path) as mosquitto, Subscriber(mosquitto.port, "linewatch/#") as seen:
@@ -166,6 +170,16 @@ def test_a_published_model_takes_over_and_stays_over_a_restart(tmp_path: Path) -
         with running(path):
             wait_for(lambda: connected(port), "the source's connection")
             assert metrics(port)[f'linewatch_model_version{{model="{MODEL}"}}'] == 1
+        assert main(["check", "-c", str(path)]) == 0
+        said = capsys.readouterr().out
+        assert f"{MODEL} v1, adopted here" in said.split("serves in place of")[0].split(f"\n{MODEL} v1")[0], (
+            said
+        )
+        assert "learned here (" not in said, said
+        main(["doctor", "-c", str(path)])
+        said = capsys.readouterr().out
+        assert "v1, adopted here, serves" in said, said
+        assert "whose model this gateway has" not in said, said
 
 
 def test_a_fleets_model_that_is_there_takes_over_while_a_device_learns_and_stays(tmp_path: Path) -> None:

@@ -126,6 +126,42 @@ def test_the_log_says_how_far_it_is_and_where_more_is_wanted(tmp_path: Path) -> 
     assert sum("more are wanted" in text for text in said) == 1  # of a line that repeats, one a minute
 
 
+def test_the_log_says_from_where_learning_goes_on(tmp_path: Path) -> None:
+    async def work() -> None:
+        gateway = Gateway(tmp_path)
+        for block in blocks(vibration(N_LEARN // 2), 1000):
+            gateway.core.push(block)
+        progress = gateway.core.pipeline.learning()["press-4"][0]
+        gateway.models.advance(T0_NS)
+        said = next(entry["event"] for entry in logs if entry["event"].startswith("press-4: "))
+        assert f"from its own windows, and has {int(100 * progress)} % of them: about " in said
+        await gateway.models.stop()
+
+    with capture_logs() as logs:
+        on_a_loop(work)
+
+
+def test_a_device_that_stands_still_is_told_in_one_line(tmp_path: Path) -> None:
+    async def work() -> None:
+        gateway = Gateway(tmp_path)
+        gateway.feed(blocks(np.full_like(vibration(HOP), 6.0), 1000))
+        frozen = np.full_like(vibration(N_LEARN + 10 * HOP), 6.0)
+        for block in blocks(frozen[HOP:], 1000, HOP):
+            gateway.feed([block])
+        await gateway.until(gateway.models.troubles, "trouble")
+        for _ in range(5):
+            gateway.models.advance(T0_NS)
+            gateway.models.check()
+            await asyncio.sleep(0)
+        await gateway.models.stop()
+
+    with capture_logs() as logs:
+        on_a_loop(work)
+    said = [entry["event"] for entry in logs]
+    assert sum("nothing ever changes" in text for text in said) == 1
+    assert not any("too much alike" in text for text in said)
+
+
 def test_a_new_configuration_goes_on_with_what_was_learned(tmp_path: Path) -> None:
     async def work() -> None:
         gateway = Gateway(tmp_path)
@@ -222,3 +258,27 @@ def test_a_sensor_that_never_moved_while_others_did_is_told(
     assert [entry["log_level"] for entry in logs if entry["event"].startswith(told)] == ["warning"]
     assert main(["check", "-c", str(path)]) == 0
     assert f"warning: {told}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("keys", "window", "warning"),
+    [
+        (
+            'mode = "burst"\nrate_hz = 6400\ninterval_s = 60\nwindow = 4096\nmodel = "learn"',
+            "0.64 s every 60 s",
+            "",
+        ),
+        ('interval_s = 86400\nmodel = "learn"', "", "or more of running until it scores"),
+        ('rate_hz = 1\nfeatures = "slow"\nmodel = "none"', "", "features of b change nothing"),
+    ],
+)
+def test_check_says_how_windows_come_and_what_leads_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], keys: str, window: str, warning: str
+) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(f'[gateway]\nname = "h"\n[[device]]\nid = "b"\nchannels = ["x"]\n{keys}\n')
+    assert main(["check", "-c", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert window in said, said
+    assert ("warning:" in said) == bool(warning), said
+    assert warning in said, said
