@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -162,6 +163,12 @@ def parse_condition(text: str, known: Mapping[str, tuple[str, ...]]) -> GateSpec
     return GateSpec(device_id=device, channel=channel, comparison=comparison, value=value)
 
 
+def _as_name(device_id: str) -> str:
+    """``device_id`` as a part of a model's id; of no other device, also where not all of it can stand there."""
+    name = ODD.sub("-", device_id)
+    return name if name == device_id else f"{name}-{hashlib.sha256(device_id.encode()).hexdigest()[:8]}"
+
+
 def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]], base: Path) -> DeviceConfig:
     """``section``, which :func:`check_device` found nothing wrong with."""
     rate_hz = rate_of(section)
@@ -171,7 +178,7 @@ def resolve_device(section: DeviceSection, known: Mapping[str, tuple[str, ...]],
     hop = in_samples(section.hop, section.hop_s, rate_hz)
     learn = None
     if section.model == LEARN:
-        model_id = f"learned-{ODD.sub('-', section.id)}"
+        model_id = f"learned-{_as_name(section.id)}"
         burst = mode_of(section) is Mode.BURST
         between_ns = (
             round(section.interval_s * NS_PER_S) if burst and section.interval_s is not None else None

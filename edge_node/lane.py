@@ -538,15 +538,16 @@ class Lane:
 
     def _learn_from(self, chunk: Chunk, learner: Learner) -> None:
         """The chunk's rows, less those in which a limit was exceeded."""
+        fine = None
+        if chunk.violated is not None:
+            fine = learner.sound(chunk.start_ns, chunk.end_ns, np.asarray(chunk.violated.any(axis=1)))
         if chunk.n:
             assert chunk.values is not None
             valid = np.ones(chunk.values.shape, np.bool_) if chunk.valid is None else chunk.valid
             rows, values = chunk.rows, chunk.values
-            if chunk.violated is not None:
-                fine = learner.sound(chunk.start_ns, chunk.end_ns, np.asarray(chunk.violated.any(axis=1)))[
-                    rows
-                ]
-                rows, values, valid = rows[fine], values[fine], valid[fine]
+            if fine is not None:
+                keep = fine[rows]
+                rows, values, valid = rows[keep], values[keep], valid[keep]
             if rows.size:
                 start, end = chunk.start_ns[rows], chunk.end_ns[rows]
                 learner.add(WindowBatch(chunk.device_id, start, end, values, valid, chunk.valid is None))

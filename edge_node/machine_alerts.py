@@ -130,7 +130,8 @@ class MachineAlerts:
                 self._remember(chunk, i, blamed, end)
             severity: Severity = "critical" if critical[i] else "warning"
             normal = bool(below[i]) and not (drift is not None and drift.holds(i, self._worst))
-            size = float(chunk.score[i])
+            # Scores of another model say nothing of how much worse this is.
+            size = 0.0 if chunk.backend == "cloud" else float(chunk.score[i])
             change = episodes.step(start, end, counts, normal, severity, blamed, size)
             if change is not None:
                 said.append((row, KEY, self._alert(change, threshold, chunk.clock)))

@@ -127,7 +127,6 @@ class SelfTaught:
         learn, healthy = plan.learn, core.pipeline.healthy(device_id)
         try:
             bundle = await asyncio.to_thread(learned_bundle, healthy, learn)
-            await asyncio.to_thread(self._keep, self._shelf(plan), bundle)
             prepared = await self._home.prepare([plan], lambda _: bundle)
 
             def swap() -> bool:
@@ -142,6 +141,8 @@ class SelfTaught:
                 return waits
 
             try:
+                # Once it has proved itself: what is kept is served after a restart without a probe.
+                await asyncio.to_thread(self._keep, self._shelf(plan), bundle)
                 serves = await between_windows(swap)
             except BaseException:
                 self._home.retire(prepared.engines.values())
@@ -149,6 +150,8 @@ class SelfTaught:
         except ProbeStopped:
             return
         except (FitError, NotAdmitted, BundleRefused) as error:
+            if isinstance(error, NotAdmitted) and error.reason is RefusalReason.OVERLOADED:
+                return  # that is not its fault, and it is tried again
             if self._home.core is core and device_id in core.pipeline.learned:
                 self.trouble[device_id] = (
                     f"what {device_id} has learned makes no model yet, it learns on: {error}"

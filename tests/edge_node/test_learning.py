@@ -478,3 +478,27 @@ def test_a_replay_in_which_nothing_was_scored_says_why(
     assert main(["replay", str(log), "-c", str(written(tmp_path)), "--device", "press-4"]) == 0
     captured = capsys.readouterr()
     assert re.search(told, captured.out + captured.err), captured
+
+
+def test_no_two_devices_share_what_they_have_learned(tmp_path: Path) -> None:
+    names = ("press-4", "press 4", "press?4", "泵-1", "阀-1")
+    devices = "".join(DEVICE.replace('id = "press-4"', f'id = "{name}"') for name in names)
+    learned = [plan.learn.model_id for plan in core_of(written(tmp_path, devices)).plans if plan.learn]
+    assert learned[0] == "learned-press-4"
+    assert len(set(learned)) == len(names)
+
+
+@pytest.mark.parametrize("size", [37, 100, 1000, 5000])
+def test_a_limit_that_was_exceeded_as_the_machine_began_to_run_is_no_part_of_it(
+    tmp_path: Path, size: int
+) -> None:
+    """However the signal is cut: also where the window that shows it is one of rest."""
+    device = DEVICE + 'active_when = "press-4.y > -100"\n'
+    device += '[[device.limit]]\nname = "hit"\nchannel = "x"\nabove = 50.0\n'
+    values = vibration(N_LEARN + 40 * HOP)
+    values[4000:6100, 1] = -200.0
+    values[6200, 0] = 100.0
+    core = core_of(written(tmp_path, device))
+    heard(core, blocks(values, size))
+    (channel,) = [c for c in core.bundles["press-4"].manifest.channels if c.name == "x"]
+    assert channel.baseline.maximum < 50.0

@@ -20,7 +20,7 @@ from edge_node.assembly import Core, assemble
 from edge_node.carry_over import carry_over
 from edge_node.cli import main
 from edge_node.config import load_config
-from edge_node.learned_shelf import FOLDER
+from edge_node.learned_shelf import FOLDER, learned_shelf, seen
 from edge_node.model_probe import ProbeFailed
 from models.messages import ModelState
 from models.refusals import RefusalReason
@@ -97,6 +97,9 @@ def test_a_model_that_fails_the_probe_does_not_serve_and_the_device_learns_on(
             await gateway.until(gateway.models.troubles, "trouble")
         assert "it ended by signal 11" in gateway.models.troubles()[0].text
         assert gateway.core.models == ()
+        learn = gateway.core.plans[0].learn
+        assert learn is not None
+        assert seen(learned_shelf(tmp_path / "state", learn)) is None  # nor after a restart
         n = N_LEARN + 10 * HOP
         gateway.feed(blocks(vibration(N_LEARN, 1, n), 1000, n))
         await gateway.until(lambda: gateway.core.models, "a model in service")
