@@ -228,9 +228,10 @@ def test_gateways_that_lie_cost_a_count(tmp_path: Path) -> None:
                 "what is believed",
             )
             assert len(stored(tmp_path)) == 4
-            text = fetched(port, "/metrics")[1]
-            for reason, n in (("too_many_devices", 997), ("future", 1), ("unreadable", 3), ("other_name", 1)):
-                assert f'linewatch_sink_messages_refused_total{{reason="{reason}"}} {n}.0' in text
+            refused = (("too_many_devices", 997), ("future", 1), ("unreadable", 3), ("other_name", 1))
+            lines = [f'linewatch_sink_messages_refused_total{{reason="{r}"}} {n}.0' for r, n in refused]
+            # What was sent last may be refused after what is believed has been stored.
+            wait_for(lambda: all(x in fetched(port, "/metrics")[1] for x in lines), "every refusal's count")
             sink.send_signal(signal.SIGTERM)
             assert sink.wait(20) == 0
             assert sink.stderr is not None
