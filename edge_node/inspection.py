@@ -50,16 +50,7 @@ class Inspection:
 
     def _chunks(self, batch: WindowBatch, arrival_ns: int | None, clock: str) -> Iterator[Chunk]:
         for i in range(0, batch.n, MAX_CHUNK):
-            rows = slice(i, i + MAX_CHUNK)
-            part = WindowBatch(
-                batch.device_id,
-                batch.start_ns[rows],
-                batch.end_ns[rows],
-                batch.values[rows],
-                batch.valid[rows],
-                batch.whole,
-            )
-            yield self._chunk(part, arrival_ns, clock)
+            yield self._chunk(batch.part(slice(i, i + MAX_CHUNK)), arrival_ns, clock)
 
     def state(self) -> InspectionState:
         return InspectionState(sensors=self._sensors.state(), limits=self._limits.state())

@@ -19,6 +19,7 @@ from edge_node.chunk import MAX_CHUNK, Chunk, Silence, all_rows
 from edge_node.counters import Counters, added
 from edge_node.feature_rows import FeatureRows
 from edge_node.inspection import Inspection, InspectionState
+from edge_node.kept_back import KeptBack
 from edge_node.learner import Learner, LearnerState
 from edge_node.moving_normal import MovingNormal
 from edge_node.plans import DevicePlan
@@ -59,7 +60,7 @@ class LaneState(msgspec.Struct, kw_only=True):
     ranges: RangeState | None = None
     featured_ns: int | None = None
     learner: LearnerState | None = None
-    kept_back: list[tuple[WindowBatch | None, Silence | None]] = []
+    kept_back: list[WindowBatch | Silence | Trial] = []
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,9 +108,7 @@ class Lane:
         self._inspection = Inspection(plan)
         self.normal = MovingNormal(plan)
         self._learner = _learner(plan)
-        # Of a device that learns: windows not looked at yet, since how is only known once those before have been learned from,
-        # and the silences between them.
-        self._kept_back: deque[tuple[WindowBatch | None, Silence | None]] = deque()
+        self._kept_back = KeptBack()  # of a device that learns
 
     @property
     def outbox(self) -> list[PipelineEvent]:
@@ -146,7 +145,7 @@ class Lane:
             sample_drops=dict(windower.sample_drops),
             n_windows_closed=windower.n_closed + self._n_fed,
             n_windows_scored=self._n_scored,
-            n_windows_pending=self._n_untaken + pending + self._n_kept_back,
+            n_windows_pending=self._n_untaken + pending + self._kept_back.n,
             window_drops=added(windower.window_drops, self._window_drops),
         )
 
@@ -154,10 +153,6 @@ class Lane:
     def _n_untaken(self) -> int:
         windower = self.windower
         return windower.n_closed - sum(windower.window_drops.values()) - self._n_taken
-
-    @property
-    def _n_kept_back(self) -> int:
-        return sum(batch.n for batch, _ in self._kept_back if batch is not None)
 
     def push(self, block: SampleBlock) -> list[ClockEvent]:
         """Take a block; returns the restarts of event time that it made."""
@@ -187,8 +182,11 @@ class Lane:
     def accept(self, acceptance: Acceptance) -> None:
         """How the device runs after all windows that have closed is normal: the verdict comes once these are settled."""
         self.collect()
-        self._order.append(Trial(acceptance=acceptance))
-        self._n_trials += 1
+        trial = Trial(acceptance=acceptance)
+        if self._learner is not None and (self._kept_back or self._learner.complete):
+            self._kept_back.add(trial)  # it is of the model that is being made
+            return
+        self._enqueue(trial)
         self._settle()
 
     def collect(self) -> None:
@@ -202,7 +200,7 @@ class Lane:
             if self._learner is None:
                 self._inspect(batch)
             else:
-                self._kept_back.append((batch, None))
+                self._kept_back.add(batch)
         self._learn()
         if self._gated:
             self._open_gate()
@@ -330,12 +328,9 @@ class Lane:
         self.plan, self._inspection, self.normal = plan, inspection, normal
         learns, self._learner = self._learner is not None, _learner(plan)
         if learns and self._learner is None:
-            for batch, silence in self._kept_back:
-                if batch is not None:
-                    self._inspect(batch)
-                elif silence is not None:
-                    self._order.append(silence)
-            self._kept_back.clear()
+            waiting, self._kept_back = self._kept_back, KeptBack()
+            for item in waiting.state():
+                self._look_at(item)
             self.collect()
 
     def judgement(self) -> Judgement:
@@ -380,7 +375,7 @@ class Lane:
             ranges=ranges,
             featured_ns=self.featured_ns,
             learner=None if self._learner is None else self._learner.state(),
-            kept_back=list(self._kept_back),
+            kept_back=self._kept_back.state(),
         )
 
     def fits(self, state: LaneState) -> bool:
@@ -408,9 +403,9 @@ class Lane:
                 self._offer(item)
         self.verdicts = list(state.verdicts)
         self._gated = deque(c for c in chunks if c.stage == "gated")
-        self._kept_back = deque(state.kept_back)
+        self._kept_back = KeptBack(state.kept_back)
         self._n_waiting = sum(c.n for c in chunks if c.stage in ("gated", "ready"))
-        self._n_waiting += self._n_kept_back
+        self._n_waiting += self._kept_back.n
         if self._learner is not None and state.learner is not None:
             self._learner.restore(state.learner)
         self._inspection.restore(state.inspection)
@@ -456,7 +451,7 @@ class Lane:
     def _hear_silence(self, silence: Silence) -> None:
         """After all windows that have closed."""
         if self._kept_back:
-            self._kept_back.append((None, silence))
+            self._kept_back.add(silence)
             return
         self._order.append(silence)
         self._settle()
@@ -472,20 +467,24 @@ class Lane:
     def _learn(self) -> None:
         """Learn from what was kept back, until there is enough: how the rest is looked at, the model says that follows."""
         while self._kept_back and self._learner is not None and not self._learner.complete:
-            batch, silence = self._kept_back[0]
-            n = 0 if batch is None else min(self._learner.room, batch.n)
-            if n and batch is not None and self._gate is not None and not self._finishing:
-                n = min(n, self._gate.n_known(batch.end_ns))
+            first, n = self._kept_back.first, self._learner.room
+            if isinstance(first, WindowBatch) and self._gate is not None and not self._finishing:
+                n = min(n, self._gate.n_known(first.end_ns))
                 if not n:
                     return
-            self._kept_back.popleft()
-            if silence is not None:
-                self._order.append(silence)
-            if batch is not None:
-                if n < batch.n:
-                    self._kept_back.appendleft((_part(batch, slice(n, None)), None))
-                self._inspect(_part(batch, slice(n)))
-                self._open_gate()
+            self._look_at(self._kept_back.take(n))
+            self._open_gate()
+
+    def _look_at(self, item: WindowBatch | Silence | Trial) -> None:
+        if isinstance(item, WindowBatch):
+            self._inspect(item)
+        else:
+            self._enqueue(item)
+
+    def _enqueue(self, item: Silence | Trial) -> None:
+        """After all windows that have been looked at."""
+        self._order.append(item)
+        self._n_trials += isinstance(item, Trial)
 
     def _open_gate(self) -> None:
         """Resolve the windows of which it is known whether the machine ran, the oldest first."""
@@ -572,13 +571,9 @@ class Lane:
 
     def _shed(self, bound: int) -> None:
         """Past ``bound`` waiting windows, drop the oldest that are not out."""
-        kept, self._kept_back = self._kept_back, deque()
-        for batch, silence in kept:
-            if batch is not None and self._n_waiting > bound:
-                self._n_waiting -= batch.n
-                self._drop(DropReason.BACKPRESSURE, batch.n)
-            else:
-                self._kept_back.append((batch, silence))
+        n = self._kept_back.shed(max(0, self._n_waiting - bound))
+        self._n_waiting -= n
+        self._drop(DropReason.BACKPRESSURE, n)
         for chunk in self._order:
             if self._n_waiting <= bound:
                 return
@@ -636,17 +631,6 @@ class Lane:
                     self._offer(chunk)
         if self._finishing and not self._n_untaken:
             self.settler.finish(self.windower.last_arrival_ns)
-
-
-def _part(batch: WindowBatch, rows: slice) -> WindowBatch:
-    return WindowBatch(
-        batch.device_id,
-        batch.start_ns[rows],
-        batch.end_ns[rows],
-        batch.values[rows],
-        batch.valid[rows],
-        batch.whole,
-    )
 
 
 def _learner(plan: DevicePlan) -> Learner | None:

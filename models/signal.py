@@ -192,7 +192,7 @@ class DeviceCondition(enum.StrEnum):
     LEARNING = "learning"
 
 
-class WindowBatch(msgspec.Struct, frozen=True, eq=False):
+class WindowBatch(msgspec.Struct, frozen=True, eq=False, tag="windows"):
     """Closed windows of one device, oldest first.
 
     ``values`` float32[w, n, c], of any strides and to be read only: windows that overlap may share memory. Where
@@ -212,6 +212,17 @@ class WindowBatch(msgspec.Struct, frozen=True, eq=False):
     def n(self) -> int:
         """Number of windows."""
         return int(self.values.shape[0])
+
+    def part(self, rows: slice) -> WindowBatch:
+        """Some of the windows; they share memory with all."""
+        return WindowBatch(
+            self.device_id,
+            self.start_ns[rows],
+            self.end_ns[rows],
+            self.values[rows],
+            self.valid[rows],
+            self.whole,
+        )
 
 
 class DropReason(enum.StrEnum):

@@ -20,6 +20,7 @@ from edge_node.learner import MOST_TIMES, Learner, wanted_windows
 from examples.simulated_plant import AXES, PLANT, Fault, FaultKind, Plant
 from models import manifest as manifests
 from models import messages
+from models.acceptance import Acceptance
 from models.messages import Alert, DeviceStateMessage
 from models.recording import RecordingWriter
 from models.signal import NS_PER_S, DropReason, SampleBlock
@@ -502,3 +503,43 @@ def test_a_limit_that_was_exceeded_as_the_machine_began_to_run_is_no_part_of_it(
     heard(core, blocks(values, size))
     (channel,) = [c for c in core.bundles["press-4"].manifest.channels if c.name == "x"]
     assert channel.baseline.maximum < 50.0
+
+
+def test_what_waits_for_a_model_is_shed_by_the_window(tmp_path: Path) -> None:
+    core = core_of(written(tmp_path, gateway=f"{IN_PROCESS}max_waiting = 100\n"))
+    core.teacher = None  # it is made elsewhere, meanwhile
+    heard(core, blocks(vibration(N_LEARN), 1000))
+    for block in blocks(vibration(120 * HOP, 1, N_LEARN), 60 * HOP, N_LEARN):
+        core.push(block)
+    counters = core.pipeline.counters()
+    assert (counters.n_windows_pending, counters.window_drops[DropReason.BACKPRESSURE]) == (100, 20)
+
+
+@pytest.mark.parametrize("n_after", [0, 200])
+def test_what_is_accepted_while_a_model_is_made_is_of_that_model(tmp_path: Path, n_after: int) -> None:
+    """So that a replay, in which the model is there at once, answers the same."""
+    n = N_LEARN + n_after * HOP
+    values = np.concatenate([vibration(N_LEARN), broken(n - N_LEARN, 5, N_LEARN)])
+    answers = []
+    for at_once in (True, False):
+        core = core_of(written(tmp_path))
+        teacher = core.teacher
+        core.teacher = teacher if at_once else None
+        alerts, _ = heard(core, blocks(values, 100))
+        core.pipeline.accept(
+            Acceptance(
+                transaction="r1", device_id="press-4", by="Anna", arrival_ns=T0_NS + n * NS_PER_S // RATE
+            )
+        )
+        if not at_once:
+            assert core.pipeline.take_verdicts() == []
+            waiting = core.pipeline.snapshot()
+            core = core_of(written(tmp_path))
+            core.pipeline.restore(waiting)  # it waits through a restart
+        core.score()
+        verdicts = [(v.refusal, v.text) for v in core.pipeline.take_verdicts()]
+        alerts += [e.event for e in core.pipeline.events() if isinstance(e.event, Alert)]
+        alerts += heard(core, blocks(broken(20 * RATE, 7, n), 100, n))[0]
+        answers.append((verdicts, [(a.kind, a.state, a.start_ns) for a in alerts]))
+    assert answers[0] == answers[1]
+    assert len(answers[0][0]) == 1
