@@ -62,6 +62,7 @@ class Core:
     teacher: Teacher | None = None  # puts into service what devices have learned, where nobody else does
     on_learned: Callable[[str], None] | None = None  # told which device has just got a model from it
     scorer: Scorer = field(init=False)
+    _plan_of: dict[str, DevicePlan] = field(init=False)
     _portions: dict[str, Portion] = field(init=False)
     _linked: frozenset[str] = field(init=False)
     _clocks: dict[str, Clock] = field(init=False, default_factory=dict)
@@ -69,6 +70,7 @@ class Core:
     def __post_init__(self) -> None:
         self.scorer = Scorer(self.pipeline, self.engines)
         self._linked = self.pipeline.linked
+        self._plan_of = {p.device.device_id: p for p in self.plans}
         self._portions = {p.device.device_id: Portion.of(p, MAX_WINDOWS_AT_ONCE) for p in self.plans}
 
     @property
@@ -144,6 +146,10 @@ class Core:
         """Why the last of them was."""
         return self.scorer.last_failure
 
+    def plan_of(self, device_id: str) -> DevicePlan:
+        """As it is now: a device may learn its model, or be given another. KeyError where it is not here."""
+        return self._plan_of[device_id]
+
     @property
     def runs(self) -> Mapping[str, Runs]:
         """How each engine has scored."""
@@ -157,8 +163,8 @@ class Core:
         :meth:`Pipeline.adopt` raises them."""
         self.scorer.score()
         self.pipeline.adopt(plans)
-        changed = {plan.device.device_id: plan for plan in plans}
-        self.plans = tuple(changed.get(plan.device.device_id, plan) for plan in self.plans)
+        self._plan_of |= {plan.device.device_id: plan for plan in plans}
+        self.plans = tuple(self._plan_of[plan.device.device_id] for plan in self.plans)
         self.engines.update(engines)
         used = {plan.engine for plan in self.plans}
         self.scorer.forget(used)

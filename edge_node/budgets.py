@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,32 +41,28 @@ def ask(core: Core) -> list[Budget]:
     for found in levels.values():
         p = [level.p_raise for level in found]
         n = max(n, p.index(p[-1]) + 1)
-    budgets = []
-    for i, budget in enumerate(LADDER[:n]):
-        what_ifs = {}
-        for plan in core.plans:
-            if (found_of := levels.get(plan.device.device_id)) is not None:
-                target = core.engines[plan.engine].target
-                other = dataclasses.replace(plan, levels={**plan.levels, target: found_of[i]})
-                what_ifs[plan.device.device_id] = core.pipeline.what_if(other)
-        budgets.append(Budget(budget, what_ifs))
+    budgets = [Budget(budget, {}) for budget in LADDER[:n]]
+    for device_id, found in levels.items():
+        _keep(core, budgets, core.plan_of(device_id), found)
     return budgets
 
 
-def join(core: Core, budgets: list[Budget], device: str) -> None:
-    """``device`` has a model from here on: its alerts at each of ``budgets`` are kept too; where there are none yet, at those
+def join(core: Core, budgets: list[Budget], device_id: str) -> None:
+    """The device has a model from here on: its alerts at each of ``budgets`` are kept too; where there are none yet, at those
     that :func:`ask` would give."""
+    plan = core.plan_of(device_id)
     if not budgets:
         budgets += ask(core)
-        return
-    plan = next(plan for plan in core.plans if plan.device.device_id == device)
-    if plan.model is None:
-        return
-    target, levels = core.engines[plan.engine].target, _levels(core, plan)
-    for budget in budgets:
-        level = levels[LADDER.index(budget.alerts_per_week)]
+    elif plan.model is not None:
+        _keep(core, budgets, plan, _levels(core, plan))
+
+
+def _keep(core: Core, budgets: Sequence[Budget], plan: DevicePlan, levels: Sequence[AlertLevel]) -> None:
+    """The alerts of ``plan`` at each of ``budgets``, the first of the ladder, of which these are the ``levels``."""
+    target = core.engines[plan.engine].target
+    for budget, level in zip(budgets, levels, strict=False):
         other = dataclasses.replace(plan, levels={**plan.levels, target: level})
-        budget.what_ifs[device] = core.pipeline.what_if(other)
+        budget.what_ifs[plan.device.device_id] = core.pipeline.what_if(other)
 
 
 def common_budget(core: Core) -> float | None:

@@ -39,8 +39,8 @@ class Report:
         self._labels = labels
         self._near: dict[str, NearAlert] = {}
         self._highest: dict[str, float] = {}
-        for device in self._plans:
-            self._expect_scores(device)
+        for plan in core.plans:
+            self._expect_scores(plan.device.device_id)
         self.n_rows = 0
         self._first_ns: int | None = None
         self._last_ns: int | None = None
@@ -53,14 +53,9 @@ class Report:
         self._n_open = 0  # of those that are done with
         self.blame = Blame()  # with the alerts that are still open once the text was asked for
 
-    @property
-    def _plans(self) -> dict[str, DevicePlan]:
-        """As they are: a device may learn its model on the way."""
-        return {plan.device.device_id: plan for plan in self._core.plans}
-
     def _expect_scores(self, device: str) -> None:
         """From here on, if the device has a model."""
-        plan = self._plans[device]
+        plan = self._core.plan_of(device)
         if plan.model is None:
             return
         self._near[device] = NearAlert(plan, self._step_ns(device))
@@ -102,7 +97,7 @@ class Report:
 
     def trace(self, trace: Trace) -> None:
         """Scores that came out."""
-        device, plan = trace.device_id, self._plans[trace.device_id]
+        device, plan = trace.device_id, self._core.plan_of(trace.device_id)
         if device not in self._near:
             self._expect_scores(device)
         self._scored[device] += trace.score.size
@@ -160,10 +155,10 @@ class Report:
             self.blame.add(alert)
         self._n_open, self._open = self._n_open + len(self._open), {}
         parts = [_table(self.facts())]
-        if len(self._plans) > 1:
+        if len(self._core.plans) > 1:
             parts.append(self._devices())
         if self.blame.n:
-            parts.append(_table(*self.blame.table(by_device=len(self._plans) > 1)))
+            parts.append(_table(*self.blame.table(by_device=len(self._core.plans) > 1)))
         quality = self.quality()
         if quality is not None:
             parts.append(quality_text(quality))
@@ -176,7 +171,7 @@ class Report:
     def _unraised(self) -> Iterator[str]:
         """Devices without a machine alert whose scores rose all the same."""
         for device, near in self._near.items():
-            plan = self._plans[device]
+            plan = self._core.plan_of(device)
             level = _level(self._core, plan)
             if self._raised[device, "machine"] or level is None:
                 continue
@@ -190,7 +185,7 @@ class Report:
         """What would raise the first alert where scores tell anomalous windows from others, and none was raised."""
         budgets: list[float] = []
         for device, near in self._near.items():
-            plan = self._plans[device]
+            plan = self._core.plan_of(device)
             if near.p_raise is not None:
                 level = budget_for_level(
                     self._calibration(plan), plan.alert, plan.window.hop_ns, near.p_raise
@@ -206,7 +201,7 @@ class Report:
         return plan.model.calibration[self._core.engines[plan.engine].target]
 
     def _step_ns(self, device: str) -> int:
-        plan = self._plans[device]
+        plan = self._core.plan_of(device)
         return self._calibration(plan).step_ns or plan.window.hop_ns
 
     def facts(self) -> list[tuple[str, str]]:
@@ -220,8 +215,8 @@ class Report:
         facts = [("replayed", span)]
         models = dict.fromkeys(f"{m.model_id} version {m.version}, {m.backend}" for m in self._core.models)
         facts += [("model" if not i else "", text) for i, text in enumerate(models)]
-        if len(self._plans) == 1:
-            level = _level(self._core, next(iter(self._plans.values())))
+        if len(self._core.plans) == 1:
+            level = _level(self._core, self._core.plans[0])
             if level is not None:
                 facts.append(("level", level.text()))
         facts.append(("windows scored", str(counters.n_windows_scored)))
@@ -247,7 +242,8 @@ class Report:
 
     def _devices(self) -> str:
         rows = []
-        for device, plan in self._plans.items():
+        for plan in self._core.plans:
+            device = plan.device.device_id
             level = _level(self._core, plan)
             n = self._raised[device, "machine"]
             others = sum(k for (of, kind), k in self._raised.items() if of == device and kind != "machine")

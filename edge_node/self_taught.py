@@ -1,9 +1,9 @@
 """Models that devices of this gateway have learned by themselves, into service and back after a restart.
 
-A device that has learned enough waits with its windows (:attr:`Pipeline.learned`). Its model is fitted off the loop, put on a
-shelf of its own, and then goes the way of any other: checked, probed, its worked examples run, adopted between two windows.
-It is on disk before it serves, so that no checkpoint names a model that is not there. Nobody has signed it, and nobody need:
-it was never offered from elsewhere.
+A device that has learned enough waits with its windows (:attr:`Pipeline.learned`). Its model is fitted off the loop and goes the
+way of any other: checked, probed, its worked examples run, put on a shelf of its own, adopted between two windows. It is on
+disk before it serves, so that no checkpoint names a model that is not there, and not before it has proved itself, for what is
+there serves after a restart. Nobody has signed it, and nobody need: it was never offered from elsewhere.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class SelfTaught:
             log.info(f"{device_id}: {text}")
 
     async def _teach(self, device_id: str, core: Core) -> None:
-        plan = next(p for p in core.plans if p.device.device_id == device_id)
+        plan = core.plan_of(device_id)
         assert plan.learn is not None
         learn, healthy = plan.learn, core.pipeline.healthy(device_id)
         try:

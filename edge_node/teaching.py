@@ -32,7 +32,7 @@ class Teacher:
 
     def teach(self, core: Core, device_id: str) -> None:
         """``device_id`` has learned enough: it scores by that from its next window on, or learns on."""
-        plan = next(p for p in core.plans if p.device.device_id == device_id)
+        plan = core.plan_of(device_id)
         assert plan.learn is not None
         try:
             self.serve(core, device_id, learned_bundle(core.pipeline.healthy(device_id), plan.learn))

@@ -82,9 +82,7 @@ class Follow:
         blame: Sequence[tuple[str, int, float | None]],
     ) -> DeviceSeen:
         """All of one device, with what others know of it."""
-        plan = next(
-            plan for plan in self._core.plans if plan.device.device_id == device
-        )  # with what it learned
+        plan = self._core.plan_of(device)  # with what it has learned
         return DeviceSeen(
             device,
             plan.device.machine,
