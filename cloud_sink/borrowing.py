@@ -86,7 +86,7 @@ def fit_borrowed(
             "another --class"
         )
     least = least_scales(template, table.k)
-    worth = PRIOR_WINDOWS * max(1.0, template.window.n / template.window.hop)
+    worth = PRIOR_WINDOWS * template.window.overlap
     lent = _with(borrowed(own, fleet, worth=worth), false_alarms)
     healthy = _in_place_of(fleet, lent)
     basis = fit_moments(options.family, lent, healthy, least, seed=options.seed)

@@ -9,7 +9,6 @@ artifact has out-of-fold scores, and so a calibration, of its own.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -19,18 +18,17 @@ from sklearn.metrics import roc_auc_score
 
 from cloud_sink.dataset import Dataset
 from cloud_sink.edgetpu import compile_for_edge_tpu
-from cloud_sink.golden import golden_vectors
 from cloud_sink.quantise import FloatGraph, Int8Graph, Sigmas, Sweep, ranges, rank_correlation, sweep
 from cloud_sink.train import (
-    MIN_ROWS,
     Fitted,
     fit_model,
     residual_scale,
 )
-from models.calibration import Calibration, block_folds, effective_windows, fit_calibration
+from models.calibration import Calibration
 from models.commissioning import Commissioned, commission, placed, recentring_spec
 from models.export import float_model, int8_model
 from models.features import schema_id
+from models.golden import golden_of, golden_windows
 from models.manifest import (
     Artifact,
     Family,
@@ -41,10 +39,10 @@ from models.manifest import (
     TrainingReport,
     artifact_file,
 )
-from models.out_of_fold import FAR_LEVEL, all_alike, breaks_between, false_alarm_rate
+from models.out_of_fold import FAR_LEVEL, cross_fit, cut
 from models.out_of_fold import N_FOLDS as N_FOLDS
 from models.recentring import Recentring, RecentringSpec
-from models.sample_size import WARN_EFFECTIVE, more_data, require_enough
+from models.sample_size import WARN_EFFECTIVE, more_data
 from models.scoring import normalise, residuals, scores
 from models.signal import ArtifactTarget
 from models.tflite_check import check, edge_tpu_check
@@ -97,48 +95,29 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
     window = dataset.window
     rows = np.ascontiguousarray(dataset.features[dataset.used])
     starts, ends = dataset.start_ns[dataset.used], dataset.end_ns[dataset.used]
-    overlap = max(1.0, window.n / window.hop)
-    purge = math.ceil(overlap)
-    require_enough(rows.shape[0], rows.shape[0] / overlap, window, dataset.step_ns)
-    try:
-        folds = block_folds(rows.shape[0], N_FOLDS, purge)
-    except ValueError:
-        folds = []
-    if min((train.size for train, _ in folds), default=0) < MIN_ROWS:
-        require_enough(rows.shape[0], 0.0, window, dataset.step_ns)
+    folds = cut(rows.shape[0], window, dataset.step_ns)
     recentred = np.array([info.recentred for info in dataset.infos], dtype=np.bool_)
     recentring = recentring_spec(window) if options.recentring and recentred.any() else None
 
+    def commissioned(learn: NDArray[np.bool_]) -> Commissioned:
+        return commission(rows, learn, recentring, recentred, dataset.min_scale, dataset.infos, ends)
+
     tick("fitting")
-    whole = commission(
-        rows, np.ones(rows.shape[0], np.bool_), recentring, recentred, dataset.min_scale, dataset.infos, ends
-    )
+    whole = commissioned(np.ones(rows.shape[0], np.bool_))
     fitted = fit_model(options.family, whole.inputs, seed=options.seed)
     tick("choosing int8 ranges")
     ranged = any(info.ranged for info in dataset.infos)
     channels = [info.channel for info in dataset.infos]
     found = sweep(fitted, whole.inputs, channels, seed=options.seed, ranged=ranged)
 
-    first = int(folds[0][1][0])  # of the windows that are judged
-    blocks = [test - first for _, test in folds]
-    out_of_fold = {name: np.empty(rows.shape[0] - first, np.float32) for name in ("float32", "int8")}
-    for i, ((train, test), block) in enumerate(zip(folds, blocks, strict=True)):
-        tick(f"cross-fit, block {i + 1} of {len(folds)}")
-        mask = np.zeros(rows.shape[0], np.bool_)
-        mask[train] = True
-        part = commission(rows, mask, recentring, recentred, dataset.min_scale, dataset.infos, ends)
-        model = fit_model(options.family, part.inputs[mask], seed=options.seed)
-        for name, (graph, scale) in graphs_of(model, part.inputs[mask], found.sigmas).items():
-            out_of_fold[name][block] = graph_scores(model, graph, scale, part.inputs[test])
+    def scored(learn: NDArray[np.bool_], test: NDArray[np.intp]) -> dict[str, NDArray[np.float32]]:
+        inputs = commissioned(learn).inputs
+        model = fit_model(options.family, inputs[learn], seed=options.seed)
+        graphs = graphs_of(model, inputs[learn], found.sigmas)
+        return {n: graph_scores(model, graph, scale, inputs[test]) for n, (graph, scale) in graphs.items()}
 
-    tick("calibrating")
-    breaks = breaks_between(starts[first:], window.hop_ns)
-    step_ns = dataset.step_ns if dataset.step_ns != window.hop_ns else None
-    n_judged = effective_windows(np.log(np.maximum(out_of_fold["float32"], 1e-12)), overlap)
-    n_effective = n_judged * rows.shape[0] / (rows.shape[0] - first)
-    require_enough(rows.shape[0], n_effective, window, dataset.step_ns)
-    judged = {name: all_alike(oof) if ranged else oof for name, oof in out_of_fold.items()}
-    calibration = {name: fit_calibration(oof, n_judged, breaks, step_ns) for name, oof in judged.items()}
+    judged = cross_fit(folds, scored, starts, window, dataset.step_ns, ranged=ranged, tick=tick)
+    out_of_fold, n_effective = judged.scores, judged.n_effective
 
     tick("checking the graphs")
     graphs = graphs_of(fitted, whole.inputs, found.sigmas)
@@ -151,9 +130,17 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
     artifacts = artifacts_of(
         files,
         graphs,
-        calibration,
-        lambda graph, scale, one: golden_vectors(
-            dataset, graph, fitted.output_kind, whole.centre, whole.scale, scale, one
+        judged.calibration,
+        lambda graph, scale, one: golden_of(
+            golden_windows(dataset.examples),
+            dataset.spec,
+            window.rate_hz,
+            graph,
+            fitted.output_kind,
+            whole.centre,
+            whole.scale,
+            scale,
+            one,
         ),
     )
     auc = _auc(dataset, fitted, graphs, whole, recentring, recentred, out_of_fold)
@@ -199,7 +186,7 @@ def fit_dataset(dataset: Dataset, options: FitOptions, tick: Tick = lambda _: No
             n_windows=rows.shape[0],
             set_aside=dict(dataset.set_aside),
             n_effective=round(n_effective, 3),
-            cross_fit_far=false_alarm_rate(judged["float32"], blocks, n_judged),
+            cross_fit_far=judged.false_alarm_rate,
             far_level=FAR_LEVEL,
             notes=tuple(notes),
         ),

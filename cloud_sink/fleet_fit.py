@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from cloud_sink.fit import Trained, artifacts_of, graph_scores, graphs_of, published
 from cloud_sink.fleet import Fleet
 from cloud_sink.fleet_bounds import MAX_SHARE
-from cloud_sink.golden import golden_of
 from cloud_sink.moments import Moments, oas, together
 from cloud_sink.quantise import Sweep, rank_correlation, sweep
 from cloud_sink.train import (
@@ -33,6 +32,7 @@ from cloud_sink.train import (
 from models.calibration import fit_calibration
 from models.episodes import AlertPolicy
 from models.features import FeatureInfo, describe, min_scales
+from models.golden import golden_of
 from models.manifest import Family, ModelManifest, Normalisation, TrainingReport
 from models.out_of_fold import FAR_LEVEL, false_alarm_rate
 from models.scoring import normalise
@@ -196,7 +196,7 @@ def assembled(
     """The bundle of ``basis`` in place of ``template``, calibrated by ``evidence``, its int8 as ``found`` on ``inputs``
     float32[r, k]."""
     n_rows = len(evidence.out_of_fold["float32"])
-    overlap = max(1.0, template.window.n / template.window.hop)
+    overlap = template.window.overlap
     n_effective = min(float(n_rows), evidence.n_windows / overlap)
     step_ns = _step_ns(template, evidence.n_windows, n_rows)
     calibration = {

@@ -70,7 +70,7 @@ class Learner:
         infos = describe(learn.spec(()), plan.device.channels, window.rate_hz, window.n)
         # Telemetry is never steady: its range goes on widening whenever learning ends.
         self._steady = np.array([not (info.ranged and info.widens) for info in infos], dtype=np.bool_)
-        self._overlap = max(1.0, window.n / window.hop)
+        self._overlap = window.overlap
         self.first_target = wanted_windows(window.n, window.hop)
         self._raw: list[Floats]
         self._raw_valid: list[NDArray[np.bool_]]

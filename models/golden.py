@@ -37,7 +37,7 @@ def golden_of(
     residual_scale: NDArray[np.float64],
     calibration: Calibration,
 ) -> tuple[GoldenVector, ...]:
-    """Of windows ``raw`` float32[w, n, c]."""
+    """Of windows ``raw`` float32[w, n, c]. Without re-centring, which has a past."""
     features = extract(spec, raw, np.ones(raw.shape, np.bool_), rate_hz)
     inputs = normalise(features, centre, scale)
     output, _ = graph.run(inputs)
@@ -58,7 +58,8 @@ def golden_of(
 
 
 def golden_windows(examples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Raw windows float32[3, n, c] out of ``examples`` float32[e, n, c], e >= 1."""
+    """Raw windows float32[3, n, c] out of ``examples`` float32[e, n, c], e >= 1: a healthy one early and one late in the
+    recording, and the late one with an offset of FAULT_SIGMAS standard deviations on every channel."""
     early, late = examples[0], examples[-1]
     spread = examples.std(axis=(0, 1), dtype=np.float64)
     fault = late + FAULT_SIGMAS * np.where(spread > 0, spread, 1.0)

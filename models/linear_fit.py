@@ -8,14 +8,13 @@ made, so that the same rows give the same model.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.calibration import Calibration, block_folds, effective_windows, fit_calibration
-from models.commissioning import commission, recentring_spec
+from models.calibration import Calibration
+from models.commissioning import Commissioned, commission, recentring_spec
 from models.export import Dense, float_model
 from models.features import describe, min_scales, schema_id
 from models.golden import golden_of, golden_windows
@@ -29,8 +28,8 @@ from models.manifest import (
     TrainingReport,
     artifact_file,
 )
-from models.out_of_fold import FAR_LEVEL, N_FOLDS, all_alike, breaks_between, false_alarm_rate
-from models.sample_size import MIN_ROWS, FitError, require_enough
+from models.out_of_fold import FAR_LEVEL, cross_fit, cut
+from models.sample_size import FitError
 from models.scoring import residuals, scores
 from models.whitening import oas, whitening_layers
 
@@ -57,49 +56,34 @@ def fit_linear(healthy: HealthyRows, model_id: str, version: int = 0) -> tuple[M
     Raises FitError where the rows are too few, or nothing in them moves.
     """
     window, rows, device = healthy.window, np.ascontiguousarray(healthy.rows), healthy.device
-    overlap = max(1.0, window.n / window.hop)
-    require_enough(len(rows), len(rows) / overlap, window, healthy.step_ns)
+    folds = cut(len(rows), window, healthy.step_ns)
     if all(baseline.constant for baseline in healthy.baselines):
         raise FitError("nothing ever changes: there is nothing to learn while no channel moves")
-    try:
-        folds = block_folds(len(rows), N_FOLDS, math.ceil(overlap))
-    except ValueError:
-        folds = []
-    if min((train.size for train, _ in folds), default=0) < MIN_ROWS:
-        require_enough(len(rows), 0.0, window, healthy.step_ns)
     infos = describe(healthy.spec, device.channels, window.rate_hz, window.n)
     recentred = np.array([info.recentred for info in infos], dtype=np.bool_)
     recentring = recentring_spec(window) if recentred.any() else None
     least = min_scales(healthy.spec, len(device.channels), window.n)
+    unit = np.ones(rows.shape[1])
 
-    whole = commission(
-        rows, np.ones(len(rows), np.bool_), recentring, recentred, least, infos, healthy.end_ns
-    )
-    layers = _whitening(whole.inputs, overlap)
-    graph, unit = DenseGraph(layers), np.ones(rows.shape[1])
-    first = int(folds[0][1][0])  # of the windows that are judged
-    blocks = [test - first for _, test in folds]
-    out_of_fold = np.empty(len(rows) - first, np.float32)
-    for (train, test), block in zip(folds, blocks, strict=True):
-        mask = np.zeros(len(rows), np.bool_)
-        mask[train] = True
-        part = commission(rows, mask, recentring, recentred, least, infos, healthy.end_ns)
-        output, _ = DenseGraph(_whitening(part.inputs[mask], overlap)).run(part.inputs[test])
-        out_of_fold[block] = scores(residuals(part.inputs[test], output, "whitened", unit))
-    n_judged = effective_windows(np.log(np.maximum(out_of_fold, 1e-12)), overlap)
-    n_effective = n_judged * len(rows) / (len(rows) - first)
-    require_enough(len(rows), n_effective, window, healthy.step_ns)
-    if any(info.ranged for info in infos):
-        out_of_fold = all_alike(out_of_fold)
-    step_ns = healthy.step_ns if healthy.step_ns != window.hop_ns else None
-    breaks = breaks_between(healthy.start_ns[first:], window.hop_ns)
-    calibration = fit_calibration(out_of_fold, n_judged, breaks, step_ns)
+    def commissioned(learn: NDArray[np.bool_]) -> Commissioned:
+        return commission(rows, learn, recentring, recentred, least, infos, healthy.end_ns)
+
+    def scored(learn: NDArray[np.bool_], test: NDArray[np.intp]) -> dict[str, NDArray[np.float32]]:
+        inputs = commissioned(learn).inputs
+        output, _ = DenseGraph(_whitening(inputs[learn], window.overlap)).run(inputs[test])
+        return {"float32": scores(residuals(inputs[test], output, "whitened", unit))}
+
+    whole = commissioned(np.ones(len(rows), np.bool_))
+    layers = _whitening(whole.inputs, window.overlap)
+    ranged = any(info.ranged for info in infos)
+    found = cross_fit(folds, scored, healthy.start_ns, window, healthy.step_ns, ranged=ranged)
+    calibration = found.calibration["float32"]
     model = float_model(layers)
     golden = golden_of(
         golden_windows(healthy.examples),
         healthy.spec,
         window.rate_hz,
-        graph,
+        DenseGraph(layers),
         "whitened",
         whole.centre,
         whole.scale,
@@ -133,8 +117,8 @@ def fit_linear(healthy: HealthyRows, model_id: str, version: int = 0) -> tuple[M
             end_ns=int(healthy.end_ns[-1]),
             n_windows=len(rows),
             set_aside=dict(healthy.set_aside),
-            n_effective=round(n_effective, 3),
-            cross_fit_far=false_alarm_rate(out_of_fold, blocks, n_judged),
+            n_effective=round(found.n_effective, 3),
+            cross_fit_far=found.false_alarm_rate,
             far_level=FAR_LEVEL,
             notes=healthy.notes,
         ),

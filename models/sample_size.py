@@ -29,7 +29,7 @@ def require_enough(n_windows: int, n_effective: float, window: WindowSpec, step_
 def more_data(window: WindowSpec, step_ns: int, n_windows: int, n_effective: float, wanted: float) -> str:
     """How much more signal gives ``wanted`` effective windows, in words."""
     least = MIN_ROWS * 2 + 2 * math.ceil(window.n / window.hop)
-    per_effective = n_windows / n_effective if n_effective > 0 else max(1.0, window.n / window.hop)
+    per_effective = n_windows / n_effective if n_effective > 0 else window.overlap
     n_more = max(1, math.ceil(max(wanted * per_effective, least) - n_windows))
     seconds = n_more * step_ns / NS_PER_S
     return f"about {n_more * window.hop} more samples ({duration(seconds)})"

@@ -297,6 +297,11 @@ class WindowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def hop_ns(self) -> int:
         return samples_to_ns(self.hop, self.rate_hz)
 
+    @property
+    def overlap(self) -> float:
+        """How many windows hold one sample, where they overlap: n / hop; else 1."""
+        return max(1.0, self.n / self.hop)
+
 
 def samples_to_ns(index: int, rate_hz: Fraction) -> int:
     """Time of sample ``index`` at ``rate_hz``, exact, rounded down to 1 ns."""
