@@ -151,7 +151,8 @@ class SelfTaught:
             return
         except (FitError, NotAdmitted, BundleRefused) as error:
             if isinstance(error, NotAdmitted) and error.reason is RefusalReason.OVERLOADED:
-                return  # that is not its fault, and it is tried again
+                log.warning(f"what {device_id} has learned cannot take over yet, it is tried again: {error}")
+                return
             if self._home.core is core and device_id in core.pipeline.learned:
                 self.trouble[device_id] = (
                     f"what {device_id} has learned makes no model yet, it learns on: {error}"

@@ -115,6 +115,8 @@ class Settler:
         if self.accepted is not None and self._plan.model is not None and plan.model is not None:
             state.accepted = self.accepted + self._plan.model.centre - plan.model.centre
         state.shift = state.accepted
+        if state.machine is not None:  # scores of two models are not compared
+            state.machine.episodes.size = state.machine.episodes.cleared_size = 0.0
         other = Settler(self._announcer.site, self._announcer.gateway, plan)
         other.restore(state)
         other.traces, other.taps = self.traces, self.taps

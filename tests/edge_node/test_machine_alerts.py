@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from models import messages
@@ -142,6 +143,16 @@ def test_after_a_cooldown_the_next_fault_is_another_episode() -> None:
     assert [a.state for a in told].count("raised") == 2
     assert len({a.alert_id for a in told}) == 2
     assert [a.state for a in told].count("cleared") == 2
+
+
+@pytest.mark.parametrize(("factor", "n_raised"), [(1.3, 1), (2.5, 2)])
+def test_a_much_worse_fault_does_not_wait_for_the_cooldown(factor: float, n_raised: int) -> None:
+    values = with_fault(300, 400)
+    values[520:600, 0] *= factor
+    told = play(values).alerts()
+    assert [a.state for a in told].count("raised") == n_raised
+    never = play(values, alert=msgspec.structs.replace(POLICY, worse_ratio=1e300)).alerts()
+    assert [a.state for a in never].count("raised") == 1
 
 
 def test_the_last_feature_rows_above_the_level_go_along_where_privacy_allows() -> None:

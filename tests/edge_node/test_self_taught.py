@@ -22,10 +22,11 @@ from edge_node.cli import main
 from edge_node.config import load_config
 from edge_node.learned_shelf import FOLDER, learned_shelf, seen
 from edge_node.model_probe import ProbeFailed
+from edge_node.model_record import NotAdmitted
 from models.messages import ModelState
 from models.refusals import RefusalReason
 from models.signal import SampleBlock
-from tests.edge_node.test_learning import HOP, IN_PROCESS, N_LEARN, T0_NS, blocks, vibration, written
+from tests.edge_node.test_learning import HOP, IN_PROCESS, N_LEARN, T0_NS, WANTED, blocks, vibration, written
 
 MODEL = "learned-press-4"
 
@@ -107,6 +108,28 @@ def test_a_model_that_fails_the_probe_does_not_serve_and_the_device_learns_on(
         await gateway.models.stop()
 
     on_a_loop(work)
+
+
+def test_a_gateway_that_is_too_busy_to_take_it_up_forgets_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(_: object) -> None:
+        raise NotAdmitted(RefusalReason.OVERLOADED, "there was no moment without windows in flight")
+
+    async def work() -> None:
+        gateway = Gateway(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr("edge_node.self_taught.between_windows", busy)
+            gateway.feed(blocks(vibration(N_LEARN + 10 * HOP), 1000))
+            await gateway.until(lambda: any("tried again" in e["event"] for e in logs), "a word")
+        assert gateway.core.models == ()
+        assert gateway.core.pipeline.learning()["press-4"][0] == 1.0
+        await gateway.until(lambda: gateway.core.models, "a model in service")
+        assert gateway.core.bundles["press-4"].manifest.training.n_windows == WANTED
+        await gateway.models.stop()
+
+    with capture_logs() as logs:
+        on_a_loop(work)
 
 
 def test_the_log_says_how_far_it_is_and_where_more_is_wanted(tmp_path: Path) -> None:

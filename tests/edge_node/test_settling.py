@@ -150,3 +150,15 @@ def test_the_end_of_the_signal_closes_summaries_once_the_last_window_is_scored()
     (summary,) = plant.summaries()
     assert summary.n == 17
     assert np.isfinite(summary.mean).all()
+
+
+def test_how_bad_the_last_alert_was_to_one_model_says_nothing_to_another() -> None:
+    values = healthy(900)
+    values[150:300, 0] *= 1.3
+    lane = Plant(plan()).play([block(values)]).pipeline._lanes["d"]
+    machine = lane.settler.state().machine
+    assert machine is not None
+    assert machine.episodes.cleared_size > 0.0
+    after = lane.settler.adopt(plan()).state().machine
+    assert after is not None
+    assert (after.episodes.cleared_size, after.episodes.cleared_ns) == (0.0, machine.episodes.cleared_ns)
