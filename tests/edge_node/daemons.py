@@ -126,6 +126,14 @@ def of_the_signal(alert: dict[str, Any]) -> dict[str, Any]:
     return {**alert, "evidence": None, "delivery": None}
 
 
+def replayed(log: Path, config: Path, out: Path) -> list[dict[str, Any]]:
+    """The alerts of a replay of ``log``, which are written to ``out``."""
+    command = edge_node("replay", log, "-c", config, "--output", out)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
 def status(subscriber: Subscriber) -> str | None:
     found = [m for m in subscriber.messages if m.topic.endswith("/status")]
     return json.loads(found[-1].payload)["state"] if found else None

@@ -21,7 +21,16 @@ from models.manifest import ModelManifest
 from models.topics import ModelTopics
 from tests.brokers import Subscriber, broker, free_port, wait_for
 from tests.edge_node.browsers import browser
-from tests.edge_node.daemons import alerts, connected, edge_node, metrics, of_the_signal, running, status
+from tests.edge_node.daemons import (
+    alerts,
+    connected,
+    edge_node,
+    metrics,
+    of_the_signal,
+    replayed,
+    running,
+    status,
+)
 from tests.edge_node.test_fleet_takeover import FLEET, VIBRATION, trained
 from tests.edge_node.test_learning import DEVICE, HOP, N_LEARN, RATE, broken, vibration, written
 from tests.edge_node.versions import PUBLIC, messages, signed
@@ -221,12 +230,7 @@ def test_a_recording_of_a_run_that_learned_replays_to_its_alerts(tmp_path: Path)
             assert daemon.wait(15) == 0
         wait_for(lambda: status(seen) == "stopped", "status stopped")
         live = [of_the_signal(a) for a in alerts(seen)]
-    out = tmp_path / "alerts.jsonl"
-    done = subprocess.run(
-        edge_node("replay", log, "-c", path, "--output", out), capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    assert [json.loads(line) for line in out.read_text().splitlines()] == live
+    assert replayed(log, path, tmp_path / "alerts.jsonl") == live
 
 
 def test_the_page_says_how_far_it_is(tmp_path: Path) -> None:

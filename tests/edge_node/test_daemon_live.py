@@ -30,6 +30,7 @@ from tests.edge_node.daemons import (
     feed,
     metrics,
     of_the_signal,
+    replayed,
     rows,
     running,
     status,
@@ -96,14 +97,9 @@ def test_a_recording_of_a_live_run_replays_to_its_alerts(tmp_path: Path) -> None
             assert daemon.wait(15) == 0
         wait_for(lambda: status(seen) == "stopped", "status stopped")
         live = [of_the_signal(a) for a in alerts(seen)]
-    out = tmp_path / "alerts.jsonl"
-    command = ["replay", str(log), "-c", str(path), "--output", str(out)]
-    done = subprocess.run(edge_node(*command), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert [json.loads(line) for line in out.read_text().splitlines()] == live
-    again = tmp_path / "again.jsonl"
-    command[-1] = str(again)
-    subprocess.run(edge_node(*command), check=True, capture_output=True, timeout=60)
+    out, again = tmp_path / "alerts.jsonl", tmp_path / "again.jsonl"
+    assert replayed(log, path, out) == live
+    replayed(log, path, again)
     assert again.read_bytes() == out.read_bytes()
 
 
@@ -326,14 +322,10 @@ def test_a_recording_of_two_devices_of_which_one_gates_the_other_replays_to_its_
             assert daemon.wait(15) == 0
         wait_for(lambda: status(seen) == "stopped", "status stopped")
         live = [of_the_signal(a) for a in alerts(seen)]
-    out = tmp_path / "alerts.jsonl"
-    command = edge_node("replay", log, "-c", path, "--output", out)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    replayed = [json.loads(line) for line in out.read_text().splitlines()]
+    found = replayed(log, path, tmp_path / "alerts.jsonl")
     for device in ("pump-1", "motor"):  # of each device in the order in which it was said
-        assert [a for a in replayed if a["device"] == device] == [a for a in live if a["device"] == device]
-    assert len(replayed) == len(live)
+        assert [a for a in found if a["device"] == device] == [a for a in live if a["device"] == device]
+    assert len(found) == len(live)
     starts = [a["start_ns"] for a in live if a["kind"] == "machine" and a["state"] == "raised"]
     stood_ns = range(json.loads(sent[880])["t"], json.loads(sent[960])["t"])
     assert not [start_ns for start_ns in starts if start_ns in stood_ns]

@@ -23,11 +23,11 @@ from tests.edge_node.daemons import (
     channels,
     config,
     connected,
-    edge_node,
     feed,
     golden_window,
     metrics,
     of_the_signal,
+    replayed,
     running,
     status,
     summed,
@@ -167,11 +167,7 @@ def test_an_alert_is_seen_called_false_and_accepted(tmp_path: Path, mosquitto: B
         live = [of_the_signal(a) for a in alerts(operator.seen)]
     (word,) = [item for item in read_log(log) if isinstance(item, Acceptance)]
     assert (word.device_id, word.by) == ("pump-1", "Anna")
-    out = tmp_path / "alerts.jsonl"
-    command = edge_node("replay", log, "-c", path, "--output", out)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert [json.loads(line) for line in out.read_text().splitlines()] == live
+    assert replayed(log, path, tmp_path / "alerts.jsonl") == live
 
 
 def test_what_cannot_be_done_says_why(tmp_path: Path, mosquitto: Broker) -> None:

@@ -149,9 +149,10 @@ def test_after_a_cooldown_the_next_fault_is_another_episode() -> None:
 def test_a_much_worse_fault_does_not_wait_for_the_cooldown(factor: float, n_raised: int) -> None:
     values = with_fault(300, 400)
     values[520:600, 0] *= factor
-    told = play(values).alerts()
+    rests = msgspec.structs.replace(POLICY, cooldown_s=300)
+    told = play(values, alert=rests).alerts()
     assert [a.state for a in told].count("raised") == n_raised
-    never = play(values, alert=msgspec.structs.replace(POLICY, worse_ratio=1e300)).alerts()
+    never = play(values, alert=msgspec.structs.replace(rests, worse_ratio=1e300)).alerts()
     assert [a.state for a in never].count("raised") == 1
 
 
